@@ -1,0 +1,128 @@
+"""The one way an experiment is read: defaults < preset < file < `key=value` overrides."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from megachar.config.checks import check_experiment
+from megachar.config.schema import Experiment
+from megachar.errors import ConfigError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with megachar, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, merge and check an experiment.
+
+    Args:
+        source: the name of a preset or the path of a YAML file. A file may start from a preset with `preset: NAME`.
+        overrides: `section.key=value` strings, applied last.
+
+    Raises:
+        ConfigError: unknown preset, file or key, a value out of range, or settings that do not fit each other.
+    """
+    layers = _read_layers(source)
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r} is not of the form key=value, such as training.total_steps=1000")
+    try:
+        values: Any = {}
+        for layer in (*layers, OmegaConf.from_dotlist(list(overrides))):
+            values = _merge(values, layer)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{source} with overrides {list(overrides)} cannot be merged: {error}") from error
+    experiment = parse_experiment(values, source)
+    check_experiment(experiment)
+    return experiment
+
+
+def parse_experiment(values: Any, source: str) -> Experiment:
+    """Turn plain values into an `Experiment`, with every problem of types, ranges and unknown keys in one message."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} holds {type(values).__name__}, not sections of settings such as `model:`")
+    if isinstance(values.get("optimizer"), dict):
+        values = {**values, "optimizer": {"name": _optimizer_name(values), **values["optimizer"]}}
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(dict(problem))}" for problem in error.errors())
+        raise ConfigError(f"{source} does not make a valid experiment:\n{problems}") from error
+
+
+def save_experiment(experiment: Experiment, path: Path) -> None:
+    """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
+
+
+def _read_layers(source: str) -> list[Any]:
+    """The YAML documents `source` stands for, the most general first."""
+    path = Path(source)
+    if path.suffix not in {".yaml", ".yml"}:
+        if source not in preset_names():
+            close = difflib.get_close_matches(source, preset_names(), n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(
+                f"no preset is called {source!r}; {hint}presets: {', '.join(preset_names())}; a file must end in .yaml"
+            )
+        path = PRESETS / f"{source}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"experiment file {source} does not exist; write one or name a preset: "
+                          f"{', '.join(preset_names())}")  # fmt: skip
+    try:
+        layer = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not OmegaConf.is_dict(layer):
+        raise ConfigError(f"{path} holds no sections of settings such as `model:`")
+    base = layer.pop("preset", None)
+    return [*(_read_layers(str(base)) if base else []), layer]
+
+
+def _merge(values: dict[str, Any], layer: Any) -> Any:
+    """Lay one document over the values so far. Naming another optimizer drops the settings of the one before."""
+    optimizer = layer.get("optimizer")
+    if OmegaConf.is_dict(optimizer) and optimizer.get("name") not in {None, _optimizer_name(values)}:
+        values = {**values, "optimizer": {}}
+    return OmegaConf.to_container(OmegaConf.merge(values, layer), resolve=True)
+
+
+def _optimizer_name(values: dict[str, Any]) -> str:
+    section = values.get("optimizer")
+    return str(section.get("name", "adamw")) if isinstance(section, dict) else "adamw"
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic problem as one line: the key, the value and the mend."""
+    location = [str(part) for part in problem["loc"] if part not in {"sgd", "adamw"}]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    return f"{key} = {problem['input']!r}: {problem['msg']}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = Experiment
+    for part in location:
+        if part == "optimizer":
+            from megachar.config.schema import AdamWConfig, SgdConfig
+
+            return sorted({*SgdConfig.model_fields, *AdamWConfig.model_fields})
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        section = field.annotation
+    return sorted(section.model_fields)

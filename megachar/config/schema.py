@@ -1,0 +1,176 @@
+"""Every setting of an experiment: one frozen, typed section per component. This file imports no torch.
+
+A setting lives here or in the DeepSpeed JSON (see `megachar.config.deepspeed`), never in both.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys refused, field docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where the text comes from and in which order it is read."""
+
+    path: str = ""
+    """Folder of a prepared corpus (train/valid/test .bin and .idx, dataset.json)."""
+    order: Literal["random", "epoch"] = "random"
+    """`random`: independent random windows, as in the paper; `epoch`: one shuffled pass after another."""
+
+
+class ModelConfig(Section):
+    """The transformer of Al-Rfou et al. (2019), section 2."""
+
+    num_layers: int = Field(default=12, ge=1)
+    """Number of transformer blocks."""
+    width: int = Field(default=512, ge=1)
+    """Size of the hidden state, d."""
+    num_heads: int = Field(default=2, ge=1)
+    """Attention heads per block; must divide `width`."""
+    feed_forward_width: int = Field(default=2048, ge=1)
+    """Size of the ReLU layer, f."""
+    context: int = Field(default=512, ge=1)
+    """Window in characters, t."""
+    vocabulary_size: int = Field(default=256, ge=2)
+    """Number of symbols, V; must be the dataset's."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
+
+
+class AuxiliaryConfig(Section):
+    """The auxiliary losses (Al-Rfou et al. 2019, section 3). Each can be switched off on its own."""
+
+    multiple_positions: bool = True
+    """Every position of the window predicts; off: only the last one."""
+    intermediate_layers: bool = True
+    """Layers below the last predict through classifiers of their own, until their schedule silences them."""
+    decay: Literal["drop", "linear"] = "drop"
+    """Weight of an intermediate layer until it falls silent: 1 throughout, or falling linearly to 0."""
+    interval_steps: float | None = Field(default=None, gt=0)
+    """Steps between two layers falling silent: layer l is silent from step l * interval.
+    Off (null): total_steps / (2 n), so that layer l stops after l/(2n) of training."""
+    num_targets: int = Field(default=2, ge=1)
+    """How many following characters each position predicts; 1 switches multiple targets off."""
+    extra_target_weight: float = Field(default=0.5, ge=0.0)
+    """Weight of the losses of the second and later targets."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """How the active intermediate layers' losses are added to the last layer's."""
+
+
+class SgdConfig(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=0.003, gt=0)
+    momentum: float = Field(default=0.99, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decay of matrices; 0 is off. Biases, norms, embeddings and position tables are never decayed."""
+
+
+class AdamWConfig(Section):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decay of matrices; 0 is off. Biases, norms, embeddings and position tables are never decayed."""
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]
+
+
+class ScheduleConfig(Section):
+    """Learning rate over training, as a factor of `optimizer.learning_rate`."""
+
+    shape: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, half a cosine, or a straight line down to `final_fraction`."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly from 0; 0 is off."""
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the peak rate at the last step (cosine and linear)."""
+
+
+class BatchConfig(Section):
+    """Batch arithmetic. A step has global_size / micro_size micro-batches, whatever the layout."""
+
+    micro_size: int = Field(default=16, ge=1)
+    """Windows in one micro-batch, b: what one forward pass sees."""
+    global_size: int = Field(default=16, ge=1)
+    """Windows in one step over all data ranks."""
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of a step, over all data ranks."""
+        return self.global_size // self.micro_size
+
+
+class ParallelConfig(Section):
+    """How the model and the batch are cut over processes: pipe x tensor x data of them."""
+
+    pipe: int = Field(default=1, ge=1)
+    """Pipeline stages the layers are cut into."""
+    tensor: int = Field(default=1, ge=1)
+    """Ranks every matrix is cut over; must divide the heads."""
+    data: int = Field(default=1, ge=1)
+    """Replicas that share the micro-batches of a step."""
+    activation_checkpoint_interval: int = Field(default=0, ge=0)
+    """Recompute activations in the backward pass, in groups of this many blocks; 0 is off."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes the layout needs."""
+        return self.pipe * self.tensor * self.data
+
+
+class TrainingConfig(Section):
+    """The loop: how long, and what happens how often."""
+
+    total_steps: int = Field(default=1000, ge=1)
+    """Optimizer steps of the whole run; schedules are stretched over it."""
+    gradient_clipping: float = Field(default=0.0, ge=0.0)
+    """Largest global gradient norm; 0 is off."""
+    log_interval: int = Field(default=10, ge=1)
+    """Steps between two lines of metrics."""
+    validation_interval: int = Field(default=500, ge=0)
+    """Steps between two validations; 0: only at the end."""
+    validation_windows: int = Field(default=64, ge=1)
+    """Windows of the valid split in one validation, spread evenly; rounded up to whole micro-batches on every rank."""
+    checkpoint_interval: int = Field(default=1000, ge=0)
+    """Steps between two checkpoints; 0: only at the end."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
+
+
+class Experiment(Section):
+    """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run; its folder is `output`/`name`."""
+    output: str = "runs"
+    """Folder in which run folders are made."""
+    seed: int = Field(default=1, ge=0)
+    """Seed of initial weights, windows and dropout masks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` takes CUDA where there is one."""
+    kernels: Literal["torch", "apex"] = "torch"
+    """Layer norm and fused optimizers: torch's, or NVIDIA apex's where it is importable (the run says which it took)."""
+    deepspeed: str = "fp32"
+    """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch: BatchConfig = BatchConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    training: TrainingConfig = TrainingConfig()

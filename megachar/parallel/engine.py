@@ -1,0 +1,199 @@
+"""The two DeepSpeed engines behind one small interface: train a step, evaluate, gather losses.
+
+PipelineEngine drives more than one stage (ZeRO 0-1); DeepSpeedEngine drives a whole model (ZeRO 0-3, offload).
+"""
+
+import contextlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from megachar.config.deepspeed import EngineConfig, load_engine_config, render_deepspeed_config
+from megachar.config.schema import Experiment
+from megachar.parallel.mesh import Mesh
+from megachar.parallel.stage import MicroBatch, Stage
+
+OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
+"""Makes an optimizer from named parameters, whose names are the single-device model's."""
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over all replicas since the last gathering."""
+
+    nats: np.ndarray[Any, np.dtype[np.float64]]
+    """(layers, n) sums of negative log-likelihoods; 0 where a layer was silent."""
+    counts: np.ndarray[Any, np.dtype[np.float64]]
+    """(layers,) predictions behind each sum."""
+
+    def bits_per_character(self, layer: int = -1, target: int = 0) -> float:
+        """Mean bits of a layer's predictions; NaN if it made none. The headline is the last layer's first target."""
+        count = self.counts[layer]
+        return float(self.nats[layer, target] / count / np.log(2)) if count else float("nan")
+
+
+class TrainingEngine(ABC):
+    """A stage under a DeepSpeed engine."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, stage: Stage, engine_config: EngineConfig) -> None:
+        self.experiment, self.mesh, self.stage, self.engine_config = experiment, mesh, stage, engine_config
+        self.accumulation_steps = experiment.batch.num_micro_batches // mesh.topology.data_size
+        self.deepspeed: Any = None
+
+    def train_step(self, batches: Iterable[MicroBatch], weights: Sequence[float], learning_rate: float) -> None:
+        """One optimizer step over this data rank's micro-batches.
+
+        Args:
+            batches: exactly global_size / (micro_size x data ranks) micro-batches.
+            weights: of every layer's loss.
+            learning_rate: of this step.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.stage.begin(batches, weights, self.loss_scale / self.accumulation_steps)
+        self._train()
+
+    def evaluate(self, batches: Iterable[MicroBatch], count: int, weights: Sequence[float]) -> LossSums:
+        """Losses of `count` micro-batches of this data rank, without dropout and gradients, gathered over all ranks."""
+        self.gather_losses()
+        self.stage.begin(batches, weights, 0.0)
+        self._evaluate(count)
+        return self.gather_losses()
+
+    def gather_losses(self) -> LossSums:
+        """Add up the losses of all ranks since the last call. Every rank must call it; every rank gets the result."""
+        sums = self.stage.meter.take(self.mesh.device)
+        if self.mesh.at.tensor:
+            sums.zero_()
+        dist.all_reduce(sums)
+        values = sums.cpu().numpy()
+        return LossSums(values[:, :-1], values[:, -1])
+
+    @property
+    def optimizer(self) -> Any:
+        """DeepSpeed's optimizer, or ours where DeepSpeed wraps none (fp32 without ZeRO)."""
+        return self.deepspeed.optimizer
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor of the fp16 loss scaling at this step; 1 in other precisions."""
+        return float(self.optimizer.loss_scale) if self.engine_config.precision == "fp16" else 1.0
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """Global gradient norm of the last step, before clipping; None where DeepSpeed computes none."""
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm) if norm is not None else None
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps skipped because fp16 gradients overflowed."""
+        return int(self.deepspeed.skipped_steps)
+
+    @abstractmethod
+    def _train(self) -> None: ...
+
+    @abstractmethod
+    def _evaluate(self, count: int) -> None: ...
+
+
+class WholeModelEngine(TrainingEngine):
+    """One stage, under DeepSpeedEngine: ZeRO 0-3 and offload."""
+
+    def __init__(
+        self, experiment: Experiment, mesh: Mesh, stage: Stage, config: EngineConfig, optimizer: OptimizerFactory
+    ) -> None:
+        super().__init__(experiment, mesh, stage, config)
+        self.deepspeed = _initialize(experiment, config, stage, optimizer(stage.named_parameters()), mesh)
+
+    def _train(self) -> None:
+        self.deepspeed.train()
+        for number in range(self.accumulation_steps):
+            self.deepspeed.backward(self.deepspeed(_unused(self.mesh.device)))
+            if number == self.accumulation_steps - 1:
+                self._clear_stale_gradients()
+            self.deepspeed.step()
+
+    def _clear_stale_gradients(self) -> None:
+        """Zero the gradients of silent classifiers.
+
+        ZeRO 3 and offload keep one gradient buffer for good and would apply a silent parameter's last gradient, and
+        count it in the norm, at every step to come.
+        """
+        config = self.engine_config
+        if config.zero_stage < 3 and not config.offload:
+            return
+        from deepspeed.utils import safe_set_full_grad, safe_set_local_grad
+
+        for parameter in self.stage.silent_parameters():
+            if config.zero_stage == 3:
+                safe_set_local_grad(parameter, torch.zeros(parameter.ds_tensor.numel(), device=self.mesh.device))
+            else:
+                safe_set_full_grad(parameter, torch.zeros_like(parameter))
+
+    @torch.no_grad()
+    def _evaluate(self, count: int) -> None:
+        self.deepspeed.eval()
+        for _ in range(count):
+            self.deepspeed(_unused(self.mesh.device))
+
+
+class PipelineTrainingEngine(TrainingEngine):
+    """Several stages, under PipelineEngine: ZeRO 0-1."""
+
+    def __init__(
+        self, experiment: Experiment, mesh: Mesh, stage: Stage, config: EngineConfig, optimizer: OptimizerFactory
+    ) -> None:
+        super().__init__(experiment, mesh, stage, config)
+        from deepspeed.pipe import PipelineModule
+        from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+        topology = mesh.topology
+        # One entry per stage: which blocks a stage holds is decided by `topology.stage_blocks`.
+        layers = [stage if i == mesh.at.pipe else nn.Identity() for i in range(topology.pipe_size)]
+        grid = PipeModelDataParallelTopology(topology.pipe_size, topology.tensor_size, topology.data_size)
+        with contextlib.redirect_stdout(None):  # it prints its layers
+            module = PipelineModule(layers, topology=grid, partition_method="uniform")
+        self.deepspeed = _initialize(experiment, config, module, optimizer(stage.named_parameters()), None)
+
+    def _train(self) -> None:
+        self.deepspeed.train_batch(_no_data(self.mesh.device))
+
+    def _evaluate(self, count: int) -> None:
+        self.deepspeed.eval_batch(_no_data(self.mesh.device), num_micro_batches=count)
+
+
+def build_engine(experiment: Experiment, mesh: Mesh, optimizer: OptimizerFactory) -> TrainingEngine:
+    """Build this rank's stage with its initial weights and put it under the engine the layout needs."""
+    config = load_engine_config(experiment.deepspeed)
+    kind = PipelineTrainingEngine if mesh.topology.pipe_size > 1 else WholeModelEngine
+    return kind(experiment, mesh, Stage(experiment, mesh).to(mesh.device), config, optimizer)
+
+
+def _initialize(
+    experiment: Experiment, config: EngineConfig, module: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh | None
+) -> Any:
+    import deepspeed
+
+    rendered = render_deepspeed_config(experiment, config)
+    with contextlib.redirect_stdout(None):  # it prints memory figures
+        return deepspeed.initialize(
+            model=module, optimizer=optimizer, mpu=mesh, config=rendered, dist_init_required=False
+        )[0]
+
+
+def _unused(device: torch.device) -> torch.Tensor:
+    """Stands where DeepSpeed wants an input; stages read their own micro-batches."""
+    return torch.zeros((), device=device)
+
+
+def _no_data(device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Stands where PipelineEngine wants (input, label) pairs; stages read their own micro-batches."""
+    return itertools.repeat((_unused(device), _unused(device)))

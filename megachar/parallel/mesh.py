@@ -1,0 +1,136 @@
+"""The processes of a run: torch.distributed started through DeepSpeed, and the groups of the layout."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from megachar.errors import ConfigError, PlatformError
+from megachar.topology import Coordinates, Topology
+
+SUPPORTED_DEEPSPEED = ((0, 19, 8), (0, 20, 0))
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This process in the layout."""
+
+    topology: Topology
+    rank: int
+    device: torch.device
+    tensor_group: dist.ProcessGroup
+    data_group: dist.ProcessGroup
+    model_group: dist.ProcessGroup
+
+    @property
+    def at(self) -> Coordinates:
+        """Coordinates of this rank."""
+        return self.topology.coordinates(self.rank)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+    # The names DeepSpeed asks its `mpu` for. Where there is no pipeline, the model-parallel group is the tensor group.
+    def get_model_parallel_rank(self) -> int:
+        """Rank among the processes that cut the same matrices."""
+        return self.at.tensor
+
+    def get_model_parallel_world_size(self) -> int:
+        """Number of processes that cut the same matrices."""
+        return self.topology.tensor_size
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        """Processes that cut the same matrices."""
+        return self.tensor_group
+
+    def get_data_parallel_rank(self) -> int:
+        """Rank among the replicas."""
+        return self.at.data
+
+    def get_data_parallel_world_size(self) -> int:
+        """Number of replicas."""
+        return self.topology.data_size
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        """Processes that hold the same shard of the weights."""
+        return self.data_group
+
+
+def choose_device(setting: str) -> torch.device:
+    """The device of this process from the `device` setting and LOCAL_RANK."""
+    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but torch sees no CUDA device here; set device=cpu or device=auto")
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(f"local rank {local_rank} has no GPU: this host has {count}; start at most {count} processes")
+    return torch.device("cuda", local_rank)
+
+
+def start(topology: Topology, device: torch.device) -> Mesh:
+    """Join the process group (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment) and make the groups.
+
+    Raises:
+        ConfigError: the number of processes is not the layout's.
+        PlatformError: this DeepSpeed is not a supported version.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != topology.world_size:
+        raise ConfigError(
+            f"{world_size} processes were started, but the layout needs pipe {topology.pipe_size} x tensor "
+            f"{topology.tensor_size} x data {topology.data_size} = {topology.world_size}; start "
+            f"{topology.world_size}, or change parallel.pipe, parallel.tensor or parallel.data"
+        )
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+
+    check_deepspeed_version(deepspeed.__version__)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # A shared-memory all-reduce for inference only, which DeepSpeed would compile for a minute on every CPU machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"),
+                        ("MASTER_PORT", "0")):  # fmt: skip
+        os.environ.setdefault(name, value)
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+    return make_mesh(topology, device)
+
+
+def make_mesh(topology: Topology, device: torch.device) -> Mesh:
+    """Make the groups of a layout over the processes of an initialised torch.distributed."""
+    rank = dist.get_rank()
+    return Mesh(
+        topology,
+        rank,
+        device,
+        tensor_group=_own_group(topology.tensor_groups(), rank),
+        data_group=_own_group(topology.data_groups(), rank),
+        model_group=_own_group(topology.model_groups(), rank),
+    )
+
+
+def check_deepspeed_version(version: str) -> None:
+    """Raise `PlatformError` for a DeepSpeed whose pipeline scales gradients otherwise than ours expects."""
+    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:3])
+    lowest, beyond = SUPPORTED_DEEPSPEED
+    if not lowest <= numbers < beyond:
+        raise PlatformError(f"deepspeed {version} is not supported; install deepspeed>=0.19.8,<0.20")
+
+
+def _own_group(groups: Sequence[Sequence[int]], rank: int) -> dist.ProcessGroup:
+    """Make every group, on every rank in the same order, and return the one `rank` is in."""
+    mine = None
+    for ranks in groups:
+        group = dist.new_group(list(ranks))
+        if rank in ranks:
+            mine = group
+    assert mine is not None
+    return mine

@@ -1,0 +1,175 @@
+"""One pipeline stage: a slice of the single-device model's layers, whose auxiliary losses stay where they arise.
+
+No loss ever crosses a stage. An intermediate layer's loss joins the gradient of the hidden state in the backward
+pass, with the same factor as the main loss carries there: 1 / accumulation steps, times the fp16 loss scale.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from megachar.config.schema import Experiment
+from megachar.layers.dropout import DropoutKey, seed_generator
+from megachar.models.initialization import initialize_layer
+from megachar.models.transformer import (
+    Block,
+    build_block,
+    build_embedding,
+    build_head,
+    layer_loss,
+    predicting_positions,
+)
+from megachar.parallel.mesh import Mesh
+from megachar.parallel.tensor import parallelize
+from megachar.topology import stage_blocks
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass sees, on the stage's device."""
+
+    inputs: Tensor
+    """(b, t) symbol numbers."""
+    targets: Tensor
+    """(b, t, n) symbol numbers."""
+    key: DropoutKey | None = None
+    """Of the dropout masks; None where none are drawn."""
+
+
+class Stage(nn.Module):
+    """The layers of one pipeline rank. At pipe size 1 it is the whole model.
+
+    Every stage reads the micro-batches itself, so only the hidden state travels: one float tensor. Which micro-batch a
+    forward pass belongs to follows from the order, which every schedule of DeepSpeed keeps.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
+        super().__init__()
+        model, kernels, auxiliary = experiment.model, experiment.kernels, experiment.auxiliary
+        self.auxiliary_config = auxiliary
+        self.num_layers = model.num_layers
+        self.checkpoint_interval = experiment.parallel.activation_checkpoint_interval
+        self.tensor_rank = mesh.at.tensor
+        indices = stage_blocks(model.num_layers, mesh.topology.pipe_size)[mesh.at.pipe]
+
+        def build(name: str, layer: nn.Module, number: int) -> Any:
+            initialize_layer(layer, model, experiment.seed, number)
+            return parallelize(layer, name, mesh)
+
+        self.is_first = mesh.at.pipe == 0
+        self.is_last = mesh.at.pipe == mesh.topology.pipe_size - 1
+        self.embedding = build("embedding", build_embedding(model), 0) if self.is_first else None
+        self.blocks = nn.ModuleDict(
+            {str(i): build(f"blocks.{i}", build_block(model, auxiliary, i, kernels), i + 1) for i in indices}
+        )
+        self.head = build("head", build_head(model, auxiliary, kernels), model.num_layers + 1) if self.is_last else None
+        self.meter = LossMeter(model.num_layers, auxiliary.num_targets)
+        self._batches: Iterator[MicroBatch] = iter(())
+        self._weights: Sequence[float] = ()
+        self._factor = 1.0
+
+    def begin(self, batches: Iterable[MicroBatch], weights: Sequence[float], factor: float) -> None:
+        """Set what the coming forward passes read.
+
+        Args:
+            batches: the micro-batches of this data rank, in order.
+            weights: of every layer's loss (`losses.auxiliary.layer_weights`); a layer of weight 0 is not computed.
+            factor: what the main loss is multiplied by before its backward pass.
+        """
+        self._batches, self._weights, self._factor = iter(batches), weights, factor
+
+    def silent_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the local classifiers that the current weights leave out."""
+        for block in self.blocks.values():
+            if block.auxiliary is not None and self._weights[block.index] == 0:
+                yield from block.auxiliary.parameters()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden state (b, t, d) in and out; the first stage ignores its input, the last returns the main loss."""
+        batch = next(self._batches)
+        if self.embedding is not None:
+            hidden = self.embedding(batch.inputs)
+        blocks: list[Any] = list(self.blocks.values())
+        interval = self.checkpoint_interval if torch.is_grad_enabled() else 0
+        for start in range(0, len(blocks), interval or len(blocks)):
+            group = blocks[start : start + (interval or len(blocks))]
+            arguments = (group, hidden, batch, self._weights, self._factor)
+            if interval:
+                # Masks are seeded by key inside the blocks, so no generator state has to be restored.
+                hidden, nats = checkpoint(self._run, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden, nats = self._run(*arguments)
+            for block, sums in zip(group, nats, strict=True):
+                self._record(block.index, sums, batch)
+        if self.head is None:
+            return hidden
+        predicting, expected = predicting_positions(hidden, batch.targets, self.auxiliary_config.multiple_positions)
+        nats = self.head.nats(predicting, expected)
+        self._record(self.num_layers - 1, nats, batch)
+        return layer_loss(nats, expected, self.auxiliary_config)
+
+    def _run(
+        self, blocks: list[Block], hidden: Tensor, batch: MicroBatch, weights: Sequence[float], factor: float
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Blocks in order, each with its loss attached; and each block's sums of nats (n,), None if silent."""
+        sums: list[Tensor | None] = []
+        for block in blocks:
+            if batch.key is not None:
+                seed_generator(hidden.device, batch.key.block(block.index, self.tensor_rank))
+            hidden = block(hidden)
+            weight = weights[block.index]
+            if block.auxiliary is None or weight == 0:
+                sums.append(None)
+                continue
+            predicting, expected = predicting_positions(hidden, batch.targets, self.auxiliary_config.multiple_positions)
+            nats = block.auxiliary.nats(predicting, expected)
+            loss = weight * layer_loss(nats, expected, self.auxiliary_config)
+            hidden = _AttachLoss.apply(hidden, loss, factor)
+            sums.append(nats.detach())
+        return hidden, sums
+
+    def _record(self, layer: int, nats: Tensor | None, batch: MicroBatch) -> None:
+        if nats is not None:
+            positions = batch.targets.shape[1] if self.auxiliary_config.multiple_positions else 1
+            self.meter.add(layer, nats.detach(), batch.targets.shape[0] * positions)
+
+
+class LossMeter:
+    """Sums of nats and numbers of predictions of the local layers since the last reset."""
+
+    def __init__(self, num_layers: int, num_targets: int) -> None:
+        self.shape = (num_layers, num_targets + 1)
+        self._nats: dict[int, Tensor] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, layer: int, nats: Tensor, count: int) -> None:
+        """Add one micro-batch's sums (n,), each over `count` predictions."""
+        nats = nats.double()
+        self._nats[layer] = self._nats[layer] + nats if layer in self._nats else nats
+        self._counts[layer] = self._counts.get(layer, 0) + count
+
+    def take(self, device: torch.device) -> Tensor:
+        """(layers, n + 1) in float64: sums of nats per target, then the count; zero for other ranks' layers. Resets."""
+        sums = torch.zeros(self.shape, dtype=torch.float64, device=device)
+        for layer, nats in self._nats.items():
+            sums[layer, :-1] = nats
+            sums[layer, -1] = self._counts[layer]
+        self._nats, self._counts = {}, {}
+        return sums
+
+
+class _AttachLoss(torch.autograd.Function):
+    """Passes the hidden state through; backward lets `factor` times the loss's gradient join in."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, loss: Tensor, factor: float) -> Tensor:
+        ctx.gradient = loss.new_tensor(factor)
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        return gradients[0], ctx.gradient, None
