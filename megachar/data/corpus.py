@@ -1,0 +1,166 @@
+"""A prepared corpus: a folder of indexed datasets, one per split, and `dataset.json`, the card that describes them."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from megachar.data.indexed_dataset import IndexedDataset
+from megachar.data.vocabulary import Vocabulary, vocabulary_from_card
+from megachar.errors import DataError
+
+CARD_NAME = "dataset.json"
+FORMAT_VERSION: Final = 1
+
+SplitName = Literal["train", "valid", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "valid", "test")
+
+PREPARE = "python tools/preprocess_data.py TEXT --output"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VocabularyCard(_Section):
+    """Which vocabulary the tokens belong to."""
+
+    name: str
+    size: int = Field(gt=0)
+    """Number of tokens v."""
+
+
+class SourceCard(_Section):
+    """A file that the corpus was made from."""
+
+    name: str
+    """File name without its folder, so that hosts with other paths get the same card."""
+    num_bytes: int = Field(gt=0)
+    sha256: str
+
+
+class SplitCard(_Section):
+    """The sizes of one split. Words serve word perplexity (`megachar.units.word_perplexity`)."""
+
+    num_tokens: int = Field(gt=0)
+    num_documents: int = Field(gt=0)
+    num_bytes: int = Field(gt=0)
+    """Bytes of the text, whatever the vocabulary."""
+    num_words: int = Field(ge=0)
+    """Whitespace-separated tokens plus line ends."""
+    sha256: str
+    """Of the `.bin` file."""
+
+
+class CorpusCard(_Section):
+    """`dataset.json`: all that is known of a corpus without reading its data."""
+
+    format_version: Literal[1]
+    vocabulary: VocabularyCard
+    dtype: str
+    """NumPy name of the token type on disk, "uint8" for bytes."""
+    sources: tuple[SourceCard, ...]
+    splits: dict[SplitName, SplitCard] = Field(min_length=1)
+
+    def to_json(self) -> str:
+        """The text of `dataset.json`."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class Corpus:
+    """A corpus opened for reading; `Corpus.open` is the way in."""
+
+    def __init__(self, folder: Path, card: CorpusCard, vocabulary: Vocabulary) -> None:
+        self.folder = folder
+        self.card = card
+        self.vocabulary = vocabulary
+        self._opened: dict[SplitName, IndexedDataset] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> "Corpus":
+        """Read the card of the corpus in `folder`. The data are neither read nor hashed.
+
+        DataError where the folder or the card is missing or damaged, or names a vocabulary unknown here.
+        """
+        folder = Path(folder)
+        path = folder / CARD_NAME
+        if not folder.is_dir():
+            raise DataError(f"no corpus at {folder}: the folder does not exist; prepare it: {PREPARE} {folder}")
+        if not path.is_file():
+            inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+            raise DataError(
+                f"{folder} is no prepared corpus: it has no {CARD_NAME} (it holds: {inside}). "
+                f"Name the folder that was given to --output, or prepare one: {PREPARE} FOLDER"
+            )
+        card = _read_card(path)
+        try:
+            vocabulary = vocabulary_from_card(card.vocabulary.model_dump())
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        return cls(folder, card, vocabulary)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the card's hash: equal on two hosts exactly when their cards say the same.
+
+        The card holds the sha256 of every split, so this tells data apart without reading them.
+        """
+        canonical = json.dumps(self.card.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def split_names(self) -> tuple[SplitName, ...]:
+        """The splits that this corpus has, in the order train, valid, test."""
+        return tuple(name for name in SPLIT_NAMES if name in self.card.splits)
+
+    def split(self, name: str) -> IndexedDataset:
+        """The dataset of the split `name`, opened once; DataError where it is absent or does not fit the card."""
+        for known in self.split_names:
+            if known == name:
+                if known not in self._opened:
+                    self._opened[known] = self._open_split(known)
+                return self._opened[known]
+        raise DataError(
+            f"the corpus {self.folder} has no split '{name}'; it has: {', '.join(self.split_names)}. "
+            f"Prepare one with that split: {PREPARE} FOLDER --split 90,5,5"
+        )
+
+    def _open_split(self, name: SplitName) -> IndexedDataset:
+        dataset, card = IndexedDataset(self.folder / name), self.card.splits[name]
+        found: dict[str, Any] = {
+            "dtype": dataset.dtype.name,
+            "tokens": dataset.num_tokens,
+            "documents": dataset.num_documents,
+        }
+        wanted = {"dtype": np.dtype(self.card.dtype).name, "tokens": card.num_tokens, "documents": card.num_documents}
+        for what, value in wanted.items():
+            if found[what] != value:
+                raise DataError(
+                    f"{dataset.prefix} does not fit {CARD_NAME}: {what} {found[what]} on disk, {value} in the card; "
+                    f"copy the whole folder again or prepare it again: {PREPARE} {self.folder} --overwrite"
+                )
+        return dataset
+
+
+def _read_card(path: Path) -> CorpusCard:
+    mend = f"copy the file again or prepare the corpus again: {PREPARE} {path.parent} --overwrite"
+    try:
+        raw = json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); {mend}") from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version is not None and version != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version}; this megachar reads version {FORMAT_VERSION}; {mend}")
+    try:
+        card = CorpusCard.model_validate(raw)
+        np.dtype(card.dtype)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise DataError(f"{path} is no corpus card ({problems}); {mend}") from None
+    except TypeError:
+        raise DataError(f"{path} names the unknown dtype {card.dtype!r}; {mend}") from None
+    return card

@@ -1,0 +1,303 @@
+"""Megatron's `.bin`/`.idx` datasets: tokens in one flat file, and an index of sequences and documents beside it.
+
+`.bin` is nothing but tokens. `.idx` is little-endian: 9 bytes of magic; uint64 version; uint8 dtype code; uint64 N
+sequences; uint64 M = documents + 1; N int32 lengths in tokens; N int64 byte offsets into `.bin`; M int64 document
+boundaries in sequence numbers, the first 0 and the last N. There is no checksum in it: a reader can only
+compare sizes.
+"""
+
+import os
+import secrets
+import struct
+from array import array
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megachar.errors import DataError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, N, M; "<" also means no padding
+# Lengths are int32 on disk, so this bounds a sequence; a longer document becomes several sequences.
+MAX_SEQUENCE_TOKENS = 2**31 - 1
+
+DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
+
+PREPARE_AGAIN = "prepare it again (python tools/preprocess_data.py ...) or copy both files again"
+
+
+def bin_path(prefix: Path) -> Path:
+    """The file of tokens of the dataset `prefix`. (Not `with_suffix`: a prefix may hold a dot.)"""
+    return prefix.with_name(prefix.name + ".bin")
+
+
+def idx_path(prefix: Path) -> Path:
+    """The index file of the dataset `prefix`."""
+    return prefix.with_name(prefix.name + ".idx")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names inside `folder` durable: fsync of a file alone does not cover its name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dtype_code(dtype: npt.DTypeLike) -> int:
+    """The `.idx` code of `dtype`; DataError where the format has none (uint32, for one)."""
+    wanted = np.dtype(dtype)
+    for code, name in DTYPES.items():
+        if np.dtype(name) == wanted.newbyteorder("<"):
+            return code
+    known = ", ".join(np.dtype(name).name for name in DTYPES.values())
+    raise DataError(f"a .bin/.idx dataset cannot hold tokens of type {wanted.name}: use one of {known}")
+
+
+class IndexedDatasetWriter:
+    """Writes the dataset `prefix`.bin and `prefix`.idx, document by document, in chunks of any size.
+
+    Everything goes to temporary names in the same folder; `close` (or leaving a `with` block without an exception) puts
+    both files in place at once. On an exception, or `discard`, the temporaries are removed and an older dataset of the
+    same name stays as it was. Memory: 4 bytes a sequence and 8 bytes a document.
+    """
+
+    def __init__(self, prefix: Path, dtype: npt.DTypeLike, max_sequence_tokens: int = MAX_SEQUENCE_TOKENS) -> None:
+        """Start a dataset of `dtype` tokens; a document over `max_sequence_tokens` becomes several sequences."""
+        assert 1 <= max_sequence_tokens <= MAX_SEQUENCE_TOKENS
+        self.prefix = Path(prefix)
+        self._code = dtype_code(dtype)
+        self.dtype = np.dtype(DTYPES[self._code])
+        self._max_sequence_tokens = max_sequence_tokens
+        self._lengths = array("i")
+        self._boundaries = array("q", [0])
+        self._open_tokens = 0  # tokens of the sequence that is still growing
+        unique = f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        self._bin_temporary = self.prefix.with_name(f".{self.prefix.name}.bin{unique}")
+        self._idx_temporary = self.prefix.with_name(f".{self.prefix.name}.idx{unique}")
+        if not self.prefix.parent.is_dir():
+            raise DataError(f"cannot write the dataset {self.prefix}: the folder {self.prefix.parent} does not exist")
+        self._bin = self._bin_temporary.open("wb")
+
+    @property
+    def num_documents(self) -> int:
+        """Documents ended so far."""
+        return len(self._boundaries) - 1
+
+    def append(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
+        """Add `tokens` (t,) to the current document; DataError where one does not fit the dtype."""
+        assert not self._bin.closed, "append after close"
+        chunk = self._converted(tokens)
+        self._bin.write(chunk.data)
+        remaining = chunk.size
+        while remaining:
+            taken = min(remaining, self._max_sequence_tokens - self._open_tokens)
+            self._open_tokens += taken
+            remaining -= taken
+            if self._open_tokens == self._max_sequence_tokens:
+                self._end_sequence()
+
+    def end_document(self) -> None:
+        """End the current document. One without tokens leaves no trace, as in Megatron's own preprocessing."""
+        self._end_sequence()
+        if len(self._lengths) > self._boundaries[-1]:
+            self._boundaries.append(len(self._lengths))
+
+    def close(self) -> None:
+        """End the last document and put the dataset in place; DataError where no token was written."""
+        if self._bin.closed:
+            return
+        try:
+            self.end_document()
+            if not self._lengths:
+                raise DataError(f"no token was written to the dataset {self.prefix}: an empty one cannot be read back")
+            self._bin.flush()
+            os.fsync(self._bin.fileno())
+            self._bin.close()
+            self._write_index()
+            # A crash between the renames must not leave new tokens under an old index, hence the old index goes first.
+            idx_path(self.prefix).unlink(missing_ok=True)
+            self._bin_temporary.replace(bin_path(self.prefix))
+            self._idx_temporary.replace(idx_path(self.prefix))
+            fsync_folder(self.prefix.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Give up: remove what was written and leave an older dataset of the same name alone."""
+        self._bin.close()
+        self._bin_temporary.unlink(missing_ok=True)
+        self._idx_temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> "IndexedDatasetWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _converted(self, tokens: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """`tokens` as a contiguous array of the dataset's dtype; never wraps a token round silently."""
+        chunk = np.asarray(tokens)
+        assert chunk.ndim == 1, f"tokens of shape {chunk.shape} instead of (t,)"
+        if chunk.size and not np.can_cast(chunk.dtype, self.dtype):
+            integers = np.issubdtype(chunk.dtype, np.integer) and np.issubdtype(self.dtype, np.integer)
+            if not integers:
+                raise DataError(f"tokens of type {chunk.dtype} do not fit the {self.dtype.name} dataset {self.prefix}")
+            low, high, limits = int(chunk.min()), int(chunk.max()), np.iinfo(self.dtype)
+            if low < limits.min or high > limits.max:
+                raise DataError(
+                    f"tokens from {low} to {high} do not fit the {self.dtype.name} dataset {self.prefix} "
+                    f"({limits.min} to {limits.max}): write it with a wider dtype"
+                )
+        return np.ascontiguousarray(chunk, dtype=self.dtype)
+
+    def _end_sequence(self) -> None:
+        if self._open_tokens:
+            self._lengths.append(self._open_tokens)
+            self._open_tokens = 0
+
+    def _write_index(self) -> None:
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        offsets = np.zeros(lengths.size, dtype="<i8")
+        np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+        offsets *= self.dtype.itemsize
+        with self._idx_temporary.open("wb") as file:
+            file.write(HEADER.pack(MAGIC, VERSION, self._code, lengths.size, len(self._boundaries)))
+            file.write(lengths.astype("<i4", copy=False).data)
+            file.write(offsets.data)
+            file.write(np.frombuffer(self._boundaries, dtype=np.int64).astype("<i8", copy=False).data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class IndexedDataset:
+    """A dataset on disk, memory-mapped: opening costs the same for any size, and reads only what is asked for.
+
+    Opening compares the header with the sizes of both files; DataError names the path, the numbers and the mend.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        """Open `prefix`.bin and `prefix`.idx."""
+        self.prefix = Path(prefix)
+        self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
+        self._check_both_exist()
+        self._code, self.num_sequences, num_boundaries = self._read_header()
+        self.dtype = np.dtype(DTYPES[self._code])
+        """Type of a token, little-endian."""
+        self.num_documents = num_boundaries - 1
+        at = HEADER.size
+        self.sequence_lengths = self._map_index("<i4", at, self.num_sequences)
+        """Tokens of each sequence: (N,) int32."""
+        at += 4 * self.num_sequences
+        self._offsets = self._map_index("<i8", at, self.num_sequences)
+        at += 8 * self.num_sequences
+        self.document_indices = self._map_index("<i8", at, num_boundaries)
+        """Sequence number where each document starts, and N at the end: (documents + 1,) int64."""
+        self._check_ends()
+        self.num_tokens = self._bin_path.stat().st_size // self.dtype.itemsize
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[Any]:
+        """All tokens (num_tokens,), a read-only memory map of `.bin`.
+
+        DataError where a foreign index does not lay its sequences one after another: then a flat view would be wrong.
+        """
+        self._check_contiguous()
+        return np.memmap(self._bin_path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+
+    def __len__(self) -> int:
+        return self.num_tokens
+
+    def _check_both_exist(self) -> None:
+        missing = [path for path in (self._bin_path, self._idx_path) if not path.is_file()]
+        if len(missing) == 1:
+            raise DataError(f"{missing[0]} is missing beside its other half: {PREPARE_AGAIN}")
+        if missing:
+            mend = f"prepare the dataset (python tools/preprocess_data.py ... --output {self.prefix.parent})"
+            if self.prefix.suffix in (".bin", ".idx"):
+                mend = f"give the name without {self.prefix.suffix}: {self.prefix.with_suffix('')}"
+            raise DataError(f"no dataset at {self.prefix}: neither {missing[0]} nor {missing[1]} exists; {mend}")
+        for path in (self._bin_path, self._idx_path):
+            if path.stat().st_size == 0:
+                raise DataError(f"{path} is empty (0 bytes): {PREPARE_AGAIN}")
+
+    def _read_header(self) -> tuple[int, int, int]:
+        """Dtype code, N and M, once they fit the size of the index file."""
+        path = self._idx_path
+        with path.open("rb") as file:
+            raw = file.read(HEADER.size)
+        if not raw.startswith(MAGIC):
+            raise DataError(
+                f"{path} is no Megatron index: it starts with {raw[: len(MAGIC)]!r} instead of {MAGIC!r}; "
+                "old 'TNTIDX' and Hugging Face files must be converted, or the text prepared again"
+            )
+        if len(raw) < HEADER.size:
+            raise DataError(f"{path} is cut off: {len(raw)} bytes of a {HEADER.size}-byte header; {PREPARE_AGAIN}")
+        _, version, code, num_sequences, num_boundaries = HEADER.unpack(raw)
+        if version != VERSION:
+            raise DataError(f"{path} has format version {version}; this megachar reads version {VERSION}")
+        if code not in DTYPES:
+            raise DataError(f"{path} has the unknown dtype code {code}; known are {min(DTYPES)} to {max(DTYPES)}")
+        expected, size = HEADER.size + 12 * num_sequences + 8 * num_boundaries, path.stat().st_size
+        if size != expected:
+            raise DataError(
+                f"{path} has {size:,} bytes, but its header ({num_sequences:,} sequences, {num_boundaries:,} document "
+                f"boundaries) needs {expected:,}: it is {'cut off' if size < expected else 'not of this format'}; "
+                f"{PREPARE_AGAIN}"
+            )
+        if num_sequences == 0 or num_boundaries < 2:
+            raise DataError(
+                f"{path} holds no text: {num_sequences} sequences and {num_boundaries} document boundaries; "
+                f"{PREPARE_AGAIN}"
+            )
+        return code, num_sequences, num_boundaries
+
+    def _map_index(self, dtype: str, offset: int, count: int) -> npt.NDArray[Any]:
+        return np.memmap(self._idx_path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+
+    def _check_ends(self) -> None:
+        """What can be checked without reading the whole index: the first and last entries."""
+        first, last = int(self.document_indices[0]), int(self.document_indices[-1])
+        if (first, last) != (0, self.num_sequences):
+            raise DataError(
+                f"{self._idx_path} is damaged: its documents cover sequences {first} to {last} instead of 0 to "
+                f"{self.num_sequences}; {PREPARE_AGAIN}"
+            )
+        needed = int(self._offsets[-1]) + int(self.sequence_lengths[-1]) * self.dtype.itemsize
+        size = self._bin_path.stat().st_size
+        if size != needed:
+            raise DataError(
+                f"{self._bin_path} has {size:,} bytes, but {self._idx_path.name} ends at byte {needed:,}: "
+                f"the two files do not belong together or one is cut off; {PREPARE_AGAIN}"
+            )
+
+    def _check_contiguous(self, block: int = 1 << 20) -> None:
+        """Each sequence starts where the one before ends. Reads the index once, `block` sequences at a time."""
+        end = 0
+        for first in range(0, self.num_sequences, block):
+            lengths = np.asarray(self.sequence_lengths[first : first + block]).astype(np.int64)
+            offsets = np.asarray(self._offsets[first : first + block])
+            ends = end + np.cumsum(lengths * self.dtype.itemsize)
+            starts = np.concatenate(([end], ends[:-1]))
+            wrong = np.flatnonzero((offsets != starts) | (lengths < 0))
+            if wrong.size:
+                at = int(wrong[0])
+                raise DataError(
+                    f"{self._idx_path}: sequence {first + at} ({lengths[at]} tokens) starts at byte {offsets[at]:,}, "
+                    f"but the one before it ends at byte {starts[at]:,}. megachar reads datasets whose sequences are "
+                    "contiguous in the .bin: write the dataset again, in order and without gaps"
+                )
+            end = int(ends[-1])
