@@ -1,5 +1,6 @@
 """Rank <-> (pipe, data, tensor) coordinates, and which blocks each stage holds. Pure functions of integers."""
 
+import itertools
 from dataclasses import dataclass
 
 
@@ -60,4 +61,4 @@ def stage_blocks(num_layers: int, pipe_size: int) -> list[range]:
     assert 1 <= pipe_size <= num_layers
     size, extra = divmod(num_layers, pipe_size)
     starts = [stage * size + min(stage, extra) for stage in range(pipe_size + 1)]
-    return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]

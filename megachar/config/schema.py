@@ -158,12 +158,12 @@ class Experiment(Section):
     """Name of the run; its folder is `output`/`name`."""
     output: str = "runs"
     """Folder in which run folders are made."""
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of initial weights, windows and dropout masks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes CUDA where there is one."""
     kernels: Literal["torch", "apex"] = "torch"
-    """Layer norm and fused optimizers: torch's, or NVIDIA apex's where it is importable (the run says which it took)."""
+    """Layer norm and fused optimizers: torch's, or NVIDIA apex's where importable. The run says which it took."""
     deepspeed: str = "fp32"
     """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication."""
     data: DataConfig = DataConfig()

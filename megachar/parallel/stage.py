@@ -24,7 +24,7 @@ from megachar.models.transformer import (
     predicting_positions,
 )
 from megachar.parallel.mesh import Mesh
-from megachar.parallel.tensor import parallelize
+from megachar.parallel.tensor import parallelize, sharding_of
 from megachar.topology import stage_blocks
 
 
@@ -67,6 +67,10 @@ class Stage(nn.Module):
             {str(i): build(f"blocks.{i}", build_block(model, auxiliary, i, kernels), i + 1) for i in indices}
         )
         self.head = build("head", build_head(model, auxiliary, kernels), model.num_layers + 1) if self.is_last else None
+        for name, parameter in self.named_parameters():
+            # DeepSpeed's gradient norm counts what is marked so, and nothing else beyond the first rank of the model:
+            # replicated parameters must count on one tensor rank, and on every stage.
+            parameter.tensor_model_parallel = self.tensor_rank == 0 or sharding_of(name) is not None
         self.meter = LossMeter(model.num_layers, auxiliary.num_targets)
         self._batches: Iterator[MicroBatch] = iter(())
         self._weights: Sequence[float] = ()

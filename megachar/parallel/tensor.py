@@ -153,10 +153,7 @@ def _local_symbols(symbols: Tensor, first: int, count: int) -> tuple[Tensor, Ten
 
 
 def _cut_parameter(full: Tensor, sharding: Sharding, mesh: Mesh) -> nn.Parameter:
-    parameter = nn.Parameter(cut(full.detach(), sharding, mesh.at.tensor, mesh.topology.tensor_size))
-    # DeepSpeed's norms count a parameter without this mark on the first tensor rank only.
-    parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
-    return parameter
+    return nn.Parameter(cut(full.detach(), sharding, mesh.at.tensor, mesh.topology.tensor_size))
 
 
 class _CopyToGroup(torch.autograd.Function):

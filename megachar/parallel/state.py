@@ -1,0 +1,214 @@
+"""Weights and optimizer state without a topology: whole fp32 tensors under the single-device model's names.
+
+A rank reads and writes the parameters of its own stage. Behind one interface lie the three ways in which DeepSpeed
+holds them: as they are (fp32 without ZeRO), flat partitions (ZeRO 1, 2 and its bf16 optimizer), and ZeRO 3.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megachar.parallel.engine import TrainingEngine
+from megachar.parallel.tensor import cut, join, sharding_of
+
+_SGD_KEYS = ("momentum_buffer",)
+_ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+_LOSS_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def layer_name(parameter_name: str) -> str:
+    """The layer a parameter belongs to: embedding, blocks.17 or head."""
+    parts = parameter_name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+
+
+class EngineState:
+    """The whole state of training held by an engine, apart from the number of steps taken."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        self.engine, self.mesh = engine, engine.mesh
+        self.optimizer = _inner_optimizer(engine.optimizer)
+        self.state_keys = _ADAM_KEYS if "betas" in self.optimizer.defaults else _SGD_KEYS
+        if engine.engine_config.zero_stage == 3:
+            self._access: _Access = _Partitioned3(engine)
+        elif engine.engine_config.zero_stage > 0:
+            self._access = _Partitioned(engine)
+        else:
+            self._access = _Plain(engine)
+        self._make_optimizer_state()
+
+    def export(self) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+        """Name, weights and optimizer state of every local layer, on the CPU; all ranks must go through all of them.
+
+        Weights are keyed by parameter name, optimizer state by `key/parameter name`. Both are empty on all but the
+        first data and tensor rank of a stage, which is the one to write them.
+        """
+        writes = self.mesh.at.data == 0 and self.mesh.at.tensor == 0
+        layers: dict[str, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in self.engine.stage.named_parameters():
+            layers.setdefault(layer_name(name), []).append((name, parameter))
+        for layer, parameters in layers.items():
+            weights, states = {}, {}
+            for name, parameter in parameters:
+                weights[name] = self._whole(name, self._access.read(parameter, None))
+                for key in self.state_keys:
+                    states[f"{key}/{name}"] = self._whole(name, self._access.read(parameter, key))
+            yield (layer, weights, states) if writes else (layer, {}, {})
+
+    def restore(self, read: Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]) -> None:
+        """Set every local parameter and its optimizer state.
+
+        Args:
+            read: from a layer's name to what `export` gave for it: whole weights, and optimizer state.
+        """
+        current, weights, states = "", {}, {}
+        for name, parameter in self.engine.stage.named_parameters():
+            if layer_name(name) != current:
+                current = layer_name(name)
+                weights, states = read(current)
+            self._access.write(parameter, None, self._piece(name, weights[name]))
+            for key in self.state_keys:
+                self._access.write(parameter, key, self._piece(name, states[f"{key}/{name}"]))
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates the optimizer has counted (Adam's bias correction)."""
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                return int(state["step"])
+        return int(next((group["step"] for group in self.optimizer.param_groups if "step" in group), 0))
+
+    @optimizer_steps.setter
+    def optimizer_steps(self, steps: int) -> None:
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
+        for group in self.optimizer.param_groups:
+            if "step" in group:
+                group["step"] = steps
+
+    @property
+    def loss_scaler(self) -> dict[str, float]:
+        """State of the fp16 loss scaling; empty in other precisions."""
+        if self.engine.engine_config.precision != "fp16":
+            return {}
+        scaler = self.engine.optimizer.loss_scaler
+        return {key: getattr(scaler, key) for key in _LOSS_SCALER_KEYS if hasattr(scaler, key)}
+
+    @loss_scaler.setter
+    def loss_scaler(self, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            setattr(self.engine.optimizer.loss_scaler, key, value)
+
+    def _whole(self, name: str, piece: Tensor) -> Tensor:
+        """The tensor cut over the tensor ranks, put together again, on the CPU."""
+        sharding, size = sharding_of(name), self.mesh.topology.tensor_size
+        if sharding is not None and size > 1:
+            pieces = [torch.empty_like(piece) for _ in range(size)]
+            dist.all_gather(pieces, piece.contiguous(), group=self.mesh.tensor_group)
+            piece = join(pieces, sharding)
+        return piece.detach().to("cpu", torch.float32, copy=True)
+
+    def _piece(self, name: str, whole: Tensor) -> Tensor:
+        sharding, size = sharding_of(name), self.mesh.topology.tensor_size
+        if sharding is not None and size > 1:
+            whole = cut(whole, sharding, self.mesh.at.tensor, size)
+        return whole.to(self.mesh.device)
+
+    def _make_optimizer_state(self) -> None:
+        """Make the zero state that torch would make at the first step, so that there is always one to read and set."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state[parameter]
+                for key in self.state_keys:
+                    state.setdefault(key, torch.zeros_like(parameter, dtype=torch.float32))
+                if self.state_keys == _ADAM_KEYS and "step" not in group:
+                    fused_device = parameter.device if group.get("fused") else "cpu"
+                    state.setdefault("step", torch.zeros((), dtype=torch.float32, device=fused_device))
+        link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            link()
+
+
+class _Access(ABC):
+    """Reads and writes one parameter of this rank: its fp32 value (key None) or an optimizer state."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        self.engine = engine
+
+    @abstractmethod
+    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor: ...
+
+    @abstractmethod
+    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None: ...
+
+
+class _Plain(_Access):
+    """fp32 without ZeRO: the parameter is its own master."""
+
+    def _tensor(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        return parameter.data if key is None else self.engine.optimizer.state[parameter][key]
+
+    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        return self._tensor(parameter, key)
+
+    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        self._tensor(parameter, key).copy_(value)
+
+
+class _Partitioned(_Access):
+    """ZeRO 1, 2 and the bf16 optimizer: each data rank owns a fragment of the fp32 value."""
+
+    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if key is None:
+            return safe_get_full_fp32_param(parameter)  # type: ignore[no-any-return]
+        return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+
+    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if key is not None:
+            safe_set_full_optimizer_state(parameter, value, key)
+            return
+        safe_set_full_fp32_param(parameter, value)
+        parameter.data.copy_(value)  # every rank's working copy, not only its fragment
+
+
+class _Partitioned3(_Access):
+    """ZeRO 3: each data rank owns a padded piece of the working copy and of the fp32 value."""
+
+    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if key is None:
+            return safe_get_full_fp32_param(parameter)  # type: ignore[no-any-return]
+        return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+
+    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        held: Any = parameter
+        size = held.ds_tensor.numel()
+        padded = torch.zeros(size * self.engine.mesh.topology.data_size, dtype=value.dtype, device=value.device)
+        padded[: value.numel()] = value.flatten()
+        local = padded.narrow(0, size * self.engine.mesh.at.data, size)
+        if key is not None:
+            safe_set_local_optimizer_state(parameter, local, key)
+            return
+        safe_set_local_fp32_param(parameter, local)
+        held.ds_tensor.data.copy_(local)
+        if parameter.numel() == value.numel():  # small parameters stay gathered
+            parameter.data.copy_(value.view_as(parameter))
+
+
+def _inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch or apex optimizer under DeepSpeed's wrapper, or the optimizer itself."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    assert isinstance(inner, torch.optim.Optimizer)
+    return inner
