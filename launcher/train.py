@@ -1,0 +1,46 @@
+"""The script that `deepspeed` runs on every process.
+
+    deepspeed --num_gpus 2 launcher/train.py small data.path=data/corpus parallel.pipe=2
+    deepspeed --hostfile hosts launcher/train.py t64-modern data.path=/shared/enwik8 parallel.pipe=4 parallel.data=8
+
+`megachar launch` does the same after checking everything that can be checked before processes start. The first
+argument is a preset or a YAML file, the others are overrides; `--resume` goes on with a run. Any launcher that sets
+RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT will do, such as torchrun.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+
+from megachar.config.loading import load_experiment
+from megachar.errors import MegacharError
+from megachar.training.preflight import check_run_folder
+
+
+def main() -> int:
+    """Train; returns the exit status: 0, or 2 for an error of the user's making."""
+    parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
+    parser.add_argument("experiment", help="a preset or a YAML file")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    parser.add_argument("--local_rank", type=int, help="given by deepspeed; LOCAL_RANK is read instead")
+    arguments = parser.parse_intermixed_args()
+    # torch warns on every rank of what DeepSpeed calls.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    try:
+        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        if os.environ.get("RANK", "0") == "0":
+            check_run_folder(experiment, arguments.resume)
+        from megachar.training.loop import train
+
+        train(experiment, arguments.resume)
+    except MegacharError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

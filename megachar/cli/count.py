@@ -1,0 +1,40 @@
+"""`megachar count`: parameters by part and operations per character."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from megachar.config.loading import load_experiment
+from megachar.models.counting import count_parameters, forward_flops_per_character, training_flops_per_character
+
+
+def count(
+    experiment: Annotated[str, typer.Argument(help="a preset or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value")] = None,
+) -> None:
+    """Print the table of parameters by part, in training and at inference, and FLOPs per character."""
+    loaded = load_experiment(experiment, overrides or [])
+    model, auxiliary = loaded.model, loaded.auxiliary
+    parts = count_parameters(model, auxiliary)
+    table = Table(title=f"{experiment}: parameters", show_footer=True)
+    table.add_column("part", footer="total")
+    table.add_column("training", justify="right", footer=f"{sum(part.training for part in parts):,}")
+    table.add_column("inference", justify="right", footer=f"{sum(part.inference for part in parts):,}")
+    for part in parts:
+        table.add_row(part.name, f"{part.training:,}", f"{part.inference:,}")
+    console = Console()
+    console.print(table)
+
+    positions = 1.0 if auxiliary.multiple_positions else 1.0 / model.context
+    layers = model.num_layers if auxiliary.intermediate_layers else 1
+    first = training_flops_per_character(model, layers * auxiliary.num_targets * positions)
+    last = training_flops_per_character(model, auxiliary.num_targets * positions)
+    flops = Table(title="floating-point operations per character, full window")
+    flops.add_column("pass")
+    flops.add_column("FLOPs", justify="right")
+    flops.add_row("training, all intermediate layers predicting", f"{first:,.0f}")
+    flops.add_row("training, all intermediate layers silent", f"{last:,.0f}")
+    flops.add_row("inference", f"{forward_flops_per_character(model):,.0f}")
+    console.print(flops)

@@ -1,0 +1,22 @@
+"""`megachar plot`: draw a run's pictures anew, also while it trains."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megachar.errors import DataError
+
+
+def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")]) -> None:
+    """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
+    from megachar.training.plots import plot_run
+    from megachar.training.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.load_experiment()
+    paths = plot_run(folder)
+    if not paths:
+        raise DataError(f"{folder.metrics_file} holds no training record yet; wait for training.log_interval steps")
+    for path in paths:
+        typer.echo(path)

@@ -1,0 +1,103 @@
+"""What the main rank shows while it trains: a progress bar on a terminal, plain lines elsewhere."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one logging interval."""
+
+    step: int
+    bits_per_character: float
+    learning_rate: float
+    characters_per_second: float
+    flops_per_second: float
+    device_share: float | None
+    """Share of the device's peak operations per second; None where the peak is not known."""
+    memory_bytes: int
+    gradient_norm: float | None = None
+    validation: float | None = None
+    """Bits per character of the latest validation."""
+
+    def record(self) -> dict[str, Any]:
+        """What metrics.jsonl keeps of it."""
+        return {name: value for name, value in vars(self).items() if name not in {"step", "validation"}}
+
+    def line(self) -> str:
+        """One line of text."""
+        parts = [
+            f"{self.bits_per_character:.4f} bits/char",
+            f"{self.characters_per_second:,.0f} chars/s",
+            f"{_scaled(self.flops_per_second)}FLOP/s",
+            f"lr {self.learning_rate:.2e}",
+            f"{self.memory_bytes / 2**30:.2f} GiB",
+        ]
+        if self.device_share is not None:
+            parts[2] += f" ({self.device_share:.0%} of peak)"
+        if self.validation is not None:
+            parts.insert(1, f"valid {self.validation:.4f}")
+        return "  ".join(parts)
+
+
+class Display:
+    """A context manager around training; silent on all ranks but the main one."""
+
+    def __init__(self, total_steps: int, first_step: int, active: bool) -> None:
+        self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
+        self._active, self._total = active, total_steps
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (active and self.console.is_terminal),
+        )
+        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step)
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        self._progress.update(self._task, completed=step)
+
+    def report(self, report: Report) -> None:
+        """Show new figures."""
+        self._progress.update(self._task, description=report.line())
+        if self._active and not self.console.is_terminal:
+            self.console.print(f"step {report.step}/{self._total}  {report.line()}")
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text)
+
+
+def _scaled(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} P"

@@ -1,0 +1,16 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from megachar.config.schema import ScheduleConfig
+
+
+def learning_rate(schedule: ScheduleConfig, peak: float, total_steps: int, step: int) -> float:
+    """Rate of `step` (from 0): a linear warm-up to `peak`, then constant, or down to its `final_fraction`."""
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / schedule.warmup_steps
+    if schedule.shape == "constant":
+        return peak
+    done = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps - 1)
+    remaining = 0.5 * (1.0 + math.cos(math.pi * done)) if schedule.shape == "cosine" else 1.0 - done
+    return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining)

@@ -1,0 +1,145 @@
+"""The training loop, from top to bottom."""
+
+import time
+from collections.abc import Sequence
+
+from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.schema import Experiment
+from megachar.data.corpus import Corpus
+from megachar.losses.auxiliary import layer_weights
+from megachar.models.counting import training_flops_per_character
+from megachar.parallel.engine import build_engine
+from megachar.parallel.mesh import Mesh, choose_device, start
+from megachar.parallel.state import EngineState
+from megachar.topology import Topology
+from megachar.training.checkpoints import find_checkpoint, restore_checkpoint, save_checkpoint
+from megachar.training.display import Display, Report
+from megachar.training.hardware import peak_flops, peak_memory_bytes
+from megachar.training.learning_rate import learning_rate
+from megachar.training.metrics import MetricsWriter, layer_bits
+from megachar.training.micro_batches import MicroBatchSource
+from megachar.training.optimizers import build_optimizer, describe_kernels
+from megachar.training.plots import plot_run
+from megachar.training.preflight import check_data
+from megachar.training.run_folder import RunFolder, run_folder
+
+
+def train(experiment: Experiment, resume: bool) -> None:
+    """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
+
+    Args:
+        experiment: what to train; every rank must be given the same.
+        resume: go on from the newest checkpoint of the run's folder.
+    """
+    corpus = check_data(experiment)
+    parallel, training = experiment.parallel, experiment.training
+    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
+    folder = run_folder(experiment)
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    state = EngineState(engine)
+    source = MicroBatchSource(experiment, corpus, mesh)
+    step = restore_checkpoint(find_checkpoint(folder), state, experiment) if resume else 0
+    writer = _open_run(folder, experiment, mesh, resume)
+    meter = SpeedMeter(experiment, mesh)
+    validation: float | None = None
+
+    with Display(training.total_steps, step, active=mesh.is_main) as display:
+        display.note(_headline(experiment, corpus, mesh, step))
+        while step < training.total_steps:
+            weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
+            rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
+            engine.train_step(source.training(step), weights, rate)
+            step += 1
+            meter.count(weights)
+            display.advance(step)
+            finished = step == training.total_steps
+
+            if step % training.log_interval == 0 or finished:
+                losses = engine.gather_losses()
+                report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
+                display.report(report)
+                if writer is not None:
+                    counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
+                    writer.write("train", step, {**report.record(), **counters})
+                meter.restart()
+            if source.validation_micro_batches and (_due(step, training.validation_interval) or finished):
+                losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
+                validation = losses.bits_per_character()
+                display.note(f"step {step}: validation {validation:.4f} bits per character")
+                if writer is not None:
+                    writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
+                meter.restart()
+            if _due(step, training.checkpoint_interval) or finished:
+                path = save_checkpoint(folder, state, step, experiment)
+                display.note(f"step {step}: saved {path}")
+                meter.restart()
+
+    if writer is not None:
+        writer.close()
+        for path in plot_run(folder):
+            display.note(f"plot: {path}")
+
+
+class SpeedMeter:
+    """Counts characters and operations since its last restart."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
+        self.model, self.auxiliary, self.device = experiment.model, experiment.auxiliary, mesh.device
+        self.characters_per_step = experiment.batch.global_size * experiment.model.context
+        peak = peak_flops(mesh.device, load_engine_config(experiment.deepspeed).precision)
+        self.peak = peak * mesh.topology.world_size if peak is not None else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from here: after a report, and after anything that was not training."""
+        self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
+
+    def count(self, weights: Sequence[float]) -> None:
+        """One more step was taken, with these layer weights."""
+        classifiers = float(sum(weight > 0 for weight in weights) * self.auxiliary.num_targets)
+        if not self.auxiliary.multiple_positions:
+            classifiers /= self.model.context
+        self._flops += training_flops_per_character(self.model, classifiers) * self.characters_per_step
+        self._steps += 1
+
+    def report(
+        self, step: int, bits: float, rate: float, gradient_norm: float | None, validation: float | None
+    ) -> Report:
+        """The figures since the last restart."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        flops = self._flops / seconds
+        return Report(
+            step=step,
+            bits_per_character=bits,
+            learning_rate=rate,
+            characters_per_second=self._steps * self.characters_per_step / seconds,
+            flops_per_second=flops,
+            device_share=flops / self.peak if self.peak is not None else None,
+            memory_bytes=peak_memory_bytes(self.device),
+            gradient_norm=gradient_norm,
+            validation=validation,
+        )
+
+
+def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, resume: bool) -> MetricsWriter | None:
+    """On the main rank: the run's folder, and the writer of its metrics."""
+    if not mesh.is_main:
+        return None
+    if not resume:
+        rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+        folder.create(experiment, rendered)
+    return MetricsWriter(folder)
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _headline(experiment: Experiment, corpus: Corpus, mesh: Mesh, step: int) -> str:
+    model, topology = experiment.model, mesh.topology
+    start = f", resumed at step {step}" if step else ""
+    return (
+        f"{experiment.name}: {model.num_layers} layers of {model.width} on {corpus.folder}; "
+        f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}, DeepSpeed "
+        f"{experiment.deepspeed}; {describe_kernels(experiment)}{start}"
+    )

@@ -1,0 +1,59 @@
+"""What a run records: metrics.jsonl and TensorBoard, written by the main rank."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from megachar.parallel.engine import LossSums
+from megachar.training.run_folder import RunFolder
+
+
+def layer_bits(losses: LossSums) -> list[list[float | None]]:
+    """Bits per character of every layer and target; None where a layer made no prediction."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = losses.nats / losses.counts[:, None] / math.log(2)
+    return [[round(float(value), 6) if math.isfinite(value) else None for value in row] for row in bits]
+
+
+class MetricsWriter:
+    """Appends records to metrics.jsonl and mirrors their numbers to TensorBoard."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = folder.metrics_file.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder.tensorboard))
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Record `values` of `kind` ("train" or "validation") after `step` steps."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        for layer, targets in enumerate(values.get("layers", []), start=1):
+            for target, value in enumerate(targets, start=1):
+                if value is not None:
+                    self._board.add_scalar(f"{kind}_layers/{layer:02d}_target{target}_bits", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind in order of their steps; of a step recorded twice (after a resume), the later one."""
+    if not folder.metrics_file.is_file():
+        return []
+    records = {}
+    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the last line of a run that was killed while writing
+        if record["kind"] == kind:
+            records[record["step"]] = record
+    return [records[step] for step in sorted(records)]

@@ -1,0 +1,94 @@
+"""Pictures of a run, from its metrics.jsonl: loss curves, and what every layer's own classifiers reach."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megachar.losses.auxiliary import silent_from
+from megachar.training.metrics import read_metrics
+from megachar.training.run_folder import RunFolder
+
+
+def plot_run(folder: RunFolder) -> list[Path]:
+    """Draw every picture the run's records allow, as PNG in its plots folder; returns their paths."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    train, validation = read_metrics(folder, "train"), read_metrics(folder, "validation")
+    if not train:
+        return []
+    folder.plots.mkdir(exist_ok=True)
+    return [_plot_loss(folder, train, validation), _plot_layers(folder, train)]
+
+
+def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Path:
+    """Bits per character and learning rate over steps."""
+    from matplotlib import pyplot as plt
+
+    figure, (axes, rate) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=[3, 1], layout="constrained")
+    axes.plot(*_curve(train, "bits_per_character"), label="training", color="tab:blue", linewidth=1)
+    if validation:
+        axes.plot(*_curve(validation, "bits_per_character"), "o-", label="validation", color="tab:orange", markersize=4)
+        last = validation[-1]["bits_per_character"]
+        axes.annotate(f"{last:.3f}", (validation[-1]["step"], last), xytext=(4, 6), textcoords="offset points")
+    axes.set_ylabel("bits per character (last layer)")
+    axes.set_title(folder.path.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    rate.plot(*_curve(train, "learning_rate"), color="tab:green", linewidth=1)
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("step")
+    rate.grid(alpha=0.3)
+    return _save(figure, folder.plots / "loss.png")
+
+
+def _plot_layers(folder: RunFolder, train: list[dict[str, Any]]) -> Path:
+    """Bits per character of every layer and target over steps; a curve ends where its layer falls silent."""
+    from matplotlib import pyplot as plt
+
+    steps = np.array([record["step"] for record in train])
+    bits = np.array([record["layers"] for record in train], dtype=float)  # (records, layers, n)
+    num_layers, num_targets = bits.shape[1:]
+    figure, panels = plt.subplots(1, num_targets, figsize=(1 + 5.5 * num_targets, 5), sharey=True, squeeze=False,
+                                  layout="constrained")  # fmt: skip
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, num_layers))
+    for target, axes in enumerate(panels[0]):
+        for layer in range(num_layers):
+            last = layer == num_layers - 1
+            axes.plot(steps, bits[:, layer, target], color="tab:red" if last else colors[layer],
+                      linewidth=1.6 if last else 0.9, zorder=num_layers + 1 if last else layer)  # fmt: skip
+        axes.set_title(f"target {target + 1}: " + ("the next character" if not target else f"{target + 1} ahead"))
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("bits per character of the layer's own classifier")
+    if num_layers > 1:
+        scale = plt.cm.ScalarMappable(plt.Normalize(1, num_layers - 1), "viridis")
+        figure.colorbar(scale, ax=panels[0].tolist(), label="intermediate layer (red: the last layer)")
+    _mark_schedule(folder, panels[0])
+    figure.suptitle(f"{folder.path.name}: auxiliary losses by layer")
+    return _save(figure, folder.plots / "layers.png")
+
+
+def _mark_schedule(folder: RunFolder, panels: Any) -> None:
+    """A dotted line where the last intermediate layer falls silent."""
+    experiment = folder.load_experiment()
+    num_layers, auxiliary = experiment.model.num_layers, experiment.auxiliary
+    if not auxiliary.intermediate_layers or num_layers == 1:
+        return
+    end = silent_from(num_layers - 1, num_layers, experiment.training.total_steps, auxiliary.interval_steps)
+    if end <= experiment.training.total_steps:
+        for axes in panels:
+            axes.axvline(end, color="gray", linestyle=":", linewidth=1)
+
+
+def _curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    return [record["step"] for record in records], [record[name] for record in records]
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot as plt
+
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -1,0 +1,65 @@
+"""The folder of a run: what is in it, and the checks that nothing in it is overwritten. Imports no torch."""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from megachar.config.loading import load_experiment, save_experiment
+from megachar.config.schema import Experiment
+from megachar.errors import ConfigError
+
+PACKAGES = ("megachar", "torch", "deepspeed", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def experiment_file(self) -> Path:
+        """The resolved experiment."""
+        return self.path / "resolved.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per line: training, validation and the like."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    def load_experiment(self) -> Experiment:
+        """The experiment the run was started with."""
+        if not self.experiment_file.is_file():
+            raise ConfigError(f"{self.path} is not a run folder: it has no {self.experiment_file.name}; "
+                              f"name one such as runs/small")  # fmt: skip
+        return load_experiment(str(self.experiment_file))
+
+    def create(self, experiment: Experiment, deepspeed_config: dict[str, object]) -> None:
+        """Make the folder and write what the run is: experiment, DeepSpeed's JSON as rendered, and versions."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_experiment(experiment, self.experiment_file)
+        (self.path / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
+        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        (self.path / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+
+
+def run_folder(experiment: Experiment) -> RunFolder:
+    """The folder of an experiment: output / name."""
+    return RunFolder(Path(experiment.output) / experiment.name)
