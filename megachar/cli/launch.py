@@ -32,6 +32,8 @@ def launch(
     if dry_run:
         return
     sys.stdout.flush()
+    if loaded.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed warns on every process that it found no GPU
     os.execv(command[0], command)  # the runner takes this process's place, and with it its signals
 
 
@@ -51,7 +53,7 @@ def deepspeed_command(
     hosts = ["--hostfile", str(hostfile) if hostfile else os.devnull]
     local = [] if hostfile else ["--num_gpus", str(loaded.parallel.world_size), "--master_port", str(free_port())]
     script = [str(TRAIN_SCRIPT), experiment, *overrides, *(["--resume"] if resume else [])]
-    runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "warning"]
     return [*runner, *hosts, *local, *script]
 
 

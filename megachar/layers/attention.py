@@ -51,7 +51,7 @@ class CausalSelfAttention(nn.Module):
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
-        return self.output(mixed.transpose(1, 2).reshape(b, t, -1))  # type: ignore[no-any-return]
+        return self.output(mixed.transpose(1, 2).reshape(b, t, -1))
 
 
 def new_caches(num_layers: int, capacity: int) -> list[KeyValueCache]:

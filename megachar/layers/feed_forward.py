@@ -16,4 +16,4 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(b, t, d) -> (b, t, d)."""
         active = F.dropout(F.relu(self.up(hidden)), self.dropout, self.training)  # (b, t, f)
-        return self.down(active)  # type: ignore[no-any-return]
+        return self.down(active)

@@ -18,5 +18,5 @@ def layer_norm(width: int, kernels: str) -> nn.Module:
     if kernels == "apex" and apex_available():
         from apex.normalization import FusedLayerNorm
 
-        return FusedLayerNorm(width)  # type: ignore[no-any-return]
+        return FusedLayerNorm(width)
     return nn.LayerNorm(width)

@@ -5,6 +5,7 @@ Knows no ranks: tensor parallelism replaces some of its modules, pipeline stages
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits of the first target: (b, t, d) -> (b, t, v)."""
-        return self.classifiers[0](self.norm(hidden))  # type: ignore[no-any-return]
+        return self.classifiers[0](self.norm(hidden))
 
     def nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sums of nats (n,) in fp32 of hidden (b, t, d) against targets (b, t, n)."""
@@ -62,7 +63,7 @@ class Block(nn.Module):
         """(b, t, d) -> (b, t, d). With a cache, `hidden` holds the characters after those in the cache."""
         hidden = self.positions(hidden, cache.length if cache is not None else 0)
         hidden = hidden + self.attention(self.attention_norm(hidden), cache)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden))  # type: ignore[no-any-return]
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
 
 class Transformer(nn.Module):
@@ -77,14 +78,14 @@ class Transformer(nn.Module):
 
     def forward(self, inputs: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
         """Logits (b, t, v) of the next character after each of inputs (b, t)."""
-        return self.head(self.hidden(inputs, caches))  # type: ignore[no-any-return]
+        return self.head(self.hidden(inputs, caches))
 
     def hidden(self, inputs: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
         """Hidden states (b, t, d) after the last block, before the final norm."""
         hidden = self.embedding(inputs)
         for i, block in enumerate(self.blocks):
             hidden = block(hidden, caches[i] if caches is not None else None)
-        return hidden  # type: ignore[no-any-return]
+        return hidden
 
     def losses(
         self,
@@ -109,7 +110,8 @@ class Transformer(nn.Module):
         hidden = self.embedding(inputs)
         total = hidden.new_zeros((), dtype=torch.float32)
         sums = []
-        for block, weight in zip(self.blocks, weights, strict=True):
+        blocks: list[Any] = list(self.blocks)
+        for block, weight in zip(blocks, weights, strict=True):
             if key is not None:
                 seed_generator(hidden.device, key.block(block.index))
             hidden = block(hidden)

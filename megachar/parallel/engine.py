@@ -132,6 +132,7 @@ class WholeModelEngine(TrainingEngine):
             return
         from deepspeed.utils import safe_set_full_grad, safe_set_local_grad
 
+        parameter: Any
         for parameter in self.stage.silent_parameters():
             if config.zero_stage == 3:
                 safe_set_local_grad(parameter, torch.zeros(parameter.ds_tensor.numel(), device=self.mesh.device))

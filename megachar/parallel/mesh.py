@@ -96,12 +96,24 @@ def start(topology: Topology, device: torch.device) -> Mesh:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, available_cores() // local_world_size()))
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"),
                         ("MASTER_PORT", "0")):  # fmt: skip
         os.environ.setdefault(name, value)
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
     return make_mesh(topology, device)
+
+
+def available_cores() -> int:
+    """Processor cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_world_size() -> int:
+    """Processes of the run on this host, as deepspeed (LOCAL_SIZE) or torchrun (LOCAL_WORLD_SIZE) says."""
+    return int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE", "1"))
 
 
 def make_mesh(topology: Topology, device: torch.device) -> Mesh:

@@ -70,7 +70,8 @@ class Stage(nn.Module):
         for name, parameter in self.named_parameters():
             # DeepSpeed's gradient norm counts what is marked so, and nothing else beyond the first rank of the model:
             # replicated parameters must count on one tensor rank, and on every stage.
-            parameter.tensor_model_parallel = self.tensor_rank == 0 or sharding_of(name) is not None
+            marked: Any = parameter
+            marked.tensor_model_parallel = self.tensor_rank == 0 or sharding_of(name) is not None
         self.meter = LossMeter(model.num_layers, auxiliary.num_targets)
         self._batches: Iterator[MicroBatch] = iter(())
         self._weights: Sequence[float] = ()
@@ -88,7 +89,8 @@ class Stage(nn.Module):
 
     def silent_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the local classifiers that the current weights leave out."""
-        for block in self.blocks.values():
+        blocks: list[Any] = list(self.blocks.values())
+        for block in blocks:
             if block.auxiliary is not None and self._weights[block.index] == 0:
                 yield from block.auxiliary.parameters()
 

@@ -52,7 +52,8 @@ class EngineState:
         for name, parameter in self.engine.stage.named_parameters():
             layers.setdefault(layer_name(name), []).append((name, parameter))
         for layer, parameters in layers.items():
-            weights, states = {}, {}
+            weights: dict[str, Tensor] = {}
+            states: dict[str, Tensor] = {}
             for name, parameter in parameters:
                 weights[name] = self._whole(name, self._access.read(parameter, None))
                 for key in self.state_keys:
@@ -65,7 +66,9 @@ class EngineState:
         Args:
             read: from a layer's name to what `export` gave for it: whole weights, and optimizer state.
         """
-        current, weights, states = "", {}, {}
+        current = ""
+        weights: dict[str, Tensor] = {}
+        states: dict[str, Tensor] = {}
         for name, parameter in self.engine.stage.named_parameters():
             if layer_name(name) != current:
                 current = layer_name(name)
@@ -119,16 +122,22 @@ class EngineState:
             whole = cut(whole, sharding, self.mesh.at.tensor, size)
         return whole.to(self.mesh.device)
 
+    def _masters(self) -> list[Tensor]:
+        """The fp32 tensors that the optimizer updates."""
+        if self.engine.engine_config.zero_stage == 3:  # whose groups are empty outside a step
+            return list(self.engine.optimizer.fp32_partitioned_groups_flat)
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def _make_optimizer_state(self) -> None:
         """Make the zero state that torch would make at the first step, so that there is always one to read and set."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self.optimizer.state[parameter]
-                for key in self.state_keys:
-                    state.setdefault(key, torch.zeros_like(parameter, dtype=torch.float32))
-                if self.state_keys == _ADAM_KEYS and "step" not in group:
-                    fused_device = parameter.device if group.get("fused") else "cpu"
-                    state.setdefault("step", torch.zeros((), dtype=torch.float32, device=fused_device))
+        group = self.optimizer.param_groups[0]
+        for master in self._masters():
+            state = self.optimizer.state[master]
+            for key in self.state_keys:
+                state.setdefault(key, torch.zeros_like(master, dtype=torch.float32))
+            if self.state_keys == _ADAM_KEYS and "step" not in group:  # apex counts in the group
+                device = master.device if group.get("fused") else "cpu"
+                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=device))
         link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
         if link is not None:
             link()
@@ -167,8 +176,8 @@ class _Partitioned(_Access):
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if key is None:
-            return safe_get_full_fp32_param(parameter)  # type: ignore[no-any-return]
-        return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
@@ -187,8 +196,8 @@ class _Partitioned3(_Access):
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if key is None:
-            return safe_get_full_fp32_param(parameter)  # type: ignore[no-any-return]
-        return safe_get_full_optimizer_state(parameter, key)  # type: ignore[no-any-return]
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state

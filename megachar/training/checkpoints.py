@@ -118,15 +118,16 @@ def save_checkpoint(folder: RunFolder, state: EngineState, step: int, experiment
     files, error = _write_layers(part, state)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (files, error))
-    if state.mesh.is_main and not any(failure for _, failure in everyone):
+    error = next((failure for _, failure in everyone if failure), None)
+    if state.mesh.is_main and error is None:
         error = _publish(part, final, everyone, state, step, experiment)
-        if error is None:
-            _delete_old(folder, experiment.training.keep_checkpoints)
-    outcome = [next((failure for _, failure in everyone if failure), error)]
+    if state.mesh.is_main and error is None:
+        _delete_old(folder, experiment.training.keep_checkpoints)
+    elif state.mesh.is_main:
+        shutil.rmtree(part, ignore_errors=True)
+    outcome = [error]
     dist.broadcast_object_list(outcome, src=0)
     if outcome[0]:
-        if state.mesh.is_main:
-            shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(f"checkpoint {final} could not be saved: {outcome[0]}; free space or fix the folder. "
                               f"Checkpoints saved before are untouched")  # fmt: skip
     return final

@@ -26,15 +26,13 @@ def build_optimizer(experiment: Experiment, named: Iterable[tuple[str, nn.Parame
         if apex:
             from apex.optimizers import FusedSGD
 
-            return FusedSGD(parameters, lr=config.learning_rate, momentum=config.momentum)  # type: ignore[no-any-return]
+            return FusedSGD(parameters, lr=config.learning_rate, momentum=config.momentum)
         return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, fused=True)
     betas = (config.beta1, config.beta2)
     if apex:
         from apex.optimizers import FusedAdam
 
-        return FusedAdam(  # type: ignore[no-any-return]
-            parameters, lr=config.learning_rate, betas=betas, eps=config.epsilon, adam_w_mode=True
-        )
+        return FusedAdam(parameters, lr=config.learning_rate, betas=betas, eps=config.epsilon, adam_w_mode=True)
     return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
 

@@ -61,6 +61,7 @@ class Outcome:
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     """After the last step."""
     gradient_norms: list[float | None] = field(default_factory=list)
+    loss_scale: float = 1.0
     evaluation: np.ndarray | None = None
     """Sums of nats (layers, n) of the micro-batches of step 99, without dropout."""
 
@@ -116,7 +117,7 @@ def train(values: dict[str, Any], steps: int, whole_state: bool = True) -> Outco
         }
     batches = [micro_batch(experiment, 99, number) for number in mine]
     losses = engine.evaluate(batches, total // parallel.data, weights_at(experiment, steps - 1))
-    outcome.evaluation = losses.nats
+    outcome.evaluation, outcome.loss_scale = losses.nats, engine.loss_scale
     return outcome
 
 

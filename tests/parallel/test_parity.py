@@ -75,8 +75,13 @@ def test_data_size_changes_only_the_order_of_summation(ranks: Ranks) -> None:
         np.testing.assert_allclose(other, losses[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [{"name": "sgd", "learning_rate": 0.5, "momentum": 0.9},
-                                       {"name": "adamw", "learning_rate": 0.01, "epsilon": 0.01, "weight_decay": 0.1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9},
+        {"name": "adamw", "learning_rate": 0.01, "epsilon": 0.01, "weight_decay": 0.1},
+    ],
+)
 def test_zero_stages_agree(ranks: Ranks, optimizer: dict[str, Any]) -> None:
     """ZeRO 0-3 over two replicas, through the steps at which layers fall silent, with clipping by the norm."""
     outcomes = []

@@ -1,0 +1,179 @@
+"""A run that stops and resumes is the run that never stopped, bit by bit; and a failed save harms nothing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megachar.config.loading import save_experiment
+from megachar.config.schema import Experiment
+from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.vocabulary import ByteVocabulary
+from megachar.training.checkpoints import list_checkpoints, load_model
+from megachar.training.loop import train
+from megachar.training.metrics import read_metrics
+from megachar.training.run_folder import RunFolder, run_folder
+from tests.parallel.cases import small_experiment
+from tests.parallel.pool import RankError, RankPool
+
+Ranks = Callable[[int], RankPool]
+TOTAL, STOP = 8, 3
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    text = np.random.default_rng().integers(97, 123, 4000, dtype=np.uint8).tobytes()
+    (folder / "text").write_bytes(text)
+    prepare_corpus(cut_by_position(folder / "text"), folder / "prepared", ByteVocabulary())
+    return folder / "prepared"
+
+
+def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
+    training = {"total_steps": TOTAL, "log_interval": 1, "validation_interval": 4, "validation_windows": 8,
+                "checkpoint_interval": STOP, "keep_checkpoints": 9, **sections.pop("training", {})}  # fmt: skip
+    data = {"path": str(corpus), "order": sections.pop("order", "random")}
+    return small_experiment(name="run", output=str(output), data=data, training=training, device="cpu", **sections)
+
+
+def train_case(values: dict[str, Any], resume: bool) -> None:
+    """On a rank: the whole training loop."""
+    train(Experiment.model_validate(values), resume)
+
+
+def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
+    return [(record["step"], record["bits_per_character"], record["layers"]) for kind in ("train", "validation")
+            for record in read_metrics(folder, kind)]  # fmt: skip
+
+
+def file_hashes(folder: RunFolder, step: int) -> dict[str, Any]:
+    checkpoint = next(found for found in list_checkpoints(folder) if found.step == step)
+    files: dict[str, Any] = checkpoint.manifest["files"]
+    return files
+
+
+ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("layout", "deepspeed", "optimizer"),
+    [
+        ((1, 1, 1), "fp32", ADAMW),
+        ((2, 1, 1), "fp32_zero1", None),
+        ((2, 2, 1), "bf16_zero1", ADAMW),
+        ((2, 1, 2), "bf16_zero1", ADAMW),
+        ((1, 1, 2), "fp32_zero2", ADAMW),
+        ((1, 2, 2), "fp32_zero1", ADAMW),
+        ((1, 1, 2), "fp32_zero3", ADAMW),
+        ((1, 1, 2), "bf16_zero2", ADAMW),
+        ((1, 1, 2), "bf16_zero2_offload", ADAMW),
+        ((1, 1, 2), "bf16_zero3_offload", None),
+    ],
+)
+def test_resumed_run_is_the_uninterrupted_one(
+    ranks: Ranks, corpus: Path, tmp_path: Path, layout: tuple[int, int, int], deepspeed: str, optimizer: Any
+) -> None:
+    pipe, tensor, data = layout
+    sections: dict[str, Any] = {
+        "model": {"dropout": 0.2},
+        "deepspeed": deepspeed,
+        "parallel": {"pipe": pipe, "tensor": tensor, "data": data},
+        "schedule": {"shape": "cosine", "warmup_steps": 2},
+    }
+    if optimizer:
+        sections["optimizer"] = optimizer
+    whole = experiment_of(corpus, tmp_path / "whole", **dict(sections))
+    pool = ranks(pipe * tensor * data)
+    pool.run(train_case, whole.model_dump(), False)
+
+    stopped = experiment_of(corpus, tmp_path / "stopped", **dict(sections))
+    folder, original = run_folder(stopped), run_folder(whole)
+    shutil.copytree(original.path, folder.path)
+    save_experiment(stopped, folder.experiment_file)
+    for checkpoint in list_checkpoints(folder):
+        if checkpoint.step != STOP:
+            shutil.rmtree(checkpoint.path)
+    folder.metrics_file.unlink()
+    pool.run(train_case, stopped.model_dump(), True)
+
+    assert [line for line in lines(original) if line[0] > STOP] == lines(folder)
+    assert file_hashes(folder, TOTAL) == file_hashes(original, TOTAL)
+    assert file_hashes(folder, TOTAL) != file_hashes(original, STOP)
+
+
+def test_checkpoint_holds_the_model_that_was_trained(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """The single-device model read from a pipe x tensor run validates to the figure the run logged."""
+    import torch
+
+    from megachar.data.batches import evenly_spaced_starts, read_windows
+    from megachar.data.corpus import Corpus
+
+    experiment = experiment_of(corpus, tmp_path, parallel={"pipe": 2, "tensor": 2})
+    ranks(4).run(train_case, experiment.model_dump(), False)
+    folder = run_folder(experiment)
+    logged = read_metrics(folder, "validation")[-1]["bits_per_character"]
+
+    model = load_model(folder.path).model
+    tokens, context = Corpus.open(corpus).split("valid").tokens, experiment.model.context
+    starts = evenly_spaced_starts(len(tokens), context + 2, 8)
+    inputs, targets = (torch.from_numpy(array) for array in read_windows(tokens, starts, context, 2))
+    with torch.no_grad():
+        nats = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets[..., 0].flatten())
+    assert nats.item() / np.log(2) == pytest.approx(logged, rel=1e-6)
+
+
+def test_failed_save_is_seen_by_all_and_keeps_the_last_checkpoint(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path, parallel={"pipe": 2})
+    pool = ranks(2)
+    pool.run(train_case, experiment.model_dump(), False)
+    folder = run_folder(experiment)
+    before = file_hashes(folder, TOTAL)
+    with pytest.raises(RankError, match=r"could not be saved.*No space left on device"):
+        pool.run(failing_save_case, experiment.model_dump())
+    assert file_hashes(folder, TOTAL) == before
+    assert not list(folder.checkpoints.glob(".*.part"))
+
+
+def failing_save_case(values: dict[str, Any]) -> None:
+    """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
+    import os
+
+    from megachar.training import checkpoints
+
+    experiment = Experiment.model_validate(values)
+    if os.environ["RANK"] == "1":
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        checkpoints.save_file = full
+    extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
+    train(extended, resume=True)
+
+
+def test_another_model_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path)
+    ranks(1).run(train_case, experiment.model_dump(), False)
+    other = experiment_of(corpus, tmp_path, model={"width": 64})
+    with pytest.raises(RankError, match=r"CheckpointError.*was saved with model"):
+        ranks(1).run(train_case, other.model_dump(), True)
+
+
+def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path, parallel={"pipe": 2})
+    ranks(2).run(train_case, experiment.model_dump(), False)
+    folder = run_folder(experiment)
+    records = read_metrics(folder, "train")
+    assert [record["step"] for record in records] == list(range(1, TOTAL + 1))
+    assert all(record["characters_per_second"] > 0 and record["flops_per_second"] > 0 for record in records)
+    # Layer 1 of 4 is silent from an eighth of training on, layer 2 from a quarter, the last never.
+    assert [record["layers"][0][0] is None for record in records] == [False] + [True] * 7
+    assert [record["layers"][1][0] is None for record in records] == [False] * 2 + [True] * 6
+    assert all(record["layers"][3][1] is not None for record in records)
+    assert sorted(path.name for path in folder.plots.iterdir()) == ["layers.png", "loss.png"]
+    assert list(folder.tensorboard.iterdir())
+    assert json.loads((folder.path / "versions.json").read_text())["torch"]
