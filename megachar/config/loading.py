@@ -60,6 +60,18 @@ def parse_experiment(values: Any, source: str) -> Experiment:
         raise ConfigError(f"{source} does not make a valid experiment:\n{problems}") from error
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file; `ConfigError` if it is unreadable or holds no sections."""
+    try:
+        document = OmegaConf.load(path)
+        values = OmegaConf.to_container(document, resolve=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no sections of settings such as `model:`")
+    return values  # type: ignore[return-value]
+
+
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
@@ -79,12 +91,7 @@ def _read_layers(source: str) -> list[Any]:
     if not path.is_file():
         raise ConfigError(f"experiment file {source} does not exist; write one or name a preset: "
                           f"{', '.join(preset_names())}")  # fmt: skip
-    try:
-        layer = OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
-    if not OmegaConf.is_dict(layer):
-        raise ConfigError(f"{path} holds no sections of settings such as `model:`")
+    layer = OmegaConf.create(read_yaml(path))
     base = layer.pop("preset", None)
     return [*(_read_layers(str(base)) if base else []), layer]
 

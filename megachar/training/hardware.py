@@ -4,6 +4,7 @@ import resource
 import sys
 
 import torch
+import torch.distributed as dist
 
 _PEAK_FLOPS: list[tuple[str, float]] = [
     ("H200", 989e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("B200", 2250e12), ("A100", 312e12),
@@ -26,3 +27,11 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_memory_of_all_ranks(device: torch.device) -> list[int]:
+    """`peak_memory_bytes` of every rank, in order of ranks; all ranks must call it."""
+    peaks = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
+    peaks[dist.get_rank()] = peak_memory_bytes(device)
+    dist.all_reduce(peaks)
+    return [int(peak) for peak in peaks]

@@ -12,9 +12,9 @@ from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints import find_checkpoint, restore_checkpoint, save_checkpoint
+from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 from megachar.training.display import Display, Report
-from megachar.training.hardware import peak_flops, peak_memory_bytes
+from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
 from megachar.training.metrics import MetricsWriter, layer_bits
 from megachar.training.micro_batches import MicroBatchSource
@@ -38,7 +38,8 @@ def train(experiment: Experiment, resume: bool) -> None:
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = MicroBatchSource(experiment, corpus, mesh)
-    step = restore_checkpoint(find_checkpoint(folder), state, experiment) if resume else 0
+    saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
+    step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
     writer = _open_run(folder, experiment, mesh, resume)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
@@ -74,7 +75,11 @@ def train(experiment: Experiment, resume: bool) -> None:
                 display.note(f"step {step}: saved {path}")
                 meter.restart()
 
+        peaks = peak_memory_of_all_ranks(mesh.device)
+        display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
+
     if writer is not None:
+        writer.write("end", step, {"memory_bytes_by_rank": peaks})
         writer.close()
         for path in plot_run(folder):
             display.note(f"plot: {path}")
@@ -140,6 +145,6 @@ def _headline(experiment: Experiment, corpus: Corpus, mesh: Mesh, step: int) -> 
     start = f", resumed at step {step}" if step else ""
     return (
         f"{experiment.name}: {model.num_layers} layers of {model.width} on {corpus.folder}; "
-        f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}, DeepSpeed "
-        f"{experiment.deepspeed}; {describe_kernels(experiment)}{start}"
+        f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
+        f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

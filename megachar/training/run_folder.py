@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from megachar.config.loading import load_experiment, save_experiment
+from megachar.config.loading import parse_experiment, read_yaml, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
 
@@ -49,7 +49,7 @@ class RunFolder:
         if not self.experiment_file.is_file():
             raise ConfigError(f"{self.path} is not a run folder: it has no {self.experiment_file.name}; "
                               f"name one such as runs/small")  # fmt: skip
-        return load_experiment(str(self.experiment_file))
+        return parse_experiment(read_yaml(self.experiment_file), str(self.experiment_file))
 
     def create(self, experiment: Experiment, deepspeed_config: dict[str, object]) -> None:
         """Make the folder and write what the run is: experiment, DeepSpeed's JSON as rendered, and versions."""

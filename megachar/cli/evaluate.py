@@ -1,0 +1,125 @@
+"""`megachar evaluate RUN`: bits per character of a split, as the papers report them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from megachar.errors import ConfigError, DataError
+from megachar.evaluation.progress import show_progress
+from megachar.evaluation.result import Evaluation, EvaluationSettings, write_json
+from megachar.evaluation.windows import default_stride
+from megachar.units import word_perplexity
+
+if TYPE_CHECKING:
+    from megachar.config.schema import Experiment
+    from megachar.data.corpus import Corpus
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/small.")],
+    split: Annotated[str, typer.Option(help="Which text: valid, test or train.")] = "valid",
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default: the newest.")] = None,
+    max_characters: Annotated[int | None, typer.Option(help="Score only the first so many characters.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Windows in one forward pass.")] = 32,
+    processes: Annotated[int, typer.Option(help="Processes that share the work; with CUDA one GPU each.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 for the blocks.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data: Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the result here too; the run folder always gets it.")] = None,
+) -> None:
+    """Bits per character of a split: every character is scored exactly once, by the last layer's first target."""
+    from megachar.training.run_folder import RunFolder
+
+    # All that can be wrong is found before torch is imported, which takes seconds.
+    experiment = RunFolder(run).load_experiment()
+    context = experiment.model.context
+    settings = EvaluationSettings(
+        default_stride(context) if stride is None else stride, batch_size, processes, precision, device
+    )
+    settings.check(context)
+    if max_characters is not None and max_characters < 1:
+        raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 1 or more, or leave it out")
+    if json is not None and not json.parent.is_dir():
+        raise ConfigError(f"--json {json}: the folder {json.parent} does not exist; make it first")
+    corpus = open_corpus(experiment, data)
+    tokens = corpus.split(split).tokens
+
+    from megachar.evaluation.evaluate import evaluate as score
+    from megachar.training.checkpoints import load_model
+
+    loaded = load_model(run, step)
+    total = min(tokens.size, max_characters or tokens.size)
+    with show_progress(Console(stderr=True), total) as progress:
+        result = score(
+            loaded.model,
+            tokens,
+            settings,
+            split=split,
+            step=loaded.step,
+            max_characters=max_characters,
+            progress=progress,
+        )
+    values = {**result.as_dict(), **_word_figures(result, corpus), "corpus": corpus.fingerprint}
+    _print(result, values)  # before it is written: a full disk must not cost the figure
+    for path in (run / result.file_name, json):
+        if path is not None:
+            write_json(path, values)
+            typer.echo(f"saved {path}")
+
+
+def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
+    """The corpus in `data`, or the one the experiment was trained on.
+
+    ConfigError where neither is named; DataError where there is none, or its vocabulary is not the model's size.
+    """
+    from megachar.data.corpus import Corpus
+
+    if data is None and not experiment.data.path:
+        raise ConfigError("the run names no corpus (data.path is empty); name one with --data FOLDER")
+    corpus = Corpus.open(data or Path(experiment.data.path))
+    if corpus.vocabulary.size != experiment.model.vocabulary_size:
+        raise DataError(
+            f"the corpus {corpus.folder} has {corpus.vocabulary.size} symbols, the model "
+            f"{experiment.model.vocabulary_size}; name the corpus it was trained on with --data FOLDER"
+        )
+    return corpus
+
+
+def _word_figures(result: Evaluation, corpus: "Corpus") -> dict[str, Any]:
+    """Word perplexity, where it is defined: a byte vocabulary and a whole split with words in it."""
+    card = next(card for name, card in corpus.card.splits.items() if name == result.split)
+    if corpus.vocabulary.name != "bytes" or not result.whole_split or card.num_words == 0:
+        return {}
+    perplexity = word_perplexity(result.bits_per_character, card.num_bytes, card.num_words)
+    return {"word_perplexity": perplexity, "num_bytes": card.num_bytes, "num_words": card.num_words}
+
+
+def _print(result: Evaluation, values: dict[str, Any]) -> None:
+    """The result as a table on stdout."""
+    stride, context = result.settings.stride, result.context
+    least = "each from the whole context" if stride == 1 else f"each from at least {context - stride + 1:,}"
+    share = "" if result.whole_split else " (the first of the split)"
+    rows = [
+        ("split", result.split),
+        ("checkpoint", f"step {result.step:,}"),
+        ("context", f"{context:,} characters"),
+        ("stride", f"{stride:,}: {least}" + (" (the paper's protocol)" if stride == 1 else "; the paper's is 1")),
+        ("scored", f"{result.num_characters:,} characters{share}"),
+        ("precision", result.settings.precision),
+        ("nats", f"{result.nats:,.2f}"),
+        ("time", f"{result.seconds:,.1f} s, {result.characters_per_second:,.0f} characters/s"),
+    ]
+    if "word_perplexity" in values:
+        rows.append(("word perplexity", f"{values['word_perplexity']:,.2f} ({values['num_words']:,} words)"))
+    table = Table("protocol", "", show_header=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    table.add_row("bits per character", f"[bold]{result.bits_per_character:.4f}[/bold]")
+    Console().print(table, highlight=False)

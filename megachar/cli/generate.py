@@ -1,0 +1,146 @@
+"""`megachar generate RUN`: a continuation of a prompt, character by character."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from megachar.errors import ConfigError
+from megachar.generation.decoding import TerminalDecoder, for_encoding
+from megachar.generation.settings import (
+    SamplingSettings,
+    check_num_characters,
+    check_prompt,
+    check_slide,
+    default_slide,
+)
+
+if TYPE_CHECKING:
+    from megachar.config.schema import Experiment
+    from megachar.data.vocabulary import Vocabulary
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/small.")],
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File to continue, its bytes as they are.")] = None,
+    characters: Annotated[int, typer.Option(help="How many characters to generate.")] = 500,
+    temperature: Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder; default: 1.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest characters.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Only the likeliest characters that reach p together.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest character.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same text; default: a fresh one, shown.")] = None,
+    slide: Annotated[
+        int | None,
+        typer.Option(help="Characters dropped when the window is full: 1 is exact and slow; default: a quarter of it."),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint; default: the newest.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
+) -> None:
+    """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
+    from megachar.training.run_folder import RunFolder
+
+    # All that can be wrong is found before torch is imported, which takes seconds.
+    experiment = RunFolder(run).load_experiment()
+    context = experiment.model.context
+    settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
+    settings.check(experiment.model.vocabulary_size)
+    check_slide(default_slide(context) if slide is None else slide, context)
+    check_num_characters(characters)
+    check_device(device)
+    text = read_prompt(prompt, prompt_file)
+    vocabulary = find_vocabulary(experiment)
+    if raw_output is not None and not raw_output.parent.is_dir():
+        raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
+
+    from megachar.generation.generator import generate as continue_text
+    from megachar.generation.sampling import Sampler
+    from megachar.parallel.mesh import choose_device
+    from megachar.training.checkpoints import load_model
+
+    sampler = Sampler(settings, experiment.model.vocabulary_size)
+    model = load_model(run, step).model.to(choose_device(device))
+    symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
+    started = time.monotonic()
+    with _open_raw(raw_output) as raw:
+        show_text(text, (vocabulary.decode([symbol]) for symbol in symbols), raw)
+    seconds = max(time.monotonic() - started, 1e-9)
+    chosen = "greedy" if greedy else f"seed {sampler.seed}"
+    typer.echo(f"{characters:,} characters, {characters / seconds:,.0f} characters/s, {chosen}", err=True)
+
+
+def show_text(prompt: bytes, pieces: Iterable[bytes], raw: BinaryIO | None) -> None:
+    """Print the prompt, bold on a terminal, and its continuation as it comes; write the latter's bytes to `raw`."""
+    decoder = TerminalDecoder()
+    _show(decoder.feed(prompt), bold=True)
+    for piece in pieces:
+        if raw is not None:
+            raw.write(piece)
+        _show(decoder.feed(piece))
+    _show(decoder.finish() + "\n")
+
+
+def check_device(device: str) -> None:
+    """ConfigError on an unknown device."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device = {device!r} is unknown; set one of auto, cpu, cuda")
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
+    """The prompt's bytes from the one of the two that is given; ConfigError on none, both, or an empty one."""
+    if (prompt is None) == (prompt_file is None):
+        given = "both" if prompt is not None else "neither of them"
+        raise ConfigError(f"give --prompt TEXT or --prompt-file FILE; {given} was given")
+    if prompt_file is not None:
+        try:
+            text = prompt_file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"--prompt-file {prompt_file} cannot be read: {error.strerror}; name a file") from error
+    else:
+        assert prompt is not None
+        text = prompt.encode("utf-8", "surrogateescape")  # Python's stand-ins for command-line bytes that are no UTF-8
+    check_prompt(len(text))
+    return text
+
+
+def find_vocabulary(experiment: "Experiment") -> "Vocabulary":
+    """The vocabulary of a run: bytes where the model has 256 symbols, else that of the corpus it was trained on."""
+    from megachar.data.corpus import Corpus
+    from megachar.data.vocabulary import ByteVocabulary
+
+    size = experiment.model.vocabulary_size
+    if size == ByteVocabulary.size:
+        return ByteVocabulary()
+    vocabulary = Corpus.open(Path(experiment.data.path)).vocabulary
+    if vocabulary.size != size:
+        raise ConfigError(
+            f"the model has {size} symbols, but the vocabulary of {experiment.data.path or 'its corpus'} has "
+            f"{vocabulary.size}; put back the corpus the run was trained on"
+        )
+    return vocabulary
+
+
+@contextmanager
+def _open_raw(path: Path | None) -> Iterator[BinaryIO | None]:
+    """The file for the bytes, unbuffered so that an interrupted run leaves what it had; None without a path."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("wb", buffering=0)
+    except OSError as error:
+        raise ConfigError(f"--raw-output {path} cannot be written: {error.strerror}; name another file") from error
+    with file:
+        yield file
+
+
+def _show(text: str, bold: bool = False) -> None:
+    """Print at once, without a line end. Where stdout is no terminal, click leaves the bold out."""
+    if text:
+        safe = for_encoding(text, sys.stdout.encoding or "utf-8")
+        typer.echo(typer.style(safe, bold=True) if bold else safe, nl=False)

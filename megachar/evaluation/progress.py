@@ -1,0 +1,57 @@
+"""Progress of an evaluation: a bar on a terminal, a line every so often elsewhere. Imports no torch."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def show_progress(
+    console: Console, total: int, seconds_between_lines: float = SECONDS_BETWEEN_LINES
+) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of characters scored since the last call, shown on `console` against `total`.
+
+    A log file gets no bar, whose redrawing would fill it, but a line each `seconds_between_lines`.
+    """
+    if not console.is_terminal:
+        yield _lines(console, total, seconds_between_lines)
+        return
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("characters"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _lines(console: Console, total: int, seconds_between_lines: float) -> Callable[[int], None]:
+    started = printed = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, printed
+        done += count
+        now = time.monotonic()
+        if now - printed < seconds_between_lines or now == started:
+            return
+        printed = now
+        rate = done / (now - started)
+        console.print(
+            f"scored {done:,} of {total:,} characters ({done / total:.0%}), {rate:,.0f} characters/s, "
+            f"{(total - done) / rate:,.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    return advance

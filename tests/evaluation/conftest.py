@@ -1,0 +1,75 @@
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from megachar.config.loading import save_experiment
+from megachar.config.schema import DataConfig, Experiment, ModelConfig
+from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.vocabulary import ByteVocabulary
+from megachar.models.transformer import Transformer
+from megachar.training import checkpoints
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+MakeModel = Callable[..., Transformer]
+
+
+@pytest.fixture
+def make_model(rng: np.random.Generator) -> MakeModel:
+    """Models with weights large enough that every character of the context moves the prediction."""
+
+    def make(context: int, dtype: torch.dtype = torch.float32, vocabulary_size: int = 256) -> Transformer:
+        config = ModelConfig(num_layers=2, width=16, num_heads=2, feed_forward_width=32, context=context,
+                             vocabulary_size=vocabulary_size, positions="learned")  # fmt: skip
+        model = Transformer(config, None).to(dtype).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0.0, 0.4)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def text(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    words = b" ".join(rng.integers(97, 123, size=5).astype(np.uint8).tobytes() for _ in range(100))
+    return np.frombuffer(words, dtype=np.uint8)
+
+
+@pytest.fixture
+def run(tmp_path: Path, text: npt.NDArray[np.uint8], make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with a corpus (valid and test), whose checkpoint exists in memory only."""
+    (tmp_path / "text").write_bytes(text.tobytes())
+    corpus = tmp_path / "corpus"
+    prepare_corpus(cut_by_position(tmp_path / "text", "20,40,40"), corpus, ByteVocabulary())
+    model = make_model(32)
+    experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    save_experiment(experiment, folder / "resolved.yaml")
+
+    def load_model(run: Path, step: int | None = None) -> checkpoints.LoadedModel:
+        return checkpoints.LoadedModel(model, experiment, 70 if step is None else step)
+
+    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    return folder

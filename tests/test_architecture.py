@@ -1,0 +1,168 @@
+"""The table of layers of the design: who may import whom, which imports stay light, how long things may get."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "megachar"
+LAYERS = {
+    "": 0, "errors": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "layers": 3, "losses": 3, "models": 4,
+    "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6, "training": 7, "cli": 8,
+}  # fmt: skip
+"""Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(path for folder in ("launcher", "tools") for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Path to a file -> path from the repository's root, as the name of a test."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def component_of(module: str) -> str:
+    """`megachar.config.schema` -> `config`; `megachar` -> ``."""
+    return [*module.split("."), ""][1]
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module a file imports, also inside functions and under TYPE_CHECKING; relative imports made whole."""
+    package = module_of(path) if path.stem == "__init__" else module_of(path).rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # `from megachar import config` names a module in its second half.
+            yield from (f"{base}.{alias.name}" for alias in node.names) if base == "megachar" else [base]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_come_from_lower_layers(path: Path) -> None:
+    own = component_of(module_of(path))
+    assert own in LAYERS, f"{name_of(path)} is in none of the table's folders"
+    for module in imports_of(path):
+        if module.split(".")[0] != "megachar":
+            continue
+        other = component_of(module)
+        assert other in LAYERS, f"{name_of(path)} imports {module}, which is in none of the table's folders"
+        assert other == own or LAYERS[other] < LAYERS[own], (
+            f"{name_of(path)} (layer {LAYERS[own]}) imports {module} (layer {LAYERS[other]})"
+        )
+
+
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=name_of)
+def test_only_parallel_imports_deepspeed(path: Path) -> None:
+    if PACKAGE / "parallel" not in path.parents:
+        assert "deepspeed" not in {module.split(".")[0] for module in imports_of(path)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_imports_scripts(path: Path) -> None:
+    assert not {"launcher", "tools", "tests"} & {module.split(".")[0] for module in imports_of(path)}
+
+
+def test_no_cycles() -> None:
+    modules = {module_of(path): set(imports_of(path)) for path in FILES}
+    finished: set[str] = set()
+
+    def visit(module: str, chain: tuple[str, ...]) -> None:
+        assert module not in chain, " -> ".join((*chain, module))
+        if module not in finished:
+            for other in modules[module] & modules.keys():
+                visit(other, (*chain, module))
+            finished.add(module)
+
+    for module in modules:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES + SCRIPTS, ids=name_of)
+def test_nothing_grows_too_long(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_FILE_LINES, f"{name_of(path)} has {lines} lines"
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length < MAX_FUNCTION_LINES, f"{name_of(path)}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_globals_are_assigned(path: Path) -> None:
+    found = [node.names for node in ast.walk(tree_of(path)) if isinstance(node, ast.Global)]
+    assert not found, f"{name_of(path)} assigns the globals {found}"
+
+
+def light_modules() -> list[str]:
+    """Modules that must import neither torch nor deepspeed."""
+    light = {"", "errors", "units", "topology", "config", "data", "cli"}
+    modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
+    training = [f"megachar.training.{name}" for name in ("preflight", "run_folder", "learning_rate")]
+    return [*modules, "megachar.models.counting", "megachar.losses.auxiliary", *training]
+
+
+HEAVY = "sorted({'torch', 'deepspeed', 'matplotlib'} & set(sys.modules))"
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+
+
+def test_light_modules_import_neither_torch_nor_deepspeed() -> None:
+    code = f"""
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    if {HEAVY}:
+        sys.exit(f"{{module}} imports {{{HEAVY}}}")
+"""
+    done = run_python(code, *light_modules())
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("--help", 0),
+        ("count t64", 0),
+        ("presets", 0),
+        ("launch t13", 2),
+        ("launch t64 parallel.pipe=65", 2),
+        ("launch t64 data.path=/nowhere", 2),
+        ("evaluate /nowhere", 2),
+        ("generate /nowhere --prompt a", 2),
+        ("plot /nowhere", 2),
+    ],
+)
+def test_light_commands_import_neither_torch_nor_deepspeed(arguments: str, status: int) -> None:
+    code = f"""
+import sys
+from megachar.cli import main
+status = 0
+try:
+    main()
+except SystemExit as stop:
+    status = stop.code
+print("LOADED", status, {HEAVY})
+"""
+    done = run_python(code, *arguments.split())
+    assert done.stdout.splitlines()[-1:] == [f"LOADED {status} []"], done.stdout + done.stderr

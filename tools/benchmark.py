@@ -1,0 +1,202 @@
+"""What DeepSpeed's engines cost, and what pipeline stages gain. Contenders take turns in one run; ratios are of pairs.
+
+    python tools/benchmark.py engine tiny model.width=256      # one process: the engine against the bare loop
+    python tools/benchmark.py pipeline tiny                    # two stages against one process, one thread each
+
+The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The layout
+(parallel.*) and the device are set by the benchmark: it runs on CPUs.
+"""
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from megachar.cli.launch import free_port
+from megachar.config.loading import load_experiment
+from megachar.config.schema import Experiment
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(help="a preset or a YAML file")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value")]
+Rounds = Annotated[int, typer.Option(min=1, help="turns of every contender")]
+Steps = Annotated[int, typer.Option(min=1, help="steps in a turn")]
+
+
+@app.command()
+def engine(source: Source, overrides: Overrides = None, rounds: Rounds = 7, steps: Steps = 3, threads: int = 1) -> None:
+    """Characters/s of one process under DeepSpeed's engine against the bare single-device loop. Goal: 0.95 or more."""
+    experiment = load_experiment(
+        source, [*(overrides or []), "parallel.pipe=1", "parallel.tensor=1", "parallel.data=1"]
+    )
+    contenders = [Contender("bare loop", bare_loop, experiment, 1, threads),
+                  Contender("engine", under_engine, experiment, 1, threads)]  # fmt: skip
+    compare(contenders, rounds, steps, goal=0.95)
+
+
+@app.command()
+def pipeline(source: Source, overrides: Overrides = None, rounds: Rounds = 7, steps: Steps = 3) -> None:
+    """Characters/s of two pipeline stages against one process, one thread each. Goal: 0.9 of 2m / (m + 1)."""
+    common = [*(overrides or []), "parallel.tensor=1", "parallel.data=1"]
+    single, double = (load_experiment(source, [*common, f"parallel.pipe={pipe}"]) for pipe in (1, 2))
+    m = single.batch.num_micro_batches
+    contenders = [Contender("one process", under_engine, single, 1, 1),
+                  Contender("two stages", under_engine, double, 2, 1)]  # fmt: skip
+    compare(contenders, rounds, steps, goal=0.9 * 2 * m / (m + 1))
+
+
+def compare(contenders: list["Contender"], rounds: int, steps: int, goal: float) -> None:
+    """Let both take turns and print characters/s and the ratio of the second to the first, pair by pair."""
+    console = Console()
+    rates: list[list[float]] = []
+    try:
+        for contender in contenders:
+            contender.start()
+            contender.turn(1)  # warm up
+        for _ in track(range(rounds), "taking turns", console=console, disable=not console.is_terminal):
+            rates.append([contender.turn(steps) for contender in contenders])
+    finally:
+        for contender in contenders:
+            contender.stop()
+    table = Table("", "characters/s: lowest", "median", "highest")
+    for contender, column in zip(contenders, zip(*rates, strict=True), strict=True):
+        table.add_row(contender.name, *(f"{value:,.0f}" for value in _spread(column)))
+    ratios = _spread([second / first for first, second in rates])
+    table.add_row(f"{contenders[1].name} / {contenders[0].name}", *(f"{value:.3f}" for value in ratios))
+    console.print(table)
+    console.print(f"goal {goal:.3f}: {'reached' if ratios[1] >= goal else 'missed'} by the median of {rounds} pairs")
+
+
+@dataclass
+class Contender:
+    """A number of processes that train steps on demand."""
+
+    name: str
+    work: Callable[[Experiment], Callable[[int], None]]
+    """On a process: prepare, and return what takes one step."""
+    experiment: Experiment
+    world_size: int
+    threads: int
+
+    def start(self) -> None:
+        """Start the processes; they prepare until their first turn."""
+        context, port = multiprocessing.get_context("spawn"), free_port()
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        for rank in range(self.world_size):
+            ours, theirs = context.Pipe()
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world_size, "MASTER_ADDR": "127.0.0.1",
+                           "MASTER_PORT": port, "OMP_NUM_THREADS": self.threads}  # fmt: skip
+            arguments = (self.work, self.experiment, {k: str(v) for k, v in environment.items()}, theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def turn(self, steps: int) -> float:
+        """Characters per second over `steps` steps; the other contenders are idle meanwhile."""
+        for pipe in self._pipes:
+            pipe.send(steps)
+        seconds = max(pipe.recv() for pipe in self._pipes)
+        return steps * self.experiment.batch.global_size * self.experiment.model.context / seconds
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in getattr(self, "_processes", []):
+            process.kill()
+            process.join()
+
+
+def bare_loop(experiment: Experiment) -> Callable[[int], None]:
+    """The single-device model under torch's optimizer, with nothing around it."""
+    from megachar.models.initialization import initialize
+    from megachar.models.transformer import Transformer
+    from megachar.training.optimizers import build_optimizer
+
+    model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed).train()
+    optimizer = build_optimizer(experiment, model.named_parameters())
+    total = experiment.batch.num_micro_batches
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        for batch in _micro_batches(experiment, number):
+            loss, _ = model.losses(batch.inputs, batch.targets, experiment.auxiliary, _weights(experiment), batch.key)
+            (loss / total).backward()
+        optimizer.step()
+
+    return step
+
+
+def under_engine(experiment: Experiment) -> Callable[[int], None]:
+    """This process's stage under DeepSpeed."""
+    import torch
+
+    from megachar.parallel.engine import build_engine
+    from megachar.parallel.mesh import start
+    from megachar.topology import Topology
+    from megachar.training.optimizers import build_optimizer
+
+    parallel = experiment.parallel
+    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    rate = experiment.optimizer.learning_rate
+    return lambda number: engine.train_step(_micro_batches(experiment, number), _weights(experiment), rate)
+
+
+def _serve(
+    work: Callable[[Experiment], Callable[[int], None]], experiment: Experiment, environment: dict[str, str], pipe: Any
+) -> None:
+    os.environ.update(environment)
+    step, done = work(experiment), 0
+    while True:
+        try:
+            steps = pipe.recv()
+        except EOFError:
+            return
+        since = time.perf_counter()
+        for number in range(done, done + steps):
+            step(number)
+        done += steps
+        pipe.send(time.perf_counter() - since)
+
+
+def _micro_batches(experiment: Experiment, step: int) -> Iterator[Any]:
+    import torch
+
+    from megachar.layers.dropout import DropoutKey
+    from megachar.parallel.stage import MicroBatch
+
+    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    for number in range(experiment.batch.num_micro_batches):
+        generator = torch.Generator().manual_seed(1000 * step + number)
+        shape = (experiment.batch.micro_size, context + num_targets)
+        symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
+        targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
+        key = DropoutKey(experiment.seed, step, number) if experiment.model.dropout else None
+        yield MicroBatch(symbols[:, :context], targets, key)
+
+
+def _weights(experiment: Experiment) -> tuple[float, ...]:
+    """Those of the first step: every layer predicts."""
+    from megachar.losses.auxiliary import layer_weights
+
+    return layer_weights(experiment.auxiliary, experiment.model.num_layers, experiment.training.total_steps, 0)
+
+
+def _spread(values: Any) -> tuple[float, float, float]:
+    return min(values), statistics.median(values), max(values)
+
+
+if __name__ == "__main__":
+    app()
