@@ -1,10 +1,12 @@
 """What DeepSpeed's engines cost, and what pipeline stages gain. Contenders take turns in one run; ratios are of pairs.
 
-    python tools/benchmark.py engine tiny model.width=256      # one process: the engine against the bare loop
-    python tools/benchmark.py pipeline tiny                    # two stages against one process, one thread each
+    python tools/benchmark.py engine small                     # one process: the engine against the bare loop
+    python tools/benchmark.py pipeline small                    # two stages against one process, one thread each
+    python tools/benchmark.py device t64-modern                # characters/s and memory on this machine's device
 
-The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The layout
-(parallel.*) and the device are set by the benchmark: it runs on CPUs.
+
+The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The benchmark sets the
+layout (parallel.*) itself; the first two run on CPUs, in fp32.
 """
 
 import multiprocessing
@@ -27,6 +29,8 @@ from megachar.config.schema import Experiment
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
+ONE_PROCESS = ("parallel.pipe=1", "parallel.tensor=1", "parallel.data=1")
+
 Source = Annotated[str, typer.Argument(help="a preset or a YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value")]
 Rounds = Annotated[int, typer.Option(min=1, help="turns of every contender")]
@@ -47,12 +51,44 @@ def engine(source: Source, overrides: Overrides = None, rounds: Rounds = 7, step
 @app.command()
 def pipeline(source: Source, overrides: Overrides = None, rounds: Rounds = 7, steps: Steps = 3) -> None:
     """Characters/s of two pipeline stages against one process, one thread each. Goal: 0.9 of 2m / (m + 1)."""
-    common = [*(overrides or []), "parallel.tensor=1", "parallel.data=1"]
+    common = [*(overrides or []), *ONE_PROCESS, "deepspeed=fp32"]
     single, double = (load_experiment(source, [*common, f"parallel.pipe={pipe}"]) for pipe in (1, 2))
     m = single.batch.num_micro_batches
     contenders = [Contender("one process", under_engine, single, 1, 1),
                   Contender("two stages", under_engine, double, 2, 1)]  # fmt: skip
     compare(contenders, rounds, steps, goal=0.9 * 2 * m / (m + 1))
+
+
+@app.command()
+def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> None:
+    """Characters/s, share of peak and memory of one process on this machine's device, after one step of warm-up."""
+    import torch
+
+    from megachar.losses.auxiliary import layer_weights
+    from megachar.parallel.mesh import choose_device
+    from megachar.training.loop import SpeedMeter
+
+    experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
+    chosen = choose_device(experiment.device)
+    step, mesh = _engine_on(experiment, chosen)
+    console, meter = Console(), SpeedMeter(experiment, mesh)
+    total, num_layers = experiment.training.total_steps, experiment.model.num_layers
+    for moment, first in (("all layers predicting", 0), ("all intermediate layers silent", total - 1)):
+        weights = layer_weights(experiment.auxiliary, num_layers, total, first)
+        step(0, weights)
+        _wait_for(chosen)
+        meter.restart()
+        for number in range(steps):
+            step(number, weights)
+            meter.count(weights)
+        _wait_for(chosen)
+        report = meter.report(steps, float("nan"), 0.0, None, None)
+        name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU"
+        share = "" if report.device_share is None else f" ({report.device_share:.0%} of peak)"
+        console.print(
+            f"{experiment.name} on {name}, {moment}: {report.characters_per_second:,.0f} characters/s, "
+            f"{report.flops_per_second / 1e12:.2f} TFLOP/s{share}, {report.memory_bytes / 2**30:.2f} GiB"
+        )
 
 
 def compare(contenders: list["Contender"], rounds: int, steps: int, goal: float) -> None:
@@ -142,16 +178,32 @@ def under_engine(experiment: Experiment) -> Callable[[int], None]:
     """This process's stage under DeepSpeed."""
     import torch
 
+    step, _ = _engine_on(experiment, torch.device("cpu"))
+    return lambda number: step(number, _weights(experiment))
+
+
+def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tuple[float, ...]], None], Any]:
+    """What trains one step with given layer weights, and the mesh."""
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.topology import Topology
     from megachar.training.optimizers import build_optimizer
 
-    parallel = experiment.parallel
-    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
+    parallel, rate = experiment.parallel, experiment.optimizer.learning_rate
+    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), device)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    rate = experiment.optimizer.learning_rate
-    return lambda number: engine.train_step(_micro_batches(experiment, number), _weights(experiment), rate)
+
+    def step(number: int, weights: tuple[float, ...]) -> None:
+        engine.train_step(_micro_batches(experiment, number, device), weights, rate)
+
+    return step, mesh
+
+
+def _wait_for(device: Any) -> None:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def _serve(
@@ -171,7 +223,7 @@ def _serve(
         pipe.send(time.perf_counter() - since)
 
 
-def _micro_batches(experiment: Experiment, step: int) -> Iterator[Any]:
+def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> Iterator[Any]:
     import torch
 
     from megachar.layers.dropout import DropoutKey
@@ -184,7 +236,7 @@ def _micro_batches(experiment: Experiment, step: int) -> Iterator[Any]:
         symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
         targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
         key = DropoutKey(experiment.seed, step, number) if experiment.model.dropout else None
-        yield MicroBatch(symbols[:, :context], targets, key)
+        yield MicroBatch(symbols[:, :context].to(device), targets.to(device), key)
 
 
 def _weights(experiment: Experiment) -> tuple[float, ...]:

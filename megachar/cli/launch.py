@@ -53,7 +53,7 @@ def deepspeed_command(
     hosts = ["--hostfile", str(hostfile) if hostfile else os.devnull]
     local = [] if hostfile else ["--num_gpus", str(loaded.parallel.world_size), "--master_port", str(free_port())]
     script = [str(TRAIN_SCRIPT), experiment, *overrides, *(["--resume"] if resume else [])]
-    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "warning"]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
     return [*runner, *hosts, *local, *script]
 
 

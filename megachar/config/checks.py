@@ -1,7 +1,7 @@
 """Settings that are valid alone but do not fit each other. All found before any process starts."""
 
 from megachar.config.deepspeed import EngineConfig, load_engine_config
-from megachar.config.schema import Experiment
+from megachar.config.schema import Experiment, ModelConfig
 from megachar.errors import ConfigError
 
 
@@ -20,6 +20,7 @@ def _check_model(experiment: Experiment) -> None:
             f"model.width = {model.width} is not divisible by model.num_heads = {model.num_heads}; "
             f"set model.num_heads={_nearest_divisor(model.width, model.num_heads)}"
         )
+    _check_local_offsets(model)
     if model.num_layers < parallel.pipe:
         raise ConfigError(
             f"model.num_layers = {model.num_layers} is less than parallel.pipe = {parallel.pipe}: "
@@ -32,6 +33,27 @@ def _check_model(experiment: Experiment) -> None:
                 f"model.{name} = {value} is not divisible by parallel.tensor = {parallel.tensor}; "
                 f"set parallel.tensor={_nearest_divisor(value, parallel.tensor)}"
             )
+
+
+def _check_local_offsets(model: ModelConfig) -> None:
+    offsets = model.local_offsets
+    if not offsets:
+        return
+    if model.positions != "learned":
+        raise ConfigError(
+            f"model.local_offsets = {offsets} start from learned tables, and model.positions = {model.positions}; "
+            f"set model.positions=learned or model.local_offsets=[]"
+        )
+    if len(offsets) > model.num_layers or max(len(heads) for heads in offsets) > model.num_heads:
+        raise ConfigError(
+            f"model.local_offsets = {offsets} name more than model.num_layers = {model.num_layers} layers of "
+            f"model.num_heads = {model.num_heads} heads; leave the surplus out"
+        )
+    wrong = [offset for heads in offsets for offset in heads if not 1 <= offset < model.context]
+    if wrong:
+        raise ConfigError(
+            f"model.local_offsets holds {wrong[0]}, which is not between 1 and model.context - 1 = {model.context - 1}"
+        )
 
 
 def _check_batch(experiment: Experiment) -> None:

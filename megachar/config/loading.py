@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no sections of settings such as `model:`")
-    return values  # type: ignore[return-value]
+    return values
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:

@@ -40,6 +40,9 @@ class ModelConfig(Section):
     """Number of symbols, V; must be the dataset's."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
+    local_offsets: tuple[tuple[int, ...], ...] = ()
+    """Per layer, how many characters back each of its first heads starts out looking: [[1, 2], [1, 4]] sets two heads
+    of the first two layers. A way to start training (`models.initialization`), not a constraint. Off: []."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
 

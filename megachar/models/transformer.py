@@ -134,8 +134,8 @@ def predicting_positions(hidden: Tensor, targets: Tensor, multiple_positions: bo
 
 def layer_loss(nats: Tensor, targets: Tensor, auxiliary: AuxiliaryConfig) -> Tensor:
     """A layer's loss in nats per character from its sums of nats (n,): later targets count less (section 3.3)."""
-    count = targets.shape[0] * targets.shape[1]
-    return (nats * nats.new_tensor(target_weights(auxiliary))).sum() / count
+    weighted = [weight * nats[j] for j, weight in enumerate(target_weights(auxiliary))]
+    return torch.stack(weighted).sum() / (targets.shape[0] * targets.shape[1])
 
 
 def build_embedding(config: ModelConfig) -> nn.Embedding:

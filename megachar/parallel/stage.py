@@ -173,7 +173,7 @@ class _AttachLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, loss: Tensor, factor: float) -> Tensor:
-        ctx.gradient = loss.new_tensor(factor)
+        ctx.gradient = torch.full_like(loss, factor)
         return hidden.view_as(hidden)
 
     @staticmethod

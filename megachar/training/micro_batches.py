@@ -51,5 +51,11 @@ class MicroBatchSource:
 
     def _read(self, tokens: np.ndarray, starts: np.ndarray, key: DropoutKey | None) -> MicroBatch:
         inputs, targets = read_windows(tokens, starts, self.context, self.num_targets)
-        device = self.mesh.device
-        return MicroBatch(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device), key)
+        return MicroBatch(self._place(inputs), self._place(targets), key)
+
+    def _place(self, symbols: np.ndarray) -> torch.Tensor:
+        """On the device, without waiting for what the device is doing."""
+        tensor = torch.from_numpy(symbols)
+        if self.mesh.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.mesh.device, non_blocking=True)

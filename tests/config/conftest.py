@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+BASE = str(Path(__file__).with_name("base.yaml"))
+"""An experiment that no change of the presets changes."""
 WriteJson = Callable[[Any], str]
 
 

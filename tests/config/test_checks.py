@@ -7,15 +7,15 @@ import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.errors import ConfigError
-from tests.config.conftest import WriteJson
+from tests.config.conftest import BASE, WriteJson
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 
 
 def refused(overrides: list[str], message: str) -> str:
-    """The message with which tiny with overrides is refused."""
+    """The message with which the base with overrides is refused."""
     with pytest.raises(ConfigError, match=message) as caught:
-        load_experiment("tiny", overrides)
+        load_experiment(BASE, overrides)
     return str(caught.value)
 
 
@@ -49,7 +49,7 @@ def test_the_mend_works(overrides: str, message: str) -> None:
     mends = re.findall(r"set ([\w.]+=[\w.]+)", refused(given, message))
     assert mends
     for mend in mends:
-        load_experiment("tiny", [*given, mend])
+        load_experiment(BASE, [*given, mend])
 
 
 def test_bounds_that_are_allowed() -> None:
@@ -64,7 +64,7 @@ def test_bounds_that_are_allowed() -> None:
         ["batch.global_size=96", "parallel.data=3"],
         ["training.total_steps=1", "schedule.warmup_steps=0"],
     ):
-        load_experiment("tiny", overrides)
+        load_experiment(BASE, overrides)
 
 
 def test_batch_arithmetic(draw: random.Random) -> None:
@@ -72,11 +72,11 @@ def test_batch_arithmetic(draw: random.Random) -> None:
     micro, data, size = draw.randint(1, 9), draw.randint(1, 9), draw.randint(1, 200)
     overrides = [f"batch.micro_size={micro}", f"batch.global_size={size}", f"parallel.data={data}"]
     if size % (micro * data) == 0:
-        assert load_experiment("tiny", overrides).batch.num_micro_batches == size // micro
+        assert load_experiment(BASE, overrides).batch.num_micro_batches == size // micro
         return
     mend = re.findall(r"set batch\.global_size=(\d+)$", refused(overrides, r"is not a multiple"))
     nearest = int(mend[0])
-    load_experiment("tiny", [*overrides, f"batch.global_size={nearest}"])
+    load_experiment(BASE, [*overrides, f"batch.global_size={nearest}"])
     assert abs(nearest - size) <= max(micro * data / 2, micro * data - size)
 
 
@@ -91,7 +91,7 @@ def test_offload_needs_zero_2(stage: int, ds_json: WriteJson) -> None:
     path = ds_json({"zero_optimization": {"stage": stage, **OFFLOAD}})
     refused([f"deepspeed={path}", "parallel.pipe=1"], rf"offload .*needs ZeRO stage 2 or 3 and has {stage}; set .* 2$")
     path = ds_json({"zero_optimization": {"stage": 2, **OFFLOAD}})
-    load_experiment("tiny", [f"deepspeed={path}", "parallel.pipe=1"])
+    load_experiment(BASE, [f"deepspeed={path}", "parallel.pipe=1"])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -100,4 +100,4 @@ def test_half_precision_needs_zero(precision: str, zero: dict[str, object], ds_j
     path = ds_json({precision: {"enabled": True}, **zero})
     refused([f"deepspeed={path}"], rf"{precision} \(.*engine\.json\) needs ZeRO stage 1 or more, .*stage to 1$")
     path = ds_json({precision: {"enabled": True}, "zero_optimization": {"stage": 1}})
-    load_experiment("tiny", [f"deepspeed={path}"])
+    load_experiment(BASE, [f"deepspeed={path}"])

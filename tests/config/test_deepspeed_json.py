@@ -19,7 +19,7 @@ from megachar.config.deepspeed import (
 )
 from megachar.config.loading import load_experiment
 from megachar.errors import ConfigError
-from tests.config.conftest import WriteJson
+from tests.config.conftest import BASE, WriteJson
 
 NAMES = sorted(path.stem for path in DS_CONFIGS.glob("*.json"))
 PROBE = Path(__file__).with_name("deepspeed_probe.py")
@@ -101,7 +101,7 @@ def test_owned_keys(key: str, ds_json: WriteJson) -> None:
 
 def test_owners_exist() -> None:
     """Every owner the message names is a setting of the experiment."""
-    values = load_experiment("tiny").model_dump()
+    values = load_experiment(BASE).model_dump()
     for owner in OWNED_BY_EXPERIMENT.values():
         if owner.startswith("nothing: "):
             continue
@@ -120,7 +120,7 @@ def test_rendered_values(draw: random.Random, ds_json: WriteJson) -> None:
     raw = {"zero_optimization": {"stage": 1, "reduce_bucket_size": 7}, "prescale_gradients": True, "dump_state": True}
     name, size = ds_json(raw), micro * data * steps
     overrides = [f"batch.micro_size={micro}", f"batch.global_size={size}", f"parallel.data={data}"]
-    experiment = load_experiment("tiny", [*overrides, f"deepspeed={name}", "training.gradient_clipping=0.25"])
+    experiment = load_experiment(BASE, [*overrides, f"deepspeed={name}", "training.gradient_clipping=0.25"])
     rendered = render_deepspeed_config(experiment, load_engine_config(name))
     assert raw.items() <= rendered.items()
     assert rendered["train_batch_size"] == size
@@ -129,7 +129,8 @@ def test_rendered_values(draw: random.Random, ds_json: WriteJson) -> None:
     assert rendered["gradient_clipping"] == 0.25
     assert rendered["data_types"] == {"grad_accum_dtype": "fp32"}
     assert rendered["pipeline"]["use_reentrant"] is False
-    assert not (rendered["pipeline"]["pipe_partitioned"] or rendered["pipeline"]["grad_partitioned"])
+    assert rendered["pipeline"]["pipe_partitioned"] is False
+    assert rendered["pipeline"]["grad_partitioned"] is False
 
 
 def test_defaults_that_matter_are_written_out() -> None:
@@ -142,7 +143,7 @@ def test_defaults_that_matter_are_written_out() -> None:
 @pytest.fixture(scope="module")
 def deepspeed_says() -> dict[str, Any]:
     """What the installed DeepSpeed makes of our keys and of every rendered configuration, at 4 data ranks."""
-    experiment = load_experiment("tiny", ["parallel.data=4", "parallel.pipe=1"])
+    experiment = load_experiment(BASE, ["parallel.data=4", "parallel.pipe=1"])
     rendered = {name: render_deepspeed_config(experiment, load_engine_config(name)) for name in NAMES}
     question = json.dumps({"configs": rendered, "keys": sorted(ENGINE_KEYS)})
     done = subprocess.run(
@@ -158,12 +159,12 @@ def test_deepspeed_accepts_what_is_rendered(name: str, deepspeed_says: dict[str,
 
 
 def test_rendered_keys_are_known_to_deepspeed(deepspeed_says: dict[str, Any]) -> None:
-    rendered = render_deepspeed_config(load_experiment("tiny"), load_engine_config("fp32"))
+    rendered = render_deepspeed_config(load_experiment(BASE), load_engine_config("fp32"))
     assert rendered.keys() <= set(deepspeed_says["read"])
 
 
 def test_engine_keys_are_known_to_deepspeed(deepspeed_says: dict[str, Any]) -> None:
-    assert ENGINE_KEYS <= set(deepspeed_says["read"])
+    assert not ENGINE_KEYS - set(deepspeed_says["read"])
 
 
 def test_engine_keys_are_not_removed_from_deepspeed(deepspeed_says: dict[str, Any]) -> None:

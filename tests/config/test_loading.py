@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from megachar.config.loading import load_experiment, preset_names, save_experiment
 from megachar.config.schema import AdamWConfig, Experiment, SgdConfig
 from megachar.errors import ConfigError
+from tests.config.conftest import BASE
 
 
 def write(folder: Path, text: str | bytes, name: str = "experiment.yaml") -> str:
@@ -57,14 +58,14 @@ def test_presets_saved_and_loaded_are_the_same(name: str, tmp_path: Path) -> Non
 
 def test_precedence(tmp_path: Path) -> None:
     """Defaults < preset < file < overrides."""
-    path = write(tmp_path, "preset: tiny\nmodel: {num_layers: 7, context: 99}\n")
+    path = write(tmp_path, f"preset: {BASE}\nmodel: {{num_layers: 7, context: 99}}\n")
     loaded = load_experiment(path, ["model.context=48", "seed=9"])
-    assert loaded.model.feed_forward_width == 256  # preset
+    assert loaded.model.feed_forward_width == 256  # the file it starts from
     assert loaded.model.num_layers == 7  # file
     assert loaded.model.context == 48  # override
     assert loaded.seed == 9
     assert loaded.model.vocabulary_size == 256  # default
-    assert loaded.batch == load_experiment("tiny").batch
+    assert loaded.batch == load_experiment(BASE).batch
 
 
 def test_a_file_may_start_from_a_file(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        load_experiment("tiny").model.width = 3
+        load_experiment(BASE).model.width = 3
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -109,9 +110,9 @@ def test_an_optimizer_section_without_a_name_is_adamw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("t13", r"no preset is called 't13'; did you mean 't12'\? presets: t12, .*tiny; a file must end in \.yaml"),
-        ("zzzzzz", r"no preset is called 'zzzzzz'; presets: t12"),
-        ("nowhere.yaml", r"experiment file nowhere\.yaml does not exist; .*preset: t12, "),
+        ("t13", r"no preset is called 't13'; did you mean 't12'\? presets: .*t12, .*; a file must end in \.yaml"),
+        ("zzzzzz", r"no preset is called 'zzzzzz'; presets: .*t12, "),
+        ("nowhere.yaml", r"experiment file nowhere\.yaml does not exist; .*preset: .*t12, "),
         ("nowhere.yml", r"experiment file nowhere\.yml does not exist"),
     ],
 )
@@ -128,7 +129,7 @@ def test_no_such_source(source: str, message: str) -> None:
         (b"name: \xff\xfe\n", r"experiment\.yaml is not readable YAML: "),
         ("[1, 2]", r"experiment\.yaml holds no sections of settings such as `model:`"),
         ("5", r"experiment\.yaml"),
-        ("name: ${nothing}", r"cannot be merged: Interpolation key 'nothing' not found"),
+        ("name: ${nothing}", r"experiment\.yaml.*: Interpolation key 'nothing' not found"),
         ("model: 5", r"model = 5: Input should be a valid dictionary"),
         ("preset: t13", r"no preset is called 't13'; did you mean 't12'\?"),
         ("preset: nowhere.yaml", r"experiment file nowhere\.yaml does not exist"),
@@ -169,7 +170,7 @@ def test_bad_overrides(overrides: list[str], message: str) -> None:
 @pytest.mark.parametrize(("optimizer", "key"), [("adamw", "momentum"), ("sgd", "beta1")])
 def test_a_setting_of_the_other_optimizer_is_not_suggested(optimizer: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"optimizer\.{key}: unknown key; ") as caught:
-        load_experiment("tiny", [f"optimizer.name={optimizer}", f"optimizer.{key}=0.5"])
+        load_experiment(BASE, [f"optimizer.name={optimizer}", f"optimizer.{key}=0.5"])
     assert f"did you mean '{key}'" not in str(caught.value)
 
 
@@ -206,4 +207,4 @@ def test_values_out_of_range(override: str) -> None:
 @pytest.mark.parametrize("override", ["optimizer.beta1=1", "optimizer.beta2=1", "optimizer.epsilon=0"])
 def test_values_of_adamw_out_of_range(override: str) -> None:
     with pytest.raises(ConfigError, match=rf"{override.partition('=')[0]} = "):
-        load_experiment("tiny", [override])
+        load_experiment(BASE, [override])

@@ -58,7 +58,7 @@ def test_other_seeds_and_other_layers_get_other_weights(seed: int) -> None:
 
 def check_deviation(value: Tensor, expected: float) -> None:
     """Within six standard deviations, of the mean as of the deviation."""
-    n = value.numel()
+    value, n = value.detach(), value.numel()
     assert float(value.std()) == pytest.approx(expected, rel=6 / math.sqrt(2 * n))
     assert float(value.mean()) == pytest.approx(0.0, abs=6 * expected / math.sqrt(n))
 

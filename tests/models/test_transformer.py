@@ -57,11 +57,13 @@ def test_losses_and_gradients_of_the_slow_transcription(attempt: int, seed: int)
     expected.backward()
     torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(sums.float(), table, rtol=1e-5, atol=1e-5)
+    largest = max(float(value.grad.norm()) for value in plain.values() if value.grad is not None)
     for name, parameter in model.named_parameters():
         reference = plain[name].grad
         assert (parameter.grad is None) == (reference is None), name
-        if reference is not None:
-            torch.testing.assert_close(parameter.grad, reference, rtol=1e-4, atol=1e-6, msg=name)
+        if parameter.grad is not None and reference is not None:
+            error = float((parameter.grad - reference).norm())  # only the cross-entropy is in fp32
+            assert error < 1e-5 * float(reference.norm()) + 1e-6 * largest, f"{name}: {error}"
 
 
 def test_single_precision_is_the_transcriptions_too(seed: int) -> None:
@@ -71,7 +73,7 @@ def test_single_precision_is_the_transcriptions_too(seed: int) -> None:
     plain = {name: value.detach().double() for name, value in model.named_parameters()}
     expected, _ = slow_losses(plain, inputs, targets, 2, [1.0] * 3, [1.0, 0.5], True)
     total, sums = model.losses(inputs, targets, auxiliary, [1.0] * 3)
-    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float(expected), rel=1e-5)
     assert (total.dtype, sums.dtype) == (torch.float32, torch.float32)
     assert not sums.requires_grad
 
@@ -168,7 +170,7 @@ def test_intermediate_layers_switched_off_have_no_classifiers() -> None:
 
 def test_weights_must_be_one_per_layer() -> None:
     model = random_model(SMALL, AuxiliaryConfig())
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         model.losses(*random_batch(SMALL, 2), AuxiliaryConfig(), (1.0, 1.0))
 
 
@@ -180,7 +182,7 @@ def test_a_step_of_the_schedule(seed: int) -> None:
     total, sums = model.losses(inputs, targets, auxiliary, weights)
     by_hand = torch.tensor(weights) @ sums @ torch.tensor(target_weights(auxiliary)) / inputs.numel()
     assert weights == (0.0, 0.25, 1.0)
-    assert float(total) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float(by_hand), rel=1e-5)
 
 
 def test_positions_are_added_to_the_input_of_every_layer(seed: int) -> None:

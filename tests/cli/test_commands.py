@@ -1,0 +1,215 @@
+"""The commands as a user calls them: `main()` with its exit status, stdout and stderr."""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from megachar.cli import main
+from megachar.config.loading import load_experiment, preset_names, save_experiment
+from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.vocabulary import ByteVocabulary
+from megachar.training.run_folder import RunFolder
+from tests.config.conftest import BASE
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Done]
+
+
+def plain(text: str) -> str:
+    """Without the colours that CI systems ask for."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Runs `megachar` with arguments in this process; a traceback would come through."""
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["megachar", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capfd.readouterr()
+        return Done(int(stop.value.code or 0), plain(captured.out), plain(captured.err))
+
+    return run
+
+
+def refused(done: Done, message: str) -> None:
+    """Status 2 and one message on stderr, without a traceback."""
+    assert done.status == 2
+    assert re.fullmatch(message, done.err.strip(), re.DOTALL), done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    (tmp_path / "text").write_bytes(b"All happy families are alike.\n" * 100)
+    prepare_corpus(cut_by_position(tmp_path / "text"), tmp_path / "corpus", ByteVocabulary())
+    return tmp_path / "corpus"
+
+
+@pytest.mark.parametrize("command", [[], ["count"], ["plot"], ["presets"], ["launch"], ["evaluate"], ["generate"]])
+def test_help(command: list[str], call: Call) -> None:
+    done = call(*command, "--help")
+    assert done.status == 0
+    assert "Usage: " in done.out
+    assert all(name in done.out for name in command or ["count", "plot", "presets", "launch"])
+
+
+def test_unknown_command(call: Call) -> None:
+    done = call("trian")
+    assert done.status == 2
+    assert "No such command" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figures"),
+    [
+        (["t64"], ["235,340,800", "218,662,144", "16,777,216", "1,409,482,752"]),
+        (["t12"], ["44,233,728", "41,213,184"]),
+        (["t12", "model.num_layers=64"], ["235,340,800", "218,662,144"]),
+        (["t64", "auxiliary.intermediate_layers=false", "auxiliary.num_targets=1"], ["218,662,144"]),
+    ],
+)
+def test_count(arguments: list[str], figures: list[str], call: Call) -> None:
+    done = call("count", *arguments)
+    assert done.status == 0
+    for figure in figures:
+        assert figure in done.out
+    total = next(line for line in done.out.splitlines() if "total" in line)
+    assert figures[0] in total
+
+
+def test_count_of_a_file(tmp_path: Path, call: Call) -> None:
+    """Also where its name looks like markup."""
+    path = tmp_path / "[bold]" / "x].yaml"
+    path.parent.mkdir()
+    save_experiment(load_experiment("t64"), path)
+    done = call("count", str(path))
+    assert "235,340,800" in done.out
+    assert "[bold]/x].yaml" in re.sub(r"\s", "", done.out)
+
+
+def test_flops_of_switched_off_losses(call: Call) -> None:
+    """Without intermediate layers both rows of training are the same; the last position alone costs a 512th."""
+
+    def rows(*overrides: str) -> list[int]:
+        done = call("count", "t12", *overrides)
+        _, _, table = done.out.partition("operations per character")
+        return [int(figure.replace(",", "")) for figure in re.findall(r" ([\d,]{5,}) ", table)]
+
+    first, last, inference = rows()
+    assert first - last == 11 * 2 * 3 * 2 * 512 * 256
+    assert last - 3 * inference == 3 * 2 * 512 * 256
+    first, last, _ = rows("auxiliary.intermediate_layers=false")
+    assert first == last
+    first, last, _ = rows("auxiliary.multiple_positions=false")
+    assert first - last == 11 * 2 * 3 * 2 * 256
+
+
+def test_presets(call: Call) -> None:
+    done = call("presets")
+    assert done.status == 0
+    for name in preset_names():
+        assert re.search(rf"\s{name}\s", done.out)
+    assert "235.3M" in done.out
+    assert "4M steps of 16 x 512" in done.out
+
+
+@pytest.mark.parametrize("command", ["count", "launch"])
+def test_unknown_preset(command: str, call: Call) -> None:
+    done = call(command, "t13")
+    refused(done, r"ConfigError: no preset is called 't13'; did you mean 't12'\? presets: [^\n]*")
+
+
+def test_a_message_may_hold_brackets(call: Call) -> None:
+    """They are no markup, and a long message is not wrapped."""
+    refused(call("count", "t12", "[red]x" + "y" * 300), r"ConfigError: override '\[red\]xy{300}' is not of the form .*")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], r"ConfigError: data\.path is not set; [^\n]*preprocess_data\.py[^\n]*"),
+        (["data.path=/nowhere"], r"DataError: no corpus at /nowhere: [^\n]*"),
+        (["data.path={corpus}", "model.vocabulary_size=205"], r"ConfigError: model\.vocabulary_size = 205, but [^\n]*"),
+        (["data.path={corpus}", "model.context=5000"], r"DataError: train split of [^\n]* one window needs 5,002.*"),
+        (["data.path={corpus}", "deepspeed=fp32_zero3"], r"ConfigError: ZeRO stage 3 \(fp32_zero3\) does not[^\n]*"),
+        (["data.path={corpus}", "deepspeed=fp64"], r"ConfigError: deepspeed=fp64: [^\n]* does not exist; [^\n]*"),
+    ],
+)
+def test_launch_refuses(overrides: list[str], message: str, corpus: Path, call: Call) -> None:
+    refused(call("launch", BASE, "--dry-run", *[text.format(corpus=corpus) for text in overrides]), message)
+
+
+def test_launch_refuses_a_run_that_exists(corpus: Path, tmp_path: Path, call: Call) -> None:
+    overrides = [f"data.path={corpus}", f"output={tmp_path}/runs"]
+    refused(
+        call("launch", BASE, *overrides, "--resume", "--dry-run"),
+        r"ConfigError: there is no run [^\n]*/runs/base to resume; start it without --resume",
+    )
+    run = RunFolder(tmp_path / "runs" / "base")
+    run.path.mkdir(parents=True)
+    save_experiment(load_experiment(BASE, overrides), run.experiment_file)
+    refused(call("launch", BASE, *overrides, "--dry-run"), r"ConfigError: run [^\n]*/runs/base exists already; [^\n]*")
+    assert call("launch", BASE, *overrides, "--resume", "--dry-run").out.strip().endswith("--resume")
+
+
+def command_of(done: Done) -> list[str]:
+    """The one line that --dry-run prints."""
+    assert done.status == 0, done.err
+    assert len(done.out.splitlines()) == 1
+    return shlex.split(done.out)
+
+
+def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
+    """The command is printed whole, with what the user gave, and nothing is written."""
+    overrides = [f"data.path={corpus}", f"output={tmp_path}/my runs", "parallel.data=2", "parallel.tensor=2"]
+    command = command_of(call("launch", BASE, *overrides, "--dry-run"))
+    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    script = next(index for index, word in enumerate(command) if word.endswith("launcher/train.py"))
+    assert Path(command[script]).is_file()
+    assert command[script + 1 :] == [BASE, *overrides]
+    options = command[3:script]
+    assert options[options.index("--num_gpus") + 1] == "8"  # pipe 2 x tensor 2 x data 2
+    assert 1024 <= int(options[options.index("--master_port") + 1]) < 65536
+    assert options[options.index("--hostfile") + 1] == "/dev/null"
+    assert not (tmp_path / "my runs").exists()
+
+
+def test_dry_run_with_a_hostfile(corpus: Path, tmp_path: Path, call: Call) -> None:
+    hosts = tmp_path / "hosts"
+    given = ["launch", BASE, f"data.path={corpus}", f"output={tmp_path}/runs", "--hostfile", str(hosts), "--dry-run"]
+    refused(call(*given), r"PlatformError: hostfile [^\n]*hosts does not exist; each line [^\n]*HOST slots=GPUS")
+    hosts.write_text("localhost slots=2\n")
+    command = command_of(call(*given))
+    assert command[command.index("--hostfile") + 1] == str(hosts)
+    assert "--num_gpus" not in command
+
+
+def test_plot(tmp_path: Path, call: Call) -> None:
+    refused(call("plot", str(tmp_path)), r"ConfigError: [^\n]* is not a run folder: [^\n]*")
+    run = RunFolder(tmp_path)
+    save_experiment(load_experiment(BASE), run.experiment_file)
+    refused(call("plot", str(tmp_path)), r"DataError: [^\n]*metrics\.jsonl holds no training record yet; [^\n]*")
+    values = {"bits_per_character": 5.0, "learning_rate": 1e-3, "layers": [[6.0, 7.0]] * 12}
+    run.metrics_file.write_text(json.dumps({"kind": "train", "step": 10, **values}) + "\n")
+    done = call("plot", str(tmp_path))
+    assert done.status == 0
+    assert done.out.split() == [f"{tmp_path}/plots/loss.png", f"{tmp_path}/plots/layers.png"]
+    assert all(Path(path).is_file() for path in done.out.split())

@@ -1,0 +1,42 @@
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.vocabulary import ByteVocabulary
+
+MakeCorpus = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seed() -> int:
+    """A fresh seed, which torch's generator is set to as well."""
+    seed = secrets.randbits(31)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    torch.manual_seed(seed)
+    return seed
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> MakeCorpus:
+    """Makes a corpus of random bytes; `split` gives percentages of train, valid and test."""
+
+    def make(num_bytes: int = 1000, split: str = "80,20,0") -> Path:
+        text = np.random.default_rng().integers(0, 256, size=num_bytes).astype(np.uint8)
+        (tmp_path / "text").write_bytes(text.tobytes())
+        prepare_corpus(cut_by_position(tmp_path / "text", split), tmp_path / "corpus", ByteVocabulary())
+        return tmp_path / "corpus"
+
+    return make

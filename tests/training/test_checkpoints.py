@@ -1,0 +1,238 @@
+"""Reading checkpoints; writing them needs ranks and is tested in tests/parallel."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megachar.config.loading import load_experiment, save_experiment
+from megachar.config.schema import Experiment
+from megachar.errors import CheckpointError, ConfigError
+from megachar.models.transformer import Transformer
+from megachar.training.checkpoints import (
+    find_checkpoint,
+    list_checkpoints,
+    load_model,
+    restore_checkpoint,
+)
+from megachar.training.run_folder import RunFolder
+from tests.config.conftest import BASE
+
+SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]
+FILE = "weights/blocks.1.safetensors"
+
+
+def small(*overrides: str) -> Experiment:
+    return load_experiment(BASE, [*SMALL, *overrides])
+
+
+def layer_of(name: str) -> str:
+    return ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
+
+
+def write_checkpoint(run: RunFolder, step: int, weights: dict[str, Tensor], experiment: Experiment) -> Path:
+    """A checkpoint by hand, as the format is described in megachar/training/checkpoints.py."""
+    path = run.checkpoints / f"step-{step:08d}"
+    files = {}
+    for kind in ("weights", "optimizer"):
+        (path / kind).mkdir(parents=True)
+        for layer in sorted({layer_of(name) for name in weights}):
+            tensors = {name: tensor.contiguous() for name, tensor in weights.items() if layer_of(name) == layer}
+            name = f"{kind}/{layer}.safetensors"
+            save_file(tensors, path / name)
+            data = (path / name).read_bytes()
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    auxiliary = experiment.auxiliary
+    identity = {
+        "model": experiment.model.model_dump(),
+        "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
+        "optimizer": experiment.optimizer.name,
+    }
+    manifest = {"format_version": 1, "step": step, "optimizer_steps": step, "loss_scaler": None,
+                "experiment": identity, "files": files}  # fmt: skip
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture
+def model(seed: int) -> Transformer:
+    """In training mode, with auxiliary classifiers, every parameter random."""
+    experiment = small()
+    model = Transformer(experiment.model, experiment.auxiliary)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Transformer) -> RunFolder:
+    """Checkpoints of steps 5, 20 and 100; the weights of step s are the model's times s / 100."""
+    folder, experiment = RunFolder(tmp_path / "run"), small()
+    folder.path.mkdir()
+    save_experiment(experiment, folder.experiment_file)
+    for step in (100, 5, 20):
+        weights = {name: value.detach() * (step / 100) for name, value in model.named_parameters()}
+        write_checkpoint(folder, step, weights, experiment)
+    return folder
+
+
+def test_listed_in_order(run: RunFolder) -> None:
+    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == [5, 20, 100]
+    assert find_checkpoint(run).step == 100
+    assert find_checkpoint(run, 20).path == run.checkpoints / "step-00000020"
+
+
+def test_what_is_not_whole_is_no_checkpoint(run: RunFolder) -> None:
+    """No manifest, half a manifest, a format of another day, a temporary name, a file."""
+
+    def spoil(step: int, text: str | None) -> None:
+        folder = run.checkpoints / f"step-{step:08d}"
+        folder.mkdir()
+        if text is not None:
+            (folder / "manifest.json").write_text(text)
+
+    manifest = json.loads((run.checkpoints / "step-00000100" / "manifest.json").read_text())
+    spoil(200, None)
+    spoil(300, json.dumps(manifest)[:40])
+    spoil(400, json.dumps({**manifest, "format_version": 2, "step": 400}))
+    spoil(500, "[]")
+    (run.checkpoints / "step-00000600").write_text("a file")
+    (run.checkpoints / "step-00000100").rename(run.checkpoints / ".step-00000100.part")
+    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == [5, 20]
+
+
+@pytest.mark.parametrize("make", [True, False])
+def test_no_checkpoint_yet(tmp_path: Path, make: bool) -> None:
+    if make:
+        (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    for step in (None, 1):
+        with pytest.raises(CheckpointError, match=r"has no whole checkpoint yet; train until training\.checkpoint_int"):
+            find_checkpoint(RunFolder(tmp_path), step)
+
+
+def test_no_checkpoint_of_that_step(run: RunFolder) -> None:
+    with pytest.raises(CheckpointError, match=r"has no checkpoint of step 21; it has those of step 5, 20, 100$"):
+        find_checkpoint(run, 21)
+
+
+def test_tensors_are_read_as_they_were(run: RunFolder, model: Transformer) -> None:
+    for layer in ("embedding", "blocks.0", "blocks.1", "head"):
+        expected = {name: value for name, value in model.named_parameters() if layer_of(name) == layer}
+        found = find_checkpoint(run).read("weights", layer)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def damaged(run: RunFolder, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"step-00000100/{FILE} {message}.*; delete .*step-00000100 to go on"):
+        find_checkpoint(run).read("weights", "blocks.1")
+    find_checkpoint(run).read("weights", "blocks.0")
+    find_checkpoint(run, 20).read("weights", "blocks.1")
+
+
+def test_a_flipped_bit(run: RunFolder, seed: int) -> None:
+    path, draw = run.checkpoints / "step-00000100" / FILE, random.Random(seed)
+    data = bytearray(path.read_bytes())
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    path.write_bytes(data)
+    damaged(run, "is damaged: its size or sha256 is not the manifest's")
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_truncated_file(run: RunFolder, kept: int) -> None:
+    path = run.checkpoints / "step-00000100" / FILE
+    path.write_bytes(path.read_bytes()[:kept])
+    damaged(run, "is damaged")
+
+
+def test_a_missing_file(run: RunFolder) -> None:
+    (run.checkpoints / "step-00000100" / FILE).unlink()
+    damaged(run, "is missing")
+
+
+def change_manifest(run: RunFolder, change: Any) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_file_the_manifest_does_not_name(run: RunFolder) -> None:
+    change_manifest(run, lambda manifest: manifest["files"].pop(FILE))
+    damaged(run, "is missing")
+
+
+def test_a_file_that_is_no_safetensors(run: RunFolder) -> None:
+    path = run.checkpoints / "step-00000100" / FILE
+    path.write_bytes(b"\xff" * 99)
+    value = {"bytes": 99, "sha256": hashlib.sha256(b"\xff" * 99).hexdigest()}
+    change_manifest(run, lambda manifest: manifest["files"].update({FILE: value}))
+    damaged(run, "cannot be read")
+
+
+def test_load_model(run: RunFolder, model: Transformer) -> None:
+    """At inference: no auxiliary classifiers, evaluation mode, the same logits."""
+    inputs = torch.randint(256, (2, 8))
+    loaded = load_model(run.path)
+    assert loaded.step == 100
+    assert loaded.experiment == small()
+    assert not loaded.model.training
+    assert not [name for name, _ in loaded.model.named_parameters() if "auxiliary" in name or "classifiers.1" in name]
+    assert torch.equal(loaded.model(inputs), model.eval()(inputs))
+    assert load_model(run.path, 20).step == 20
+    assert not torch.equal(load_model(run.path, 20).model(inputs), model(inputs))
+
+
+def test_load_model_errors(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match="has no checkpoint of step 7"):
+        load_model(run.path, 7)
+    (run.checkpoints / "step-00000100" / FILE).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"{FILE} is damaged"):
+        load_model(run.path)
+
+
+def test_load_model_of_an_edited_run(run: RunFolder) -> None:
+    """resolved.yaml says another width than the checkpoint has."""
+    save_experiment(small("model.feed_forward_width=16"), run.experiment_file)
+    with pytest.raises(CheckpointError, match="model"):
+        load_model(run.path)
+
+
+def test_a_checkpoint_of_the_same_model_is_restored(run: RunFolder, model: Transformer) -> None:
+    """With another learning rate, number of steps and layout: they are no part of what has to fit."""
+    read: dict[str, Any] = {}
+    state: Any = SimpleNamespace(
+        restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True))
+    )
+    resumed = small("optimizer.learning_rate=1", "training.total_steps=7000", "parallel.data=2", "seed=3")
+    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == 20
+    assert state.optimizer_steps == 20
+    assert state.loss_scaler is None
+    for kind in ("weights", "optimizer"):
+        assert torch.equal(read[kind]["head.norm.weight"], model.head.norm.weight * 0.2), kind
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.width=16", r"step-00000100 was saved with model = .*'width': 8,.* now has model = .*'width': 16,"),
+        ("model.positions=sinusoidal", r"was saved with model = "),
+        ("auxiliary.num_targets=3", r"was saved with auxiliary = .*'num_targets': 2.*'num_targets': 3"),
+        ("auxiliary.intermediate_layers=false", r"was saved with auxiliary = "),
+        ("optimizer.name=sgd", r"was saved with optimizer = adamw, the experiment now has .* = sgd; set it back"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_not_restored(run: RunFolder, override: str, message: str) -> None:
+    state: Any = None  # refused before it is touched
+    with pytest.raises(CheckpointError, match=message):
+        restore_checkpoint(find_checkpoint(run), state, small(override))

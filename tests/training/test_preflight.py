@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.loading import load_experiment
+from megachar.config.schema import Experiment
+from megachar.errors import ConfigError, DataError
+from megachar.training.preflight import check_data, check_run_folder
+from megachar.training.run_folder import RunFolder, run_folder
+from tests.config.conftest import BASE
+from tests.training.conftest import MakeCorpus
+
+
+def experiment(*overrides: str) -> Experiment:
+    return load_experiment(BASE, overrides)
+
+
+def test_a_corpus_that_fits(make_corpus: MakeCorpus) -> None:
+    corpus = check_data(experiment(f"data.path={make_corpus()}"))
+    assert corpus.split_names == ("train", "valid")
+
+
+def test_no_path() -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is not set; .*data\.path=data/enwik8 .*preprocess_data\.py"):
+        check_data(experiment())
+
+
+def test_no_corpus_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no corpus at .*nowhere: the folder does not exist; prepare it"):
+        check_data(experiment(f"data.path={tmp_path}/nowhere"))
+    with pytest.raises(DataError, match=r"is no prepared corpus: it has no dataset\.json"):
+        check_data(experiment(f"data.path={tmp_path}"))
+
+
+def test_another_vocabulary(make_corpus: MakeCorpus) -> None:
+    path = make_corpus()
+    message = rf"model\.vocabulary_size = 205, but {path} has the bytes vocabulary of 256; set .*size=256$"
+    with pytest.raises(ConfigError, match=message):
+        check_data(experiment(f"data.path={path}", "model.vocabulary_size=205"))
+
+
+@pytest.mark.parametrize(("split", "name", "tokens"), [("50,50,0", "train", 66), ("90,10,0", "valid", 13)])
+def test_a_split_too_short(split: str, name: str, tokens: int, make_corpus: MakeCorpus) -> None:
+    """A window is context + targets: 64 + 2 here."""
+    path = make_corpus(131, split)
+    message = rf"{name} split of {path}: the split has \d+ tokens, but one window needs 6\d .*shorter context or"
+    extra = ["auxiliary.num_targets=3"] if tokens == 66 else []
+    with pytest.raises(DataError, match=message):
+        check_data(experiment(f"data.path={path}", *extra))
+
+
+def test_splits_of_exactly_one_window(make_corpus: MakeCorpus) -> None:
+    check_data(experiment(f"data.path={make_corpus(132, '50,50,0')}"))
+
+
+def test_valid_and_test_may_be_missing_or_short(make_corpus: MakeCorpus) -> None:
+    assert check_data(experiment(f"data.path={make_corpus(1000, '100,0,0')}")).split_names == ("train",)
+
+
+def test_a_short_test_split_does_not_matter(make_corpus: MakeCorpus) -> None:
+    assert "test" in check_data(experiment(f"data.path={make_corpus(1000, '98,0,2')}")).split_names
+
+
+def test_no_train_split(make_corpus: MakeCorpus) -> None:
+    with pytest.raises(DataError, match=r"has no split 'train'; it has: valid"):
+        check_data(experiment(f"data.path={make_corpus(1000, '0,100,0')}"))
+
+
+def create(named: Experiment) -> RunFolder:
+    folder = run_folder(named)
+    folder.create(named, render_deepspeed_config(named, load_engine_config(named.deepspeed)))
+    return folder
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    named = experiment(f"output={tmp_path}/runs", "name=first")
+    check_run_folder(named, resume=False)
+    create(named)
+    with pytest.raises(ConfigError, match=r"run .*/runs/first exists already; go on with it by --resume, or set name="):
+        check_run_folder(named, resume=False)
+    check_run_folder(named, resume=True)
+    check_run_folder(experiment(f"output={tmp_path}/runs", "name=second"), resume=False)
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no run .*/runs/base to resume; start it without --resume"):
+        check_run_folder(experiment(f"output={tmp_path}/runs"), resume=True)
+
+
+def test_what_a_run_folder_says(tmp_path: Path) -> None:
+    named = experiment(f"output={tmp_path}/runs", "name=first", "seed=77")
+    folder = create(named)
+    assert folder.path == tmp_path / "runs" / "first"
+    assert folder.load_experiment() == named
+    rendered = json.loads((folder.path / "deepspeed.json").read_text())
+    assert rendered == render_deepspeed_config(named, load_engine_config("fp32"))
+    versions = json.loads((folder.path / "versions.json").read_text())
+    assert versions.keys() == {"python", "megachar", "torch", "deepspeed", "numpy"}
+    assert all(value[0].isdigit() for value in versions.values())
+
+
+def test_not_a_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is not a run folder: it has no resolved\.yaml; name one such as runs/"):
+        RunFolder(tmp_path).load_experiment()
