@@ -22,14 +22,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("launcher", "tools") for path in (ROOT / folder).rglob("*.py"))
 
 
-def name_of(path: Path) -> str:
-    """Path to a file -> path from the repository's root, as the name of a test."""
-    return path.relative_to(ROOT).as_posix()
-
-
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def name_of(path: Path) -> str:
+    """Path to a file -> path from the repository's root, as the name of a test."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def component_of(module: str) -> str:
@@ -51,8 +54,9 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            # `from megachar import config` names a module in its second half.
-            yield from (f"{base}.{alias.name}" for alias in node.names) if base == "megachar" else [base]
+            # `from megachar.config import schema` names a module in its second half.
+            inner = {f"{base}.{alias.name}" for alias in node.names} & MODULES
+            yield from [base, *inner]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

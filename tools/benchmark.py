@@ -5,8 +5,8 @@
     python tools/benchmark.py device t64-modern                # characters/s and memory on this machine's device
 
 
-The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The benchmark sets the
-layout (parallel.*) itself; the first two run on CPUs, in fp32.
+The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The layout
+(parallel.*) is the benchmark's; the first two run on CPUs, in fp32.
 """
 
 import multiprocessing

@@ -11,9 +11,12 @@ from megachar.training.run_folder import RunFolder
 
 
 def layer_bits(losses: LossSums) -> list[list[float | None]]:
-    """Bits per character of every layer and target; None where a layer made no prediction."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bits = losses.nats / losses.counts[:, None] / math.log(2)
+    """Bits per character of every layer and target; None for a layer that was silent for some or all of the time.
+
+    The mean over a part of the steps does not compare with the other layers' over all of them.
+    """
+    whole = losses.counts == losses.counts.max()
+    bits = losses.nats / np.where(whole, losses.counts, np.nan)[:, None] / math.log(2)
     return [[round(float(value), 6) if math.isfinite(value) else None for value in row] for row in bits]
 
 

@@ -31,7 +31,9 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
     if validation:
         axes.plot(*_curve(validation, "bits_per_character"), "o-", label="validation", color="tab:orange", markersize=4)
         last = validation[-1]["bits_per_character"]
-        axes.annotate(f"{last:.3f}", (validation[-1]["step"], last), xytext=(4, 6), textcoords="offset points")
+        axes.annotate(
+            f"{last:.3f}", (validation[-1]["step"], last), xytext=(0, 8), textcoords="offset points", ha="right"
+        )
     axes.set_ylabel("bits per character (last layer)")
     axes.set_title(folder.path.name)
     axes.grid(alpha=0.3)
@@ -44,29 +46,36 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
 
 
 def _plot_layers(folder: RunFolder, train: list[dict[str, Any]]) -> Path:
-    """Bits per character of every layer and target over steps; a curve ends where its layer falls silent."""
+    """Bits per character of every layer and target over steps, and how far each layer is above the last one.
+
+    A curve ends where its layer falls silent.
+    """
     from matplotlib import pyplot as plt
 
     steps = np.array([record["step"] for record in train])
     bits = np.array([record["layers"] for record in train], dtype=float)  # (records, layers, n)
     num_layers, num_targets = bits.shape[1:]
-    figure, panels = plt.subplots(1, num_targets, figsize=(1 + 5.5 * num_targets, 5), sharey=True, squeeze=False,
-                                  layout="constrained")  # fmt: skip
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, num_layers))
-    for target, axes in enumerate(panels[0]):
-        for layer in range(num_layers):
-            last = layer == num_layers - 1
-            axes.plot(steps, bits[:, layer, target], color="tab:red" if last else colors[layer],
-                      linewidth=1.6 if last else 0.9, zorder=num_layers + 1 if last else layer)  # fmt: skip
-        axes.set_title(f"target {target + 1}: " + ("the next character" if not target else f"{target + 1} ahead"))
-        axes.set_xlabel("step")
+    figure, panels = plt.subplots(2, num_targets, figsize=(1 + 5.5 * num_targets, 7), sharex=True, sharey="row",
+                                  squeeze=False, height_ratios=[3, 2], layout="constrained")  # fmt: skip
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, max(num_layers - 1, 1)))
+    for target in range(num_targets):
+        upper, lower = panels[:, target]
+        for layer in range(num_layers - 1):
+            upper.plot(steps, bits[:, layer, target], color=colors[layer], linewidth=0.9)
+            lower.plot(steps, bits[:, layer, target] - bits[:, -1, target], color=colors[layer], linewidth=0.9)
+        upper.plot(steps, bits[:, -1, target], color="tab:red", linewidth=1.4)
+        lower.axhline(0, color="tab:red", linewidth=1.4)
+        upper.set_title(f"target {target + 1}: " + ("the next character" if not target else f"{target + 1} ahead"))
+        lower.set_xlabel("step")
+    panels[0][0].set_ylabel("bits per character")
+    panels[1][0].set_ylabel("bits above the last layer")
+    for axes in panels.flat:
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("bits per character of the layer's own classifier")
     if num_layers > 1:
-        scale = plt.cm.ScalarMappable(plt.Normalize(1, num_layers - 1), "viridis")
-        figure.colorbar(scale, ax=panels[0].tolist(), label="intermediate layer (red: the last layer)")
-    _mark_schedule(folder, panels[0])
-    figure.suptitle(f"{folder.path.name}: auxiliary losses by layer")
+        scale = plt.cm.ScalarMappable(plt.Normalize(1, max(num_layers - 1, 2)), "viridis")
+        figure.colorbar(scale, ax=panels.ravel().tolist(), label="intermediate layer (red: the last layer)")
+    _mark_schedule(folder, panels.flat)
+    figure.suptitle(f"{folder.path.name}: what each layer's own classifiers reach")
     return _save(figure, folder.plots / "layers.png")
 
 

@@ -1,0 +1,55 @@
+"""On a CUDA device: the engine in bf16 against the single-device model in fp32, and T12 and T64 themselves."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from megachar.config.loading import load_experiment
+from megachar.config.schema import Experiment
+from megachar.losses.auxiliary import layer_weights
+from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.mesh import start
+from megachar.parallel.stage import MicroBatch
+from megachar.topology import Topology
+from megachar.training.optimizers import build_optimizer
+from tests.parallel.cases import micro_batch, reference, small_experiment, weights_at
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device on this machine"),
+]
+
+
+def engine_on_gpu(experiment: Experiment) -> TrainingEngine:
+    os.environ.setdefault("MASTER_PORT", "29517")
+    mesh = start(Topology(1, 1, 1), torch.device("cuda", 0))
+    return build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+
+
+def on_gpu(batch: MicroBatch) -> MicroBatch:
+    return MicroBatch(batch.inputs.cuda(), batch.targets.cuda(), batch.key)
+
+
+def test_bf16_on_gpu_stays_close_to_fp32_on_cpu() -> None:
+    experiment = small_experiment(deepspeed="bf16_zero1", device="cuda")
+    expected, engine = reference(experiment, 3), engine_on_gpu(experiment)
+    for step in range(3):
+        batches = [on_gpu(micro_batch(experiment, step, i)) for i in range(experiment.batch.num_micro_batches)]
+        engine.train_step(batches, weights_at(experiment, step), experiment.optimizer.learning_rate)
+        np.testing.assert_allclose(engine.gather_losses().nats, expected.nats[step], rtol=5e-3)
+
+
+@pytest.mark.parametrize("preset", ["t12-modern", "t64-modern"])
+def test_paper_models_train_on_gpu(preset: str) -> None:
+    overrides = ["parallel.pipe=1", "batch.micro_size=8", "batch.global_size=8", "device=cuda"]
+    experiment = load_experiment(preset, overrides)
+    engine, losses = engine_on_gpu(experiment), []
+    batch = on_gpu(micro_batch(experiment, 0, 0))
+    weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, experiment.training.total_steps, 0)
+    for _ in range(4):
+        engine.train_step([batch], weights, 1e-4)
+        losses.append(engine.gather_losses().bits_per_character())
+    assert losses[0] == pytest.approx(8.0, rel=0.02)
+    assert losses[-1] < losses[0]
