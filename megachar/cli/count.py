@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from megachar.config.loading import load_experiment
 from megachar.models.counting import count_parameters, forward_flops_per_character, training_flops_per_character
@@ -18,7 +19,7 @@ def count(
     loaded = load_experiment(experiment, overrides or [])
     model, auxiliary = loaded.model, loaded.auxiliary
     parts = count_parameters(model, auxiliary)
-    table = Table(title=f"{experiment}: parameters", show_footer=True)
+    table = Table(title=Text(f"{experiment}: parameters", style="italic"), show_footer=True)
     table.add_column("part", footer="total")
     table.add_column("training", justify="right", footer=f"{sum(part.training for part in parts):,}")
     table.add_column("inference", justify="right", footer=f"{sum(part.inference for part in parts):,}")

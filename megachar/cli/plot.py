@@ -10,11 +10,12 @@ from megachar.errors import DataError
 
 def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")]) -> None:
     """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
-    from megachar.training.plots import plot_run
     from megachar.training.run_folder import RunFolder
 
     folder = RunFolder(run)
     folder.load_experiment()
+    from megachar.training.plots import plot_run
+
     paths = plot_run(folder)
     if not paths:
         raise DataError(f"{folder.metrics_file} holds no training record yet; wait for training.log_interval steps")

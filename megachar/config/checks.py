@@ -1,5 +1,7 @@
 """Settings that are valid alone but do not fit each other. All found before any process starts."""
 
+import math
+
 from megachar.config.deepspeed import EngineConfig, load_engine_config
 from megachar.config.schema import Experiment, ModelConfig
 from megachar.errors import ConfigError
@@ -26,12 +28,13 @@ def _check_model(experiment: Experiment) -> None:
             f"model.num_layers = {model.num_layers} is less than parallel.pipe = {parallel.pipe}: "
             f"every stage needs a layer; set parallel.pipe={model.num_layers} or fewer"
         )
+    common = math.gcd(model.num_heads, model.feed_forward_width, model.vocabulary_size)
     for name, value in (("num_heads", model.num_heads), ("feed_forward_width", model.feed_forward_width),
                         ("vocabulary_size", model.vocabulary_size)):  # fmt: skip
         if value % parallel.tensor:
             raise ConfigError(
                 f"model.{name} = {value} is not divisible by parallel.tensor = {parallel.tensor}; "
-                f"set parallel.tensor={_nearest_divisor(value, parallel.tensor)}"
+                f"set parallel.tensor={_nearest_divisor(common, parallel.tensor)}"
             )
 
 
@@ -77,7 +80,7 @@ def _check_schedule(experiment: Experiment) -> None:
     if experiment.auxiliary.num_targets >= experiment.model.context:
         raise ConfigError(
             f"auxiliary.num_targets = {experiment.auxiliary.num_targets} is not less than "
-            f"model.context = {experiment.model.context}; set auxiliary.num_targets=2"
+            f"model.context = {experiment.model.context}; set model.context={experiment.auxiliary.num_targets + 1}"
         )
 
 

@@ -35,8 +35,8 @@ OWNED_BY_EXPERIMENT = {
 
 ENGINE_KEYS = {
     "zero_optimization", "fp16", "bf16", "communication_data_type", "prescale_gradients",
-    "gradient_predivide_factor", "sparse_gradients", "wall_clock_breakdown", "memory_breakdown", "dump_state",
-    "flops_profiler", "comms_logger", "aio", "disable_allgather", "nebula", "checkpoint", "timers",
+    "gradient_predivide_factor", "wall_clock_breakdown", "memory_breakdown", "dump_state",
+    "flops_profiler", "comms_logger", "aio", "disable_allgather", "checkpoint", "timers",
 }  # fmt: skip
 """Keys that belong to the engine alone and are passed on as they stand."""
 
@@ -89,8 +89,15 @@ def load_engine_config(name: str) -> EngineConfig:
     fp16 = _section(raw, "fp16", FP16_KEYS, str(path))
     bf16 = _section(raw, "bf16", BF16_KEYS, str(path))
     stage = zero.get("stage", 0)
-    if stage not in {0, 1, 2, 3}:
+    if stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: zero_optimization.stage = {stage!r}; it must be 0, 1, 2 or 3")
+    for name, section in (("fp16", fp16), ("bf16", bf16)):
+        if not isinstance(section.get("enabled", False), bool):
+            raise ConfigError(f"{path}: {name}.enabled = {section['enabled']!r}; it must be true or false")
+    for name in ("offload_optimizer", "offload_param"):
+        if not isinstance(zero.get(name) or {}, dict):
+            raise ConfigError(f"{path}: zero_optimization.{name} = {zero[name]!r} is not a JSON object; "
+                              f'write {{"device": "cpu"}}')  # fmt: skip
     if fp16.get("enabled") and bf16.get("enabled"):
         raise ConfigError(f"{path} enables both fp16 and bf16; keep one")
     precision: Literal["fp32", "fp16", "bf16"] = "fp16" if fp16.get("enabled") else "fp32"

@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = OmegaConf.load(path)
         values = OmegaConf.to_container(document, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no sections of settings such as `model:`")
@@ -77,8 +77,8 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
 
 
-def _read_layers(source: str) -> list[Any]:
-    """The YAML documents `source` stands for, the most general first."""
+def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[Any]:
+    """The YAML documents `source` stands for, the most general first; `above` are the files that start from it."""
     path = Path(source)
     if path.suffix not in {".yaml", ".yml"}:
         if source not in preset_names():
@@ -91,15 +91,17 @@ def _read_layers(source: str) -> list[Any]:
     if not path.is_file():
         raise ConfigError(f"experiment file {source} does not exist; write one or name a preset: "
                           f"{', '.join(preset_names())}")  # fmt: skip
+    if path.resolve() in above:
+        raise ConfigError(f"{path} starts from itself through `preset:`; name another there")
     layer = OmegaConf.create(read_yaml(path))
     base = layer.pop("preset", None)
-    return [*(_read_layers(str(base)) if base else []), layer]
+    return [*(_read_layers(str(base), (*above, path.resolve())) if base else []), layer]
 
 
 def _merge(values: dict[str, Any], layer: Any) -> Any:
     """Lay one document over the values so far. Naming another optimizer drops the settings of the one before."""
     optimizer = layer.get("optimizer")
-    if OmegaConf.is_dict(optimizer) and optimizer.get("name") not in {None, _optimizer_name(values)}:
+    if OmegaConf.is_dict(optimizer) and optimizer.get("name") not in (None, _optimizer_name(values)):
         values = {**values, "optimizer": {}}
     return OmegaConf.to_container(OmegaConf.merge(values, layer), resolve=True)
 
@@ -112,22 +114,23 @@ def _optimizer_name(values: dict[str, Any]) -> str:
 def _explain(problem: dict[str, Any]) -> str:
     """One pydantic problem as one line: the key, the value and the mend."""
     location = [str(part) for part in problem["loc"] if part not in {"sgd", "adamw"}]
+    optimizer = next((str(part) for part in problem["loc"] if part in {"sgd", "adamw"}), "")
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], optimizer)
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
     return f"{key} = {problem['input']!r}: {problem['msg']}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
+def _known_keys(location: list[str], optimizer: str) -> list[str]:
     section: Any = Experiment
     for part in location:
         if part == "optimizer":
             from megachar.config.schema import AdamWConfig, SgdConfig
 
-            return sorted({*SgdConfig.model_fields, *AdamWConfig.model_fields})
+            return sorted((SgdConfig if optimizer == "sgd" else AdamWConfig).model_fields)
         field = section.model_fields.get(part)
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []

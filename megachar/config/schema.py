@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """Base of all sections: immutable, unknown keys refused, field docstrings become descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # name=123 on a command line
+    )
 
 
 class DataConfig(Section):
@@ -157,7 +163,7 @@ class TrainingConfig(Section):
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
-    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run; its folder is `output`/`name`."""
     output: str = "runs"
     """Folder in which run folders are made."""

@@ -78,6 +78,7 @@ def load_model(run: Path, step: int | None = None) -> LoadedModel:
     folder = RunFolder(run)
     experiment = folder.load_experiment()
     checkpoint = find_checkpoint(folder, step)
+    _check_identity(checkpoint, experiment, "model")
     model = Transformer(experiment.model, auxiliary=None, kernels="torch")
     layers = ["embedding", *(f"blocks.{i}" for i in range(experiment.model.num_layers)), "head"]
     stored = {name: tensor for layer in layers for name, tensor in checkpoint.read("weights", layer).items()}
@@ -139,11 +140,7 @@ def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: E
     Raises:
         CheckpointError: it is of another model or optimizer, or damaged.
     """
-    saved, now = checkpoint.manifest["experiment"], _identity(experiment)
-    for key, value in now.items():
-        if saved.get(key) != value:
-            raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
-                                  f"{key} = {value}; set it back, or start a new run")  # fmt: skip
+    _check_identity(checkpoint, experiment, "model", "auxiliary", "optimizer")
     state.restore(lambda layer: (checkpoint.read("weights", layer), checkpoint.read("optimizer", layer)))
     state.optimizer_steps = int(checkpoint.manifest["optimizer_steps"])
     state.loss_scaler = checkpoint.manifest["loss_scaler"]
@@ -200,11 +197,19 @@ def _publish(
     return None
 
 
+def _check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -> None:
+    saved, now = checkpoint.manifest["experiment"], _identity(experiment)
+    for key in keys:
+        if saved.get(key) != now[key]:
+            raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
+                                  f"{key} = {now[key]}; set it back, or start a new run")  # fmt: skip
+
+
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    """What must be the same for a checkpoint to fit: the model, its classifiers and the optimizer's kind."""
+    """What must be the same for a checkpoint to fit: the model's shapes, its classifiers and the optimizer's kind."""
     auxiliary = experiment.auxiliary
     return {
-        "model": experiment.model.model_dump(),
+        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }

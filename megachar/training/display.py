@@ -56,7 +56,7 @@ class Display:
     """A context manager around training; silent on all ranks but the main one."""
 
     def __init__(self, total_steps: int, first_step: int, active: bool) -> None:
-        self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total = active, total_steps
         self._progress = Progress(
             TextColumn("step"),

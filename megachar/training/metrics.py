@@ -26,7 +26,9 @@ class MetricsWriter:
     def __init__(self, folder: RunFolder) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = folder.metrics_file.open("a", encoding="utf-8")
+        self._file = folder.metrics_file.open("a+", encoding="utf-8")
+        if _torn_end(folder):
+            self._file.write("\n")  # after the line at which a run was killed
         self._board = SummaryWriter(str(folder.tensorboard))
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -45,6 +47,12 @@ class MetricsWriter:
         """Flush and close both."""
         self._file.close()
         self._board.close()
+
+
+def _torn_end(folder: RunFolder) -> bool:
+    """Whether the file ends within a line."""
+    data = folder.metrics_file.read_bytes()
+    return bool(data) and not data.endswith(b"\n")
 
 
 def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
