@@ -1,5 +1,6 @@
 """Causal self-attention (Al-Rfou et al. 2019, section 2; no biases, so 4 d^2 parameters)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ class CausalSelfAttention(nn.Module):
             assert t == 1 or cache.length == 0, "a cache is filled at once, then one character at a time"
             causal = cache.length == 0
             key, value = cache.append(key, value)
-        if hidden.device.type == "cpu":  # whose fused kernel takes longer in half precision than this conversion
+        # On a CPU the fused kernel takes longer in half precision than in fp32 with this conversion.
+        if hidden.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
             query, key, value = query.float(), key.float(), value.float()
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -127,6 +129,18 @@ def make_mesh(topology: Topology, device: torch.device) -> Mesh:
         data_group=_own_group(topology.data_groups(), rank),
         model_group=_own_group(topology.model_groups(), rank),
     )
+
+
+def check_agreement(what: str, value: str) -> None:
+    """Raise `PlatformError` on every rank unless all ranks hold the same `value` of `what`."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (value, socket.gethostname()))
+    for rank, (other, host) in enumerate(everyone):
+        if other != everyone[0][0]:
+            raise PlatformError(
+                f"{what} is not the same everywhere: rank {rank} on {host} has {other}, rank 0 on {everyone[0][1]} has "
+                f"{everyone[0][0]}; give every host the same files and settings"
+            )
 
 
 def check_deepspeed_version(version: str) -> None:

@@ -9,7 +9,7 @@ from megachar.data.corpus import Corpus
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, choose_device, start
+from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
@@ -34,13 +34,15 @@ def train(experiment: Experiment, resume: bool) -> None:
     corpus = check_data(experiment)
     parallel, training = experiment.parallel, experiment.training
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
+    check_agreement("the experiment", experiment.model_dump_json())
+    check_agreement(f"the corpus {corpus.folder}", corpus.fingerprint)
     folder = run_folder(experiment)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = MicroBatchSource(experiment, corpus, mesh)
     saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
     step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
-    writer = _open_run(folder, experiment, mesh, resume)
+    writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
@@ -54,8 +56,10 @@ def train(experiment: Experiment, resume: bool) -> None:
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
+            validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
+            saves = _due(step, training.checkpoint_interval) or finished
 
-            if step % training.log_interval == 0 or finished:
+            if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
                 display.report(report)
@@ -63,14 +67,14 @@ def train(experiment: Experiment, resume: bool) -> None:
                     counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
                     writer.write("train", step, {**report.record(), **counters})
                 meter.restart()
-            if source.validation_micro_batches and (_due(step, training.validation_interval) or finished):
+            if validates:
                 losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
                 validation = losses.bits_per_character()
                 display.note(f"step {step}: validation {validation:.4f} bits per character")
                 if writer is not None:
                     writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
                 meter.restart()
-            if _due(step, training.checkpoint_interval) or finished:
+            if saves:
                 path = save_checkpoint(folder, state, step, experiment)
                 display.note(f"step {step}: saved {path}")
                 meter.restart()
@@ -126,13 +130,11 @@ class SpeedMeter:
         )
 
 
-def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, resume: bool) -> MetricsWriter | None:
-    """On the main rank: the run's folder, and the writer of its metrics."""
+def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
+    """On the main rank: record what the run is, and open its metrics."""
     if not mesh.is_main:
         return None
-    if not resume:
-        rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
-        folder.create(experiment, rendered)
+    folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
     return MetricsWriter(folder)
 
 

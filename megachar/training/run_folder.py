@@ -51,9 +51,14 @@ class RunFolder:
                               f"name one such as runs/small")  # fmt: skip
         return parse_experiment(read_yaml(self.experiment_file), str(self.experiment_file))
 
-    def create(self, experiment: Experiment, deepspeed_config: dict[str, object]) -> None:
-        """Make the folder and write what the run is: experiment, DeepSpeed's JSON as rendered, and versions."""
+    def record(self, experiment: Experiment, deepspeed_config: dict[str, object], step: int) -> None:
+        """Make the folder and write what the run is: experiment, DeepSpeed's JSON as rendered, and versions.
+
+        A run that goes on from `step` with other settings keeps the settings it had until then beside the new ones.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.experiment_file.exists() and self.load_experiment() != experiment:
+            self.experiment_file.rename(self.path / f"resolved-until-step-{step}.yaml")
         save_experiment(experiment, self.experiment_file)
         (self.path / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

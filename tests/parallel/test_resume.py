@@ -177,3 +177,35 @@ def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Pa
     assert sorted(path.name for path in folder.plots.iterdir()) == ["layers.png", "loss.png"]
     assert list(folder.tensorboard.iterdir())
     assert json.loads((folder.path / "versions.json").read_text())["torch"]
+
+
+def test_a_resumed_run_may_go_further(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """With more steps than it was started for; the settings it had until then are kept beside the new ones."""
+    experiment = experiment_of(corpus, tmp_path)
+    ranks(1).run(train_case, experiment.model_dump(), False)
+    longer = experiment_of(corpus, tmp_path, training={"total_steps": TOTAL + 2})
+    ranks(1).run(train_case, longer.model_dump(), True)
+    folder = run_folder(experiment)
+    assert folder.load_experiment() == longer
+    assert (folder.path / f"resolved-until-step-{TOTAL}.yaml").is_file()
+    assert list_checkpoints(folder)[-1].step == TOTAL + 2
+
+
+def test_a_run_without_a_checkpoint_starts_anew(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path)
+    run_folder(experiment).record(experiment, {}, step=0)
+    ranks(1).run(train_case, experiment.model_dump(), True)
+    assert list_checkpoints(run_folder(experiment))[-1].step == TOTAL
+
+
+def disagreeing_case(values: dict[str, Any]) -> None:
+    """On a rank: every rank has another seed."""
+    import os
+
+    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False)
+
+
+def test_ranks_that_disagree_are_told(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path, parallel={"data": 2})
+    with pytest.raises(RankError, match="the experiment is not the same everywhere: rank 1 on"):
+        ranks(2).run(disagreeing_case, experiment.model_dump())

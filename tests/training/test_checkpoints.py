@@ -51,7 +51,7 @@ def write_checkpoint(run: RunFolder, step: int, weights: dict[str, Tensor], expe
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     auxiliary = experiment.auxiliary
     identity = {
-        "model": experiment.model.model_dump(),
+        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }

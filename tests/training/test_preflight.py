@@ -70,7 +70,7 @@ def test_no_train_split(make_corpus: MakeCorpus) -> None:
 
 def create(named: Experiment) -> RunFolder:
     folder = run_folder(named)
-    folder.create(named, render_deepspeed_config(named, load_engine_config(named.deepspeed)))
+    folder.record(named, render_deepspeed_config(named, load_engine_config(named.deepspeed)), step=0)
     return folder
 
 
