@@ -17,7 +17,7 @@ if [ ! -e $run/plots/loss.png ]; then
 else
     echo "$run is already trained; delete it to train it anew."
 fi
-megachar evaluate $run --split valid --stride 16
+megachar evaluate $run --split valid --stride 32
 megachar generate $run --prompt "The for statement is used to" --characters 300 --temperature 0.7
 cat <<TEXT
 
