@@ -1,0 +1,43 @@
+"""Hashes of files, read in a stream: by them a download, a text or a dataset is known to be the right one."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from megachar.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes done since the last call."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A hash that a file must have."""
+
+    algorithm: str
+    """A name that `hashlib` knows: md5, sha1 or sha256, whichever the publisher or the users of a file wrote down."""
+    hexadecimal: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.hexadecimal}"
+
+    def check(self, found: str, what: object) -> None:
+        """DataError unless `found`, the hash of `what`, is this one."""
+        if found != self.hexadecimal:
+            raise DataError(
+                f"{what} is not the file it should be: its {self.algorithm} is {found}, not {self.hexadecimal}"
+            )
+
+
+def hash_file(path: Path, algorithm: str, progress: Progress | None = None) -> str:
+    """The hash of the file `path`, as hexadecimal digits."""
+    hashed = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            hashed.update(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return hashed.hexdigest()
