@@ -20,6 +20,7 @@ Other vocabularies; what is learned is learned from the training text alone:
 
     python tools/preprocess_data.py text8 --vocabulary text8 --output data/text8
     python tools/preprocess_data.py novel.txt --vocabulary characters --output data/novel
+    python tools/preprocess_data.py novel.txt --vocabulary characters --others error --output data/novel
     python tools/preprocess_data.py novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
     python tools/preprocess_data.py novel.txt --vocabulary sentencepiece --model my.model --output data/novel
 
@@ -72,6 +73,7 @@ from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError, MegacharError
 
 VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+Others = Literal["bytes", "error"]
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
 LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
@@ -103,6 +105,9 @@ VocabularySize = Annotated[
 ]
 Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
 ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
+OthersOption = Annotated[
+    Others | None, typer.Option(help="What characters become that were not learned: their bytes, or an error. [bytes]")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")]
@@ -116,6 +121,7 @@ class VocabularyChoice:
     size: int | None
     model: Path | None
     model_type: ModelType | None
+    others: Others | None
 
     def check(self) -> None:
         """ConfigError where an option does not go with the vocabulary."""
@@ -124,6 +130,7 @@ class VocabularyChoice:
             ("--vocabulary-size", self.size, pieces or self.name == "characters"),
             ("--model", self.model, pieces),
             ("--model-type", self.model_type, pieces),
+            ("--others", self.others, self.name == "characters"),
         ):
             if given is not None and not fits:
                 raise ConfigError(f"{option} {given} does not go with --vocabulary {self.name}: leave it out")
@@ -141,8 +148,9 @@ class VocabularyChoice:
             return PieceVocabulary.load(self.model)
         size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", LEARNED_BYTES[self.name]
-        )
+            sources, recipe, self.name, size, self.model_type or "unigram", self.others != "error",
+            LEARNED_BYTES[self.name],
+        )  # fmt: skip
 
 
 def find_sources(
@@ -226,6 +234,7 @@ def main(
     vocabulary_size: VocabularySize = None,
     model: Model = None,
     model_type: ModelTypeOption = None,
+    others: OthersOption = None,
     workers: Workers = 1,
     mpi: Mpi = False,
     overwrite: Overwrite = False,
@@ -245,7 +254,7 @@ def main(
             given: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
             files = {name: names for name, names in given.items() if names}
             recipe = recipe_of(documents, json_key, skip_bad_lines)
-            choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type)
+            choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
             choice.check()
             sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show

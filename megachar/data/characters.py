@@ -1,6 +1,6 @@
 """Character vocabularies: text8's 27 symbols, or a set learned from a corpus, which writes the rest as bytes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from megachar.errors import DataError
 TEXT8_SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
 NUM_CODE_POINTS = 0x110000
 NUM_BYTES = 256
+
+PlacedText = tuple[bytes, Callable[[int], str]]
+"""A text, and what names the place of its byte of a number in messages."""
 
 
 class CharacterVocabulary:
@@ -45,27 +48,30 @@ class CharacterVocabulary:
         return cls(TEXT8_SYMBOLS, bytes_for_others=False, name="text8")
 
     @classmethod
-    def learn(cls, texts: Iterable[tuple[bytes, str]], size: int | None) -> "CharacterVocabulary":
-        """The characters of `texts`, each given with the name of its place for messages; ordered by code point.
+    def learn(
+        cls, texts: Iterable[PlacedText], size: int | None, bytes_for_others: bool = True
+    ) -> "CharacterVocabulary":
+        """The characters of `texts`, ordered by code point.
 
-        With a `size`, the size - 256 most frequent ones (of equally frequent ones the smaller code points). DataError
-        where there is no text, or no room beside the 256 bytes.
+        With a `size`, the most frequent ones for which it has room beside the 256 bytes for others, if wanted (of
+        equally frequent ones the smaller code points). DataError where there is no text or no room.
         """
-        if size is not None and size <= NUM_BYTES:
-            raise DataError(f"a character vocabulary of {size} tokens has no room beside {NUM_BYTES} bytes: use more")
+        most = None if size is None else size - NUM_BYTES * bytes_for_others
+        if most is not None and most < 1:
+            raise DataError(f"a vocabulary of {size} tokens has no room for characters beside the bytes: use more")
         counts = np.zeros(NUM_CODE_POINTS, dtype=np.int64)
         for text, place in texts:
             try:
                 counts += np.bincount(_code_points(_decoded(text)), minlength=NUM_CODE_POINTS)
             except EncodingError as error:
-                raise DataError(f"{place}: {error}") from None
+                raise DataError(f"{place(error.position)}: {error.reason}") from None
         found = np.flatnonzero(counts)
         if not found.size:
             raise DataError("there is no text to learn characters from: give a longer text")
-        if size is not None:
+        if most is not None:
             # A stable sort keeps equally frequent characters in the order of their code points.
-            found = np.sort(found[np.argsort(-counts[found], kind="stable")][: size - NUM_BYTES])
-        return cls("".join(map(chr, found.tolist())), bytes_for_others=True)
+            found = np.sort(found[np.argsort(-counts[found], kind="stable")][:most])
+        return cls("".join(map(chr, found.tolist())), bytes_for_others)
 
     def encode(self, text: bytes) -> npt.NDArray[Any]:
         """Tokens (t,) of `text`; EncodingError where it is not UTF-8, or holds a symbol that has no token."""

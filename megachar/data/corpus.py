@@ -169,7 +169,7 @@ def vocabulary_of(card: VocabularyCard, folder: Path) -> Vocabulary:
     elif card.name == "text8":
         vocabulary = CharacterVocabulary.text8()
     elif card.name == "characters" and card.symbols:
-        vocabulary = CharacterVocabulary(card.symbols, bytes_for_others=True)
+        vocabulary = CharacterVocabulary(card.symbols, bytes_for_others=card.size > len(card.symbols))
     elif card.name == PieceVocabulary.name:
         path = folder / MODEL_NAME
         vocabulary = PieceVocabulary.load(path)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from megachar.data.characters import invalid_utf8
+from megachar.data.characters import PlacedText, invalid_utf8
 from megachar.data.vocabulary import Cut, EncodingError, Int64, checked_tokens, token_dtype
 from megachar.errors import DataError
 
@@ -68,10 +68,10 @@ class PieceVocabulary:
         return cls(path.read_bytes(), str(path))
 
     @classmethod
-    def train(cls, texts: Iterable[tuple[bytes, str]], size: int, model_type: ModelType) -> "PieceVocabulary":
+    def train(cls, texts: Iterable[PlacedText], size: int, model_type: ModelType) -> "PieceVocabulary":
         """Train a model of about `size` pieces (fewer where the text has not as many) on the lines of `texts`.
 
-        Each text comes with the name of its place for messages. One thread, so that a model is the same everywhere.
+        One thread, so that a model is the same everywhere. DataError where a text is no UTF-8 or too short.
         """
         import sentencepiece
 
@@ -187,13 +187,13 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def _sentences(texts: Iterable[tuple[bytes, str]]) -> Iterable[str]:
+def _sentences(texts: Iterable[PlacedText]) -> Iterable[str]:
     """Lines without their ends; longer ones in parts that begin with a space where they can."""
     for text, place in texts:
         try:
             lines = text.decode().split("\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{place}: byte {error.start:,}: {invalid_utf8(text, error)}") from None
+            raise DataError(f"{place(error.start)}: {invalid_utf8(text, error)}") from None
         for line in lines:
             yield from _short_sentences(line)
 

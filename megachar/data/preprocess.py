@@ -4,6 +4,7 @@ The text is cut into units of work, in an order that depends on the inputs alone
 a unit, its tokens are joined in that order, so any number of workers writes the same bytes.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -29,7 +30,6 @@ from megachar.data.pieces import MODEL_NAME
 from megachar.data.preprocessing.copying import copy_text
 from megachar.data.preprocessing.encoding import (
     BLOCK_BYTES,
-    STOP_NAME,
     Documents,
     Part,
     Recipe,
@@ -49,7 +49,7 @@ from megachar.data.preprocessing.plan import (
     parse_split,
     units_of,
 )
-from megachar.data.preprocessing.workers import hash_file, in_order, local_processes
+from megachar.data.preprocessing.workers import hash_file, in_order, local_processes, tell_to_stop
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
 
@@ -220,7 +220,7 @@ def _stop_on_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        (folder / STOP_NAME).touch()
+        tell_to_stop(folder)
         raise
 
 
@@ -246,6 +246,20 @@ def check_output(sources: Sequence[SourceFile], output: Path, overwrite: bool) -
 
 
 @contextmanager
+def _room_on_disk(output: Path) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a message with the mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"no room for the corpus on the disk of {output.parent} ({error.strerror}): nothing was changed there; "
+            "free some space or choose another --output"
+        ) from None
+
+
+@contextmanager
 def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
     """A new folder beside `output` that takes its name when the block ends well, and is removed otherwise."""
     unique = f"{os.getpid()}.{secrets.token_hex(4)}"
@@ -253,7 +267,8 @@ def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
     replaced = output.with_name(f".{output.name}.old.{unique}")
     try:
         building.mkdir(parents=True)
-        yield building
+        with _room_on_disk(output):
+            yield building
         if durable:
             fsync_folder(building)
         if output.exists():

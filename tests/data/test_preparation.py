@@ -30,7 +30,7 @@ PACKINGS = ("plain", "gz", "bz2", "xz", "zst", "zip")
 @pytest.fixture(scope="module")
 def pieces() -> PieceVocabulary:
     draw = random.Random(0)
-    return PieceVocabulary.train([(random_string(draw, 20_000).encode(), "text")], 300, "bpe")
+    return PieceVocabulary.train([(random_string(draw, 20_000).encode(), str)], 300, "bpe")
 
 
 def vocabulary_named(name: str, pieces: PieceVocabulary) -> Vocabulary:

@@ -1,5 +1,6 @@
 """Joining encoded text into the dataset of a split: `.bin` and `.idx` in a stream, hashed on the way."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -146,8 +147,11 @@ class SplitWriter:
 
     def abandon(self) -> None:
         """Close the files, and remove the one that is no part of a dataset."""
-        self._bin.close()
-        self._lengths.close()
+        for file in (self._bin, self._lengths):
+            with contextlib.suppress(
+                OSError
+            ):  # of a full disk, where even closing writes; that error was raised before
+                file.close()
         self._lengths_path.unlink(missing_ok=True)
 
     def _count(self, num_tokens: int, num_bytes: int, words: WordCounter, num_skipped_lines: int) -> None:

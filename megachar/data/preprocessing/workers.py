@@ -1,5 +1,6 @@
 """Who does the work: this process, a pool of processes on this machine, or the ranks of an MPI job."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -71,8 +72,14 @@ def in_order(
         ) from None
     finally:
         if pending:
-            (folder / STOP_NAME).touch()
+            tell_to_stop(folder)
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def tell_to_stop(folder: Path) -> None:
+    """Tell everybody who works on the parts in `folder` that they are not wanted any more."""
+    with contextlib.suppress(OSError):  # on a full disk; then their own writing fails
+        (folder / STOP_NAME).touch()
 
 
 def hash_file(path: Path, folder: Path | None = None) -> str:
