@@ -16,13 +16,22 @@ def read_windows(tokens: npt.NDArray[Any], starts: Int64, context: int, num_targ
     inputs[b, t] = tokens[start + t] and targets[b, t, j] = tokens[start + t + 1 + j], so target j of a position is the
     token j + 1 places ahead. Every window needs context + num_targets tokens from its start.
     """
-    window_tokens = context + num_targets
+    return inputs_and_targets(gather_windows(tokens, starts, context + num_targets), num_targets)
+
+
+def gather_windows(tokens: npt.NDArray[Any], starts: Int64, window_tokens: int) -> Int64:
+    """The `window_tokens` tokens from each of `starts` (b,): (b, window_tokens), int64."""
     assert starts.ndim == 1, starts.shape
     # A negative start would wrap round to the end of the text without a word.
     assert starts.min(initial=0) >= 0, "a window starts before the text"
     assert starts.max(initial=0) + window_tokens <= tokens.size, "a window runs past the end of the text"
     # A plain array over the same memory map: indexing through the memmap subclass is slower.
-    windows = np.asarray(tokens)[starts[:, None] + np.arange(window_tokens)].astype(np.int64)  # (b, t + n)
+    return np.asarray(tokens)[starts[:, None] + np.arange(window_tokens)].astype(np.int64)
+
+
+def inputs_and_targets(windows: Int64, num_targets: int) -> tuple[Int64, Int64]:
+    """Cut windows (b, t + n) into inputs (b, t) and targets (b, t, n), both freshly allocated."""
+    context = windows.shape[1] - num_targets
     ahead = np.lib.stride_tricks.sliding_window_view(windows[:, 1:], num_targets, axis=1)  # (b, t, n)
     return windows[:, :context].copy(), ahead.copy()
 
