@@ -133,6 +133,10 @@ class CharacterVocabulary:
         known = {"name": self.name, "size": self.size}
         return known if self.name == "text8" else {**known, "symbols": self.symbols}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its symbols: the look-up tables are larger and quickly made."""
+        return type(self), (self.symbols, self.bytes_for_others, self.name)
+
     def files(self) -> dict[str, bytes]:
         """None: the symbols are in the card."""
         return {}
