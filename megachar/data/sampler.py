@@ -4,7 +4,6 @@ Windows are numbered w = 0, 1, 2, ... over the whole run, and where w starts in 
 Resuming needs only the step, and any layout of micro-batches and ranks reads the same windows.
 """
 
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -117,16 +116,10 @@ def epoch_positions(seed: int, windows: UInt64, windows_per_epoch: int, num_offs
     positions = np.empty(windows.shape, dtype=np.int64)
     for epoch in np.unique(epochs):  # one, or two where the batch runs into the next epoch
         inside = epochs == epoch
-        order, offset = _epoch(seed, int(epoch), windows_per_epoch, num_offsets)
+        order = KeyedPermutation(windows_per_epoch, make_key(seed, int(epoch), 0))
+        offset = _scale(np.array([make_key(seed, int(epoch), 1)], dtype=np.uint64), num_offsets)
         positions[inside] = offset + order(places[inside]) * context
     return positions
-
-
-@lru_cache(maxsize=64)
-def _epoch(seed: int, epoch: int, windows_per_epoch: int, num_offsets: int) -> tuple[KeyedPermutation, int]:
-    """The order and the offset of an epoch; remembered, because most batches are of the epoch of the last one."""
-    order = KeyedPermutation(windows_per_epoch, make_key(seed, epoch, 0))
-    return order, int(_scale(np.array([make_key(seed, epoch, 1)], dtype=np.uint64), num_offsets)[0])
 
 
 class WindowSampler:

@@ -101,6 +101,17 @@ def test_every_corpus_has_a_sampler_of_its_own(tmp_path: Path, rng: np.random.Ge
         assert targets[place, :, 1].tolist() == text[start + 2 : start + 12].tolist()
 
 
+@pytest.mark.parametrize("order", ["random", "epoch"])
+def test_windows_in_any_order_and_batch(tmp_path: Path, rng: np.random.Generator, order: str) -> None:
+    """The reader places windows in blocks; what it says of one must not depend on those asked for before or with it."""
+    write_corpus(tmp_path / "a", {"train": random_documents(rng, [700])})
+    config = DataConfig(path=str(tmp_path / "a"), order=order)  # type: ignore[arg-type]
+    reader = training_reader(Blend.open(config), config, 10, 2, 5)
+    sampler = WindowSampler(700, 12, 10, 5, order)  # type: ignore[arg-type]
+    for numbers in (windows(1000, 50), windows(0, 3), rng.integers(0, 5000, 40).astype(np.uint64), windows(2**50, 9)):
+        np.testing.assert_array_equal(reader.locate(numbers)[1], sampler.window_starts(numbers))
+
+
 def test_epochs_of_every_corpus_are_whole(tmp_path: Path) -> None:
     """However corpora take turns, each one's own windows are visited once in its own epoch."""
     sizes = {"a": 400, "b": 90}
@@ -108,7 +119,8 @@ def test_epochs_of_every_corpus_are_whole(tmp_path: Path) -> None:
         write_corpus(tmp_path / name, {"train": [np.arange(size) % 256]})
     blend, config = open_blend((tmp_path / "a", 3), (tmp_path / "b", 2), order="epoch")
     reader = training_reader(blend, config, 8, 2, secrets.randbits(60))
-    own = {corpus: starts for corpus, _, starts in reader.starts(windows(0, 500))}
+    corpora, starts = reader.locate(windows(0, 500))
+    own = [starts[corpora == corpus] for corpus in (0, 1)]
     for number, size in enumerate(sizes.values()):
         per_epoch = WindowSampler(size, 10, 8, 0, "epoch").windows_per_epoch
         for first in range(0, own[number].size - per_epoch, per_epoch):
@@ -131,9 +143,9 @@ def test_validation_is_shared_out_by_weight(tmp_path: Path) -> None:
     blend, config = open_blend((tmp_path / "a", 3), (tmp_path / "b", 1))
     inputs, _ = validation_reader(blend, config, 8, 2, 16).read(windows(0, 16))
     assert np.bincount(inputs[:, 0]).tolist() == [0, 12, 4]
-    starts = {corpus: starts for corpus, _, starts in validation_reader(blend, config, 8, 2, 16).starts(windows(0, 16))}
-    assert starts[0].tolist()[::11] == [0, 190]  # from the first token to the last
-    assert starts[1].tolist() == [0, 63, 126, 190]
+    corpora, starts = validation_reader(blend, config, 8, 2, 16).locate(windows(0, 16))
+    assert starts[corpora == 0].tolist()[::11] == [0, 190]  # from the first token to the last
+    assert starts[corpora == 1].tolist() == [0, 63, 126, 190]
     validation_reader(blend, config, 8, 2, 1)  # a corpus whose share rounds to no window
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from megachar.data.batches import gather_windows
+from megachar.data.batches import read_windows
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import WindowSampler
@@ -148,7 +148,7 @@ def read_everything(prefix: Path, rng: np.random.Generator) -> None:
     order = str(rng.choice(["random", "epoch"]))
     starts = WindowSampler(len(dataset), WINDOW, CONTEXT, 1, order).starts(7, 0, 8, 1)  # type: ignore[arg-type]
     if np.issubdtype(dataset.dtype, np.integer):
-        gather_windows(tokens, starts, WINDOW)
+        read_windows(tokens, starts, CONTEXT, WINDOW - CONTEXT)
     sampler = DocumentSampler(dataset, WINDOW, CONTEXT, 1, order)  # type: ignore[arg-type]
     starts = sampler.window_starts(np.arange(8, dtype=np.uint64))
     assert starts.min() >= 0

@@ -216,7 +216,7 @@ def test_readers_of_a_corpus(tmp_path: Path, rng: np.random.Generator) -> None:
             ):
                 assert np.all(inputs == inputs[:, :1])
                 assert np.all(targets == inputs[:, :1, None])
-            assert reader.note.startswith("documents shorter than a window of 18 characters are left out: ")
+            assert reader.note.startswith("documents shorter than a window of 18 are left out: ")
             assert reader.note.count(" characters of ") == len(blend.corpora)
     stream = DataConfig(path=str(tmp_path / "a"))
     assert training_reader(Blend.open(stream), stream, CONTEXT, 2, 0).note == ""

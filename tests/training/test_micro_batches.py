@@ -106,4 +106,4 @@ def test_what_is_said_of_the_text(corpora: list[Path]) -> None:
     stream = source_of(experiment(f"data.path={corpora[0]}"), 0, 1)
     assert stream.description == str(corpora[0])
     documents = source_of(experiment(f"data.path={corpora[0]}", "data.windows=document"), 0, 1)
-    assert documents.description.startswith(f"{corpora[0]}; documents shorter than a window of 66 characters are left")
+    assert documents.description.startswith(f"{corpora[0]}; documents shorter than a window of 66 are left")
