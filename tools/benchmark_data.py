@@ -4,6 +4,7 @@
     python tools/benchmark_data.py jsonl            # JSON lines against a Python loop over documents
     python tools/benchmark_data.py sentencepiece    # one process against the library's own encoding on one core
     python tools/benchmark_data.py memory           # peak memory of the tool at two sizes of corpus
+    python tools/benchmark_data.py reading          # batches of a prepared corpus against a preset's training
 
 Everything is read from the page cache and happens in --folder (a temporary one without it). The text is that of
 Python's documentation, repeated, or --text. Times are of preparing: of reading, encoding, hashing, counting words, and
@@ -148,6 +149,114 @@ def memory(
             ]
             table.add_row(name, *(f"{peak:,.0f} MB" for peak in peaks), f"{peaks[-1] / peaks[0]:.2f}")
     Console().print(table)
+
+
+@app.command()
+def reading(
+    preset: Annotated[str, typer.Argument(help="a preset, trained in one process")] = "small",
+    megabytes: Megabytes = 50,
+    rounds: Rounds = 5,
+    folder: Folder = None,
+    source: TextFile = None,
+) -> None:
+    """Batches read from three corpora in one process, against training on them. Goal: 50 x the characters/s.
+
+    Micro-batches are of the preset's size, so that small ones do not flatter. Training is measured on one thread and
+    multiplied by the number of cores: no layout on this machine is faster.
+    """
+    from megachar.config.loading import load_experiment
+
+    one_process = ("parallel.pipe=1", "parallel.data=1")
+    with working_folder(folder) as place:
+        for name in "abc":
+            write_records(place / name, megabytes, 2000, source)
+            prepare(place / name, place, documents="record", split="100,0,0")
+            (place / "corpus").rename(place / f"corpus-{name}")
+        experiment = load_experiment(preset, [f"data.path={place}/corpus-a", *one_process])
+        train = training_step(experiment)
+        ways = {
+            (context, way): reading_step(experiment, context, config)
+            for context in (128, 512)
+            for way, config in reading_ways(place).items()
+        }
+        rates: dict[tuple[int, str], list[float]] = {}
+        for _ in range(rounds):
+            rate = (os.cpu_count() or 1) * characters_per_second(train, 1.0)
+            rates.setdefault((experiment.model.context, f"training {preset}"), []).append(rate)
+            for way, read in ways.items():
+                rates.setdefault(way, []).append(characters_per_second(read, 0.3))
+    first = next(iter(rates.values()))
+    table = Table("context", "windows", "characters/s", "x training", "lowest", "highest")
+    for (context, name), values in rates.items():
+        ratios = [value / other for value, other in zip(values, first, strict=True)]
+        speed = f"{statistics.median(values):,.0f}"
+        table.add_row(str(context), name, speed, *(f"{f(ratios):,.0f}" for f in (statistics.median, min, max)))
+    table.caption = f"micro-batches of {experiment.batch.micro_size} windows; goal: 50 x training"
+    Console().print(table)
+
+
+def reading_ways(place: Path) -> dict[str, Any]:
+    """The `data` sections of an experiment that are compared."""
+    from megachar.config.schema import DataConfig
+
+    path = f"{place}/corpus-a"
+    parts = [
+        {"path": f"{place}/corpus-{name}", "weight": weight} for name, weight in zip("abc", (6, 3, 1), strict=True)
+    ]
+    return {
+        "random": DataConfig(path=path),
+        "epoch": DataConfig(path=path, order="epoch"),
+        "document, random": DataConfig(path=path, windows="document"),
+        "document, epoch": DataConfig(path=path, windows="document", order="epoch"),
+        "blend of three, epoch": DataConfig.model_validate({"blend": parts, "order": "epoch"}),
+        "blend, document, epoch": DataConfig.model_validate({"blend": parts, "windows": "document", "order": "epoch"}),
+    }
+
+
+def reading_step(experiment: Any, context: int, data: Any) -> Callable[[int], int]:
+    """What reads micro-batch after micro-batch; gives the number of characters."""
+    from megachar.data.blend import Blend
+    from megachar.data.reader import training_reader
+    from megachar.data.sampler import window_numbers
+
+    reader = training_reader(Blend.open(data), data, context, experiment.auxiliary.num_targets, experiment.seed)
+    return lambda number: int(reader.read(window_numbers(number, 0, experiment.batch.micro_size, 1))[0].size)
+
+
+def training_step(experiment: Any) -> Callable[[int], int]:
+    """What trains step after step on one thread, under the engine as in a run; gives the number of characters."""
+    import torch
+
+    from megachar.losses.auxiliary import layer_weights
+    from megachar.parallel.engine import build_engine
+    from megachar.parallel.mesh import start
+    from megachar.topology import Topology
+    from megachar.training.micro_batches import MicroBatchSource
+    from megachar.training.optimizers import build_optimizer
+    from megachar.training.preflight import check_data
+
+    mesh = start(Topology(1, 1, 1), torch.device("cpu"))
+    torch.set_num_threads(1)
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    source = MicroBatchSource(experiment, check_data(experiment), mesh)
+    total, num_layers = experiment.training.total_steps, experiment.model.num_layers
+
+    def step(number: int) -> int:
+        weights = layer_weights(experiment.auxiliary, num_layers, total, total - 1)  # silent layers: the fastest steps
+        engine.train_step(source.training(number), weights, experiment.optimizer.learning_rate)
+        return int(experiment.batch.global_size * experiment.model.context)
+
+    step(0)
+    return step
+
+
+def characters_per_second(step: Callable[[int], int], least_seconds: float) -> float:
+    """Of steps 1, 2, ..., taken for at least so long."""
+    begin, number, characters = time.perf_counter(), 0, 0
+    while (elapsed := time.perf_counter() - begin) < least_seconds:
+        number += 1
+        characters += step(number)
+    return characters / elapsed
 
 
 def prepare(file: Path, out: Path, vocabulary: Any = None, split: str = "90,5,5", durable: bool = False,
