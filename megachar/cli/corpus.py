@@ -2,11 +2,11 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,13 +14,20 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
-from megachar.cli.stages import Stages
-from megachar.errors import ConfigError, DataError
+from megachar.cli.inspection import inspect, print_splits
+from megachar.cli.stages import Stages, errors_of_the_system
+from megachar.errors import ConfigError
 
 if TYPE_CHECKING:
-    from megachar.data.corpus import CorpusCard
+    from megachar.data.preprocess import SourceFile
+    from megachar.data.vocabulary import Vocabulary
+
+VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+DEFAULT_PIECES = 8000
+PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
 app = typer.Typer(help="Fetch well-known corpora by name; look at what a corpus holds.", no_args_is_help=True)
+app.command()(inspect)
 
 
 @app.command("list")
@@ -54,6 +61,12 @@ def fetch(
     downloads: Annotated[
         Path | None, typer.Option(help="Where downloads are kept; default: downloads/ beside the output.")
     ] = None,
+    vocabulary: Annotated[VocabularyName, typer.Option(help="What a token is.")] = "bytes",
+    vocabulary_size: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a learned one: characters (default: all that occur), sentencepiece (8000)."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that encode. Bytes need only one.")] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")
     ] = False,
@@ -67,6 +80,8 @@ def fetch(
     from megachar.data.corpora.registry import named_corpus
 
     corpus = named_corpus(name)
+    if vocabulary_size is not None and vocabulary not in ("characters", "sentencepiece"):
+        raise ConfigError(f"--vocabulary-size {vocabulary_size}: {vocabulary} is no learned vocabulary; leave it out")
     if source is not None and downloads is not None:
         raise ConfigError(f"--downloads {downloads} with --from {source}: nothing is downloaded; leave one out")
     output = Path("data") / name if output is None else output
@@ -77,12 +92,13 @@ def fetch(
             output,
             source=source,
             downloads=downloads,
+            make_vocabulary=lambda sources: make_vocabulary(vocabulary, vocabulary_size, sources),
+            num_workers=workers,
             overwrite=overwrite,
             downloader=Downloader(tell=stages.tell),
             stage=stages,
         )
-    console = Console()
-    console.print(splits_table(str(output), fetched.card))
+    print_splits(str(output), fetched.card, Console())
     if fetched.archive is not None:
         typer.echo(f"{fetched.archive} is kept; it may be deleted")
     if not fetched.is_verified:
@@ -91,26 +107,21 @@ def fetch(
         )
 
 
-def splits_table(title: str, card: "CorpusCard") -> Table:
-    """The sizes of every split."""
-    table = Table(title=Text(f"{title}: vocabulary {card.vocabulary.name} ({card.vocabulary.size})"))
-    table.add_column("split")
-    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
-        table.add_column(heading, justify="right")
-    for name, split in card.splits.items():
-        counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
-        ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
-        table.add_row(name, *(f"{count:,}" for count in counts), ratio)
-    return table
+def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":
+    """The vocabulary `name`, learned from the training text where it is a learned one."""
+    from megachar.data.characters import CharacterVocabulary
+    from megachar.data.preprocessing.encoding import Recipe
+    from megachar.data.preprocessing.learning import learn_vocabulary
+    from megachar.data.vocabulary import ByteVocabulary
 
-
-@contextmanager
-def errors_of_the_system(what: Path) -> Iterator[None]:
-    """Errors of the disk, such as no space left or no permission, as a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{error.filename or what}: {error.strerror or error}; mend that and try again") from error
+    if name == "bytes":
+        return ByteVocabulary()
+    if name == "text8":
+        return CharacterVocabulary.text8()
+    recipe = Recipe(ByteVocabulary(), "file", "text", False)
+    if name == "characters":
+        return learn_vocabulary(sources, recipe, "characters", size)
+    return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)
 
 
 @contextmanager

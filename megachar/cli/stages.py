@@ -1,8 +1,9 @@
-"""Long work on bytes, stage by stage: a bar on a terminal, a line every so often elsewhere."""
+"""Long work on files: its stages as a bar on a terminal or a line every so often elsewhere, and its errors."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -15,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from megachar.errors import DataError
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -72,3 +75,12 @@ class Stages:
             self.tell(f"{title}: {decimal(total)}{of}, {decimal(int(rate))}/s{left}")
 
         yield advance
+
+
+@contextmanager
+def errors_of_the_system(what: Path) -> Iterator[None]:
+    """Errors of the disk, such as no space left or no permission, as a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or what}: {error.strerror or error}; mend that and try again") from error

@@ -136,7 +136,7 @@ def stalling(content: bytes, after: int) -> Answer:
         request.head(206 if start else 200, Content_Length=len(content) - start, **ranges)
         request.wfile.write(content[start : start + after])
         request.wfile.flush()
-        request.server.owner.released.wait(5)
+        request.server.owner.released.wait(60)
 
     return answer
 

@@ -80,12 +80,14 @@ class Published:
             }
             self.members |= shards
             self.text["train"] = b"".join(shards.values())
+        self.paths = {split: [path for path in self.members if PATHS[name].get(path, "train") == split]
+                      for split in ("train", "valid", "test")}  # fmt: skip
         self.archive = folder / real.archive.name
         everything = {**self.members, **{other: b"no" * (not other.endswith("/")) for other in OTHERS}}
         content = pack(self.archive, everything, "zip" if real.archive.name.endswith("zip") else "tar")
         texts = []
         for text in real.texts:
-            found = hashlib.md5(self.text[text.split or text.name]).hexdigest()
+            found = hashlib.md5(self.text[text.split or text.member]).hexdigest()
             texts.append(replace(text, digest=Digest("md5", found) if text.digest else None))
         digest = Digest("sha256", hashlib.sha256(content).hexdigest())
         self.corpus = replace(
@@ -118,7 +120,7 @@ class Published:
 
 
 def downloader() -> Downloader:
-    return Downloader(attempts=2, timeout_seconds=0.5, pause_seconds=0, opener=build_opener(ProxyHandler({})))
+    return Downloader(attempts=2, timeout_seconds=20, pause_seconds=0, opener=build_opener(ProxyHandler({})))
 
 
 def fetched_from(server: PlannedServer, published: Published, output: Path, **more: Any) -> Fetched:
@@ -146,7 +148,8 @@ def test_download(published: Published, tmp_path: Path) -> None:
         assert len(server.requests) == 2  # the second time the archive was there
     corpus = published.check(output)
     assert (corpus.card, done.is_verified) == (done.card, True)
-    assert [source.name for source in done.card.sources] == [text.name for text in published.corpus.texts]
+    names = [Path(path).name for split in ("train", "valid", "test") for path in sorted(published.paths[split])]
+    assert [source.name for source in done.card.sources] == (names or [output.name])
     assert done.archive == tmp_path / "data" / "downloads" / published.archive.name
     assert done.archive.read_bytes() == content
     assert sorted(path.name for path in output.parent.iterdir()) == sorted(["downloads", output.name])
@@ -212,7 +215,7 @@ def test_member_missing(published: Published, tmp_path: Path) -> None:
     text = next(text for text in published.corpus.texts if text.matches(gone))
     folder = published.unpack(tmp_path / "unpacked")
     folder.mkdir(exist_ok=True)
-    message = f"{text.num_members - 1} of the {text.num_members} files .* of the text {text.name} were found"
+    message = f"{text.num_members - 1} of the {text.num_members} files .* of {published.corpus.name} were found"
     with pytest.raises(DataError, match=message):
         fetch_corpus(published.corpus, tmp_path / "out", source=folder)
     assert not (tmp_path / "out").exists()
@@ -238,13 +241,13 @@ def test_damaged_archives(published: Published, tmp_path: Path) -> None:
             fetch_corpus(corpus, tmp_path / "out", source=published.archive, overwrite=True)
         except DataError:
             continue
-        except BaseException:
-            pytest.fail(f"seed {seed}")
+        except Exception as error:
+            pytest.fail(f"seed {seed}: {error!r}")
         published.check(tmp_path / "out")
 
 
 def _md5_of(published: Published, text: TextFile) -> str:
-    return hashlib.md5(published.text[text.split or text.name]).hexdigest()
+    return hashlib.md5(published.text[text.split or text.member]).hexdigest()
 
 
 def test_sources_that_do_not_fit(tmp_path: Path) -> None:
@@ -329,6 +332,18 @@ def test_interrupted_download_is_kept(enwik8: Published, tmp_path: Path) -> None
     assert server.ranges == ["bytes=200-"]
 
 
+def test_names_that_come_twice(enwik8: Published, tmp_path: Path) -> None:
+    """As in an archive that was appended to: the last one counts."""
+    entries = [b"old", enwik8.text["enwik8"]]
+    with tarfile.open(enwik8.archive, "w:gz") as archive:
+        for content in entries:
+            entry = tarfile.TarInfo("enwik8")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    fetch_corpus(enwik8.corpus, tmp_path / "out", source=enwik8.archive)
+    enwik8.check(tmp_path / "out")
+
+
 def test_paths_in_an_archive_lead_nowhere(tmp_path: Path) -> None:
     """Nothing is written where an archive says, only where we say."""
     published = Published("enwik8", tmp_path)
@@ -357,7 +372,7 @@ def test_registry() -> None:
 def test_registry_finds_the_published_names(name: str) -> None:
     corpus: NamedCorpus = named_corpus(name)
     for path, split in PATHS[name].items():
-        assert [text.split or text.name for text in corpus.texts if text.matches(path)] == [split]
+        assert [text.split or text.member for text in corpus.texts if text.matches(path)] == [split]
     for other in OTHERS:
         assert not [text for text in corpus.texts if text.matches(other)]
 

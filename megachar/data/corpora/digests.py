@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megachar.errors import DataError
 
@@ -24,6 +25,10 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.algorithm} {self.hexadecimal}"
 
+    def start(self) -> Any:
+        """A hash of this kind, of nothing yet."""
+        return hashlib.new(self.algorithm, usedforsecurity=False)
+
     def check(self, found: str, what: object) -> None:
         """DataError unless `found`, the hash of `what`, is this one."""
         if found != self.hexadecimal:
@@ -35,9 +40,14 @@ class Digest:
 def hash_file(path: Path, algorithm: str, progress: Progress | None = None) -> str:
     """The hash of the file `path`, as hexadecimal digits."""
     hashed = hashlib.new(algorithm, usedforsecurity=False)
+    update_hash(hashed, path, progress)
+    return str(hashed.hexdigest())
+
+
+def update_hash(hashed: Any, path: Path, progress: Progress | None = None) -> None:
+    """Add the content of the file `path` to a running hash."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK_BYTES):
             hashed.update(chunk)
             if progress is not None:
                 progress(len(chunk))
-    return hashed.hexdigest()

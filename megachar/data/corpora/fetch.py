@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,20 @@ from pathlib import Path
 from megachar.data.corpora.digests import hash_file
 from megachar.data.corpora.download import Downloader, Stage, check_space, silent_stage
 from megachar.data.corpora.registry import NamedCorpus, TextFile
-from megachar.data.corpora.unpack import Members, assemble, extract_members, find_members, is_archive
+from megachar.data.corpora.unpack import Members, check_text, extract_members, find_members, is_archive
 from megachar.data.corpus import CorpusCard
-from megachar.data.preprocess import check_output, cut_by_position, one_file_per_split, prepare_corpus
+from megachar.data.preprocess import SourceFile, check_output, cut_by_position, one_file_per_split, prepare_corpus
+from megachar.data.preprocessing.inputs import Input
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
+
+MakeVocabulary = Callable[[Sequence[SourceFile]], Vocabulary]
+"""From the texts and their splits to the vocabulary, which may be learned from them."""
+
+
+def bytes_vocabulary(sources: Sequence[SourceFile]) -> Vocabulary:
+    """Bytes, whatever the text."""
+    return ByteVocabulary()
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,13 @@ def fetch_corpus(
     *,
     source: Path | None = None,
     downloads: Path | None = None,
-    vocabulary: Vocabulary | None = None,
+    make_vocabulary: MakeVocabulary = bytes_vocabulary,
+    num_workers: int = 1,
     overwrite: bool = False,
     downloader: Downloader | None = None,
     stage: Stage = silent_stage,
 ) -> Fetched:
-    """Prepare `corpus` in the folder `output`, in bytes or another `vocabulary`.
+    """Prepare `corpus` in the folder `output`, in bytes or another vocabulary.
 
     It comes from the publisher by way of `downloads` (default: a folder of that name beside `output`), where the
     archive stays; or from `source`: the archive, the folder that it unpacks to, or the text of a corpus that is one.
@@ -58,16 +68,18 @@ def fetch_corpus(
         is_verified = _verify_source(corpus, source, stage)
     with _temporary_folder(output) as folder:
         found = _find_texts(corpus, source, folder, stage)
-        texts = _assemble_texts(corpus, found, folder, stage)
-        check_space(output.parent, sum(path.stat().st_size for path in texts.values()))
+        texts = _check_texts(corpus, found, folder, stage)
+        check_space(output.parent, sum(path.stat().st_size for paths in texts.values() for path in paths))
         if corpus.cut is None:
-            sources = one_file_per_split({text.split: path for text, path in texts.items() if text.split is not None})
+            files = {text.split: [_input(path) for path in paths] for text, paths in texts.items()}
+            sources = one_file_per_split({split: inputs for split, inputs in files.items() if split is not None})
         else:
-            (path,) = texts.values()
-            sources = cut_by_position(path, corpus.cut)
-        vocabulary = ByteVocabulary() if vocabulary is None else vocabulary
+            sources = cut_by_position([_input(path) for paths in texts.values() for path in paths], corpus.cut)
+        vocabulary = make_vocabulary(sources)
         with stage(f"Preparing {output.name}", sum(each.num_bytes for each in sources)) as progress:
-            card = prepare_corpus(sources, output, vocabulary, overwrite=overwrite, progress=progress)
+            card = prepare_corpus(
+                sources, output, vocabulary, overwrite=overwrite, num_workers=num_workers, progress=progress
+            )
     return Fetched(card, archive, is_verified)
 
 
@@ -105,13 +117,18 @@ def _verify_source(corpus: NamedCorpus, source: Path, stage: Stage) -> bool:
     return True
 
 
-def _assemble_texts(
+def _check_texts(
     corpus: NamedCorpus, found: dict[TextFile, Members], folder: Path, stage: Stage
-) -> dict[TextFile, Path]:
-    """Each text in one file, and verified where its hash is known."""
+) -> dict[TextFile, list[Path]]:
+    """The files of each text, verified where its hash is known."""
     num_bytes = sum(path.stat().st_size for members in found.values() for path in members.values())
     with stage(f"Verifying the text of {corpus.name}", num_bytes) as progress:
-        return {text: assemble(text, found[text], folder, corpus.strip_lines, progress) for text in corpus.texts}
+        return {text: check_text(corpus, text, found[text], folder, progress) for text in corpus.texts}
+
+
+def _input(path: Path) -> Input:
+    """A file as it is, whatever its name or its first bytes look like."""
+    return Input(path, name=path.name)
 
 
 @contextmanager

@@ -34,16 +34,14 @@ class Archive:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text to train on: a file in the archive, or several that are joined in the order of their names."""
+    """A text to train on: a file in the archive, or several in the order of their names."""
 
-    name: str
-    """Name of the unpacked text, which the corpus card records as its source."""
     member: str
     """The end of its path in the archive; `*` stands for anything."""
     split: SplitName | None
     """The split that it is; None: all of the text, which is then cut by position."""
     digest: Digest | None = None
-    """Of the text as published; None where no hash of it is known."""
+    """Of the text as published, its files joined; None where no hash of it is known."""
     num_members: int = 1
 
     def matches(self, path: str) -> bool:
@@ -82,12 +80,11 @@ _CUT = "by position: bytes [0, 90M) train, [90M, 95M) valid, [95M, 100M) test"
 
 
 def _wikitext(split: SplitName, digest: Digest) -> TextFile:
-    name = f"wiki.{split}.tokens"
-    return TextFile(name, name, split, digest)
+    return TextFile(f"wiki.{split}.tokens", split, digest)
 
 
 def _penn_treebank(split: SplitName, md5: str) -> TextFile:
-    return TextFile(f"ptb.{split}.txt", f"data/ptb.{split}.txt", split, Digest("md5", md5))
+    return TextFile(f"data/ptb.{split}.txt", split, Digest("md5", md5))
 
 
 CORPORA: tuple[NamedCorpus, ...] = (
@@ -104,7 +101,6 @@ CORPORA: tuple[NamedCorpus, ...] = (
         ),
         texts=(
             TextFile(
-                "enwik8",
                 "enwik8",
                 None,
                 Digest("sha256", "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"),
@@ -124,7 +120,7 @@ CORPORA: tuple[NamedCorpus, ...] = (
             digest=Digest("sha256", "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232"),
             num_bytes=31_344_016,
         ),
-        texts=(TextFile("text8", "text8", None, Digest("md5", "3bea1919949baf155f99411df5fada7e")),),
+        texts=(TextFile("text8", None, Digest("md5", "3bea1919949baf155f99411df5fada7e")),),
         text_bytes=100_000_000,
         cut=DEFAULT_SPLIT,
     ),
@@ -167,18 +163,15 @@ CORPORA: tuple[NamedCorpus, ...] = (
         ),
         texts=(
             TextFile(
-                "lm1b.train.txt",
                 "training-monolingual.tokenized.shuffled/news.en-*-of-00100",
                 "train",
                 num_members=99,
             ),
             TextFile(
-                "lm1b.valid.txt",
                 "heldout-monolingual.tokenized.shuffled/news.en.heldout-00001-of-00050",
                 "valid",
             ),
             TextFile(
-                "lm1b.test.txt",
                 "heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050",
                 "test",
             ),

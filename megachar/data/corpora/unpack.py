@@ -1,15 +1,14 @@
 """Texts out of an archive or a folder: found by their names, in a stream, each checked against its hash."""
 
-import hashlib
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from itertools import count
+from pathlib import Path, PurePosixPath
 from typing import IO
 
-from megachar.data.corpora.digests import CHUNK_BYTES, Progress, hash_file
+from megachar.data.corpora.digests import CHUNK_BYTES, Progress, update_hash
 from megachar.data.corpora.registry import NamedCorpus, TextFile
 from megachar.errors import DataError
 
@@ -40,12 +39,13 @@ def extract_members(corpus: NamedCorpus, archive: Path, folder: Path, progress: 
     DataError where the archive is damaged.
     """
     found: dict[TextFile, Members] = {text: {} for text in corpus.texts}
+    numbers = count()
     for name, chunks in _files_in(archive):
         for text in corpus.texts:
             if text.matches(name):
-                # Never a path from the archive: that could point anywhere.
-                path = folder / str(len(found[text])) / text.name
-                path.parent.mkdir(exist_ok=True)
+                # Never a path from the archive, which could point anywhere; a number, as names may come twice.
+                path = folder / str(next(numbers)) / PurePosixPath(name).name
+                path.parent.mkdir()
                 with path.open("wb") as unpacked:
                     for chunk in chunks:
                         unpacked.write(chunk)
@@ -54,34 +54,34 @@ def extract_members(corpus: NamedCorpus, archive: Path, folder: Path, progress: 
     return found
 
 
-def assemble(text: TextFile, members: Members, folder: Path, strip_lines: bool, progress: Progress) -> Path:
-    """The whole of `text`, checked: the file itself where it is one and stays as it is, else a new one in `folder`.
+def check_text(corpus: NamedCorpus, text: TextFile, members: Members, folder: Path, progress: Progress) -> list[Path]:
+    """The files of `text` in the order of their names, once its hash is right; without the spaces at the ends of lines,
+    where the corpus wants that, in `folder`.
 
     DataError where files are missing or the hash is wrong.
     """
     if len(members) != text.num_members:
         raise DataError(
-            f"{len(members)} of the {text.num_members} files {text.member} of the text {text.name} were found: "
+            f"{len(members)} of the {text.num_members} files {text.member} of {corpus.name} were found: "
             "give the whole archive, or the folder that it unpacks to"
         )
-    if text.num_members == 1 and not strip_lines:
-        (path,) = members.values()
-        if text.digest is not None:
-            text.digest.check(hash_file(path, text.digest.algorithm, progress), path)
-        return path
-    hashed = hashlib.new(text.digest.algorithm if text.digest else "md5", usedforsecurity=False)
-    whole = folder / text.name
-    with whole.open("wb") as joined:
-        for name in sorted(members):
-            with members[name].open("rb") as file:
-                # By lines only where that is needed: a text may have none.
-                for piece in file if strip_lines else iter(partial(file.read, CHUNK_BYTES), b""):
-                    hashed.update(piece)
-                    joined.write(_stripped(piece) if strip_lines else piece)
-                    progress(len(piece))
+    names = sorted(members)
     if text.digest is not None:
-        text.digest.check(hashed.hexdigest(), ", ".join(members))
-    return whole
+        hashed = text.digest.start()
+        for name in names:
+            update_hash(hashed, members[name], progress)
+        text.digest.check(hashed.hexdigest(), ", ".join(names))
+    if not corpus.strip_lines:
+        return [members[name] for name in names]
+    return [_strip_lines(members[name], folder) for name in names]
+
+
+def _strip_lines(path: Path, folder: Path) -> Path:
+    """A copy of `path` in `folder` without the spaces at both ends of each line."""
+    stripped = folder / path.name
+    with path.open("rb") as text, stripped.open("wb") as copy:
+        copy.writelines(_stripped(line) for line in text)
+    return stripped
 
 
 def _stripped(line: bytes) -> bytes:
