@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,8 @@ from megachar.generation.decoding import TerminalDecoder, for_encoding
 
 if TYPE_CHECKING:
     from megachar.data.corpus import CorpusCard
+
+MANY_SEEN_ONCE = 0.1
 
 
 def inspect(
@@ -134,18 +137,21 @@ def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> N
     table.add_column(f"bits per {_unit(opened)}", justify="right")
     if per_byte:
         table.add_column("bits per byte", justify="right")
-    table.add_row(
-        *_row("as uniform symbols", math.log2(max(1, int(np.count_nonzero(figures.counts)))), figures, per_byte)
-    )
-    for order, name in enumerate(("order 0: alone", "order 1: after one", "order 2: after two")):
-        table.add_row(*_row(f"entropy, {name}", figures.entropies[order], figures, per_byte))
-    table.add_row(*_row("xz -6", figures.xz_bits, figures, per_byte))
-    console.print(table)
-
-
-def _row(name: str, bits: float | None, figures: Figures, per_byte: bool) -> list[str]:
+    table.add_column("runs seen once", justify="right")
     scales = (1.0, figures.num_sampled / figures.num_bytes) if per_byte else (1.0,)
-    return [name, *("-" if bits is None else f"{bits * scale:.3f}" for scale in scales)]
+
+    def add(name: str, bits: float, seen_once: str = "") -> None:
+        table.add_row(name, *(f"{bits * scale:.3f}" for scale in scales), seen_once)
+
+    num_used = int(np.count_nonzero(figures.counts))
+    add(f"{num_used:,} symbols, all alike", math.log2(num_used))
+    for order, (entropy, known) in enumerate(zip(figures.entropies, ("none", "one", "two"), strict=True)):
+        if entropy is not None:
+            add(f"entropy of order {order}: {known} before it known", entropy.bits, f"{entropy.seen_once:.1%}")
+    add("xz -6", figures.xz_bits)
+    console.print(table)
+    if any(entropy is not None and entropy.seen_once > MANY_SEEN_ONCE for entropy in figures.entropies):
+        console.print("An entropy is far too small where many runs are seen once: take a larger --sample.")
 
 
 def _print_windows(opened: OpenedSplit, count: int, num_tokens: int) -> None:
@@ -196,7 +202,7 @@ def _values(opened: OpenedSplit, figures: Figures, verified: list[str]) -> dict[
             "num_tokens": figures.num_sampled,
             "num_bytes": figures.num_bytes,
             "counts": figures.counts.tolist(),
-            "entropy_bits": list(figures.entropies),
+            "entropies": [None if entropy is None else asdict(entropy) for entropy in figures.entropies],
             "xz_bits": figures.xz_bits,
         },
     }

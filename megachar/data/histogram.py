@@ -78,20 +78,23 @@ def _draw_bars(counts: Int64, symbols: Sequence[bytes] | None) -> Any:
 
     share = counts / counts.sum()
     firsts = [first for first in range(0, counts.size, BARS_PER_ROW) if counts[first : first + BARS_PER_ROW].any()]
-    height = 1.0 + 2.0 * len(firsts)
-    figure, panels = plt.subplots(len(firsts), 1, figsize=(14, height), squeeze=False, sharey=True)
+    row = min(BARS_PER_ROW, counts.size)
+    width, height = 0.8 + max(6.0, 0.206 * row), 1.0 + 2.0 * len(firsts)
+    figure, panels = plt.subplots(len(firsts), 1, figsize=(width, height), squeeze=False, sharey=True)
     # In inches from each edge. A layout that is computed draws everything twice, which takes seconds.
-    figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.55 / height, bottom=0.65 / height, hspace=0.22)
+    figure.subplots_adjust(
+        left=0.7 / width, right=1 - 0.1 / width, top=1 - 0.45 / height, bottom=0.65 / height, hspace=0.22
+    )
+    bottom = 0.3 * share[share > 0].min()  # so that the rarest symbol has a bar
     classes = [class_of(symbol) for symbol in symbols] if symbols is not None else [0] * counts.size
     for first, axes in zip(firsts, panels[:, 0], strict=True):
         tokens = np.arange(first, min(first + BARS_PER_ROW, counts.size))
-        bottom = 0.3 / counts.sum()  # a symbol that occurs once still has a bar
         heights = np.where(counts[tokens] > 0, share[tokens] - bottom, 0)
         colors = [CLASSES[classes[token]][1] for token in tokens]
         axes.bar(tokens, heights, bottom=bottom, width=0.85, color=colors)
         axes.set_yscale("log")
         axes.set_ylim(bottom, 1.0)
-        axes.set_xlim(first - 0.8, first + BARS_PER_ROW - 0.2)
+        axes.set_xlim(first - 0.8, first + row - 0.2)
         labels = [label_of(int(token), symbols) for token in tokens]
         axes.set_xticks(tokens, labels, fontsize=9, family="DejaVu Sans Mono", parse_math=False)
         for label, token in zip(axes.get_xticklabels(), tokens, strict=True):
@@ -126,6 +129,8 @@ def _draw_ranks(counts: Int64, symbols: Sequence[bytes] | None) -> Any:
     all_ranks.set_xlabel("rank")
     all_ranks.set_ylabel("share")
     all_ranks.set_title("all, by rank", fontsize=10)
-    for axes in (top, all_ranks):
-        axes.grid(alpha=0.3)
+    top.set_xlim(-0.8, shown.size - 0.2)
+    for axes, which in ((top, "y"), (all_ranks, "both")):
+        axes.set_axisbelow(True)
+        axes.grid(axis=which, alpha=0.3)
     return figure

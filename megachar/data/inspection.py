@@ -111,11 +111,21 @@ def count_symbols(sample: Sample, num_symbols: int) -> Int64:
     return counts
 
 
-def conditional_entropies(sample: Sample) -> tuple[float | None, float | None, float | None]:
-    """Bits a token of order 0, 1 and 2: the entropy of a token, once the 0, 1 or 2 tokens before it are known.
+@dataclass(frozen=True)
+class Entropy:
+    """The entropy of a token, once those before it are known, as many as the order says."""
 
-    They are the entropies of the sample's own frequencies, which a short sample of a large vocabulary makes too small:
-    most of its contexts occur once. None where the sample is too short for an order, or the vocabulary too large.
+    bits: float
+    """A token, of the sample's own frequencies."""
+    seen_once: float
+    """Share of the sample's runs of order + 1 tokens that occur only once in it; where it is large, `bits` is far too
+    small, for a context that occurs once seems to tell for sure what follows."""
+
+
+def conditional_entropies(sample: Sample) -> tuple[Entropy | None, Entropy | None, Entropy | None]:
+    """The entropies of order 0, 1 and 2; None where the sample is too short for an order, or the vocabulary too large.
+
+    All are counted at the same places, those that two more tokens follow.
     """
     largest = max(int(piece.max()) for piece in sample.pieces)
     length = max(piece.size for piece in sample.pieces)
@@ -125,10 +135,13 @@ def conditional_entropies(sample: Sample) -> tuple[float | None, float | None, f
         depth += 1
     codes = np.concatenate([_codes(piece, base, depth) for piece in sample.pieces])
     codes.sort()
-    # A sorted list of runs is also one of their beginnings, so it needs no sorting again.
-    joint = [0.0, *(_entropy_of_sorted(codes // codes.dtype.type(base ** (depth - k))) for k in range(1, depth + 1))]
-    bits = [max(0.0, joint[k + 1] - joint[k]) for k in range(depth)]  # rounding may leave -1e-16
-    return tuple(bits[k] if k < depth else None for k in range(3))  # type: ignore[return-value]
+    before, found = 0.0, []
+    for order in range(depth):
+        # A sorted list of runs is also one of their beginnings, so it needs no sorting again.
+        joint, seen_once = _entropy_of_sorted(codes // codes.dtype.type(base ** (depth - 1 - order)))
+        found.append(Entropy(max(0.0, joint - before), seen_once))  # rounding may leave -1e-16
+        before = joint
+    return (*found, *(None for _ in range(3 - depth)))  # type: ignore[return-value]
 
 
 def _codes(piece: npt.NDArray[Any], base: int, depth: int) -> npt.NDArray[Any]:
@@ -142,11 +155,12 @@ def _codes(piece: npt.NDArray[Any], base: int, depth: int) -> npt.NDArray[Any]:
     return codes
 
 
-def _entropy_of_sorted(values: npt.NDArray[Any]) -> float:
-    """Entropy in bits of the frequencies of `values` (n,), equal ones beside each other."""
+def _entropy_of_sorted(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Entropy in bits of the frequencies of `values` (n,), equal ones beside each other; share of those without one."""
     starts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
     counts = np.diff(starts, append=values.size)
-    return float(np.log2(values.size) - (counts * np.log2(counts)).sum() / values.size)
+    entropy = float(np.log2(values.size) - (counts * np.log2(counts)).sum() / values.size)
+    return entropy, int(np.count_nonzero(counts == 1)) / values.size
 
 
 def xz_size(data: bytes, progress: Progress | None = None) -> int:
@@ -171,8 +185,8 @@ class Figures:
     """Bytes of text that these stand for; of the tokens themselves where the vocabulary is unknown."""
     counts: Int64
     """How often each token occurs in the sample: (v,)."""
-    entropies: tuple[float | None, float | None, float | None]
-    """Bits a token, of order 0, 1 and 2."""
+    entropies: tuple[Entropy | None, Entropy | None, Entropy | None]
+    """Of order 0, 1 and 2."""
     xz_bits: float
     """Bits a token that xz needs."""
 

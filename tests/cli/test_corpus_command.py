@@ -219,7 +219,7 @@ def test_inspect(corpus: Path, call: Call, tmp_path: Path) -> None:
     done = call("inspect", corpus, "--split", "valid", "--windows", 2, "--window-tokens", 30, "--verify",
                 "--json", tmp_path / "figures.json")  # fmt: skip
     assert done.status == 0, done.err
-    parts = ("valid: sha256 is right", "measured on all 380 characters", "order 2", "xz -6", "made from")
+    parts = ("valid: sha256 is right", "measured on all 380 characters", "entropy of order 2", "xz -6", "made from")
     for expected in (*parts, "--- characters 0 to 30\n", "--- characters 350 to 380\n", f"{corpus}.valid.png"):
         assert expected in done.out
     assert "train: sha256" not in done.out  # not asked for
@@ -229,7 +229,7 @@ def test_inspect(corpus: Path, call: Call, tmp_path: Path) -> None:
     assert (values["split"], values["verified"], values["num_tokens"]) == ("valid", ["valid"], 380)
     assert values["card"]["splits"]["train"]["num_bytes"] == len(TEXT) * 9 // 10
     assert sum(values["sample"]["counts"]) == values["sample"]["num_tokens"] == values["sample"]["num_bytes"] == 380
-    assert len(values["sample"]["entropy_bits"]) == 3
+    assert [set(entropy) for entropy in values["sample"]["entropies"]] == [{"bits", "seen_once"}] * 3
     assert Corpus.open(corpus).card  # nothing was put into its folder
     assert sorted(path.name for path in corpus.iterdir()) == sorted(
         ["dataset.json", *(f"{split}.{end}" for split in ("train", "valid", "test") for end in ("bin", "idx"))]

@@ -47,6 +47,10 @@ def write_dataset(prefix: Path, tokens: Any, dtype: str) -> Path:
     return prefix
 
 
+def bits_of(sample: Sample) -> list[float | None]:
+    return [None if entropy is None else entropy.bits for entropy in conditional_entropies(sample)]
+
+
 def slow_entropies(pieces: list[list[int]]) -> list[float]:
     """Order 0, 1, 2 by counting runs of three tokens in dictionaries."""
     runs = Counter(tuple(piece[at : at + 3]) for piece in pieces for at in range(len(piece) - 2))
@@ -68,33 +72,35 @@ def test_entropies_equal_a_slow_count(symbols: int, seed: int) -> None:
     weights = random.random(symbols) ** 4
     sizes = random.integers(3, 400, size=3)
     tokens = [random.choice(symbols, size=size, p=weights / weights.sum()) for size in sizes]
-    found = conditional_entropies(Sample(tuple(tokens)))
-    assert found == pytest.approx(slow_entropies([piece.tolist() for piece in tokens]), abs=1e-9)
+    pieces = [piece.tolist() for piece in tokens]
+    assert bits_of(Sample(tuple(tokens))) == pytest.approx(slow_entropies(pieces), abs=1e-9)
+    runs = Counter(tuple(piece[at : at + 3]) for piece in pieces for at in range(len(piece) - 2))
+    order_2 = conditional_entropies(Sample(tuple(tokens)))[2]
+    assert order_2 is not None
+    assert order_2.seen_once == sum(count == 1 for count in runs.values()) / runs.total()
 
 
 def test_entropies_that_are_known() -> None:
     constant = np.zeros(100, dtype=np.uint8)
-    assert conditional_entropies(Sample((constant,))) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert bits_of(Sample((constant,))) == pytest.approx([0, 0, 0], abs=1e-12)
     turns = np.tile(np.arange(3), 10_000)
-    assert conditional_entropies(Sample((turns,))) == pytest.approx((math.log2(3), 0, 0), abs=1e-6)
+    assert bits_of(Sample((turns,))) == pytest.approx([math.log2(3), 0, 0], abs=1e-6)
     random = np.random.default_rng(1)
     coins = random.integers(2, size=200_000).astype(np.uint8)
-    assert conditional_entropies(Sample((coins,))) == pytest.approx((1, 1, 1), abs=1e-3)
+    assert bits_of(Sample((coins,))) == pytest.approx([1, 1, 1], abs=1e-3)
     # The sum, modulo 2, of the two before, but for each sixth: only order 2 can know.
     errors = random.random(coins.size) < 1 / 6
     for at in range(2, coins.size):
         coins[at] = coins[at - 1] ^ coins[at - 2] ^ errors[at]
     known = -(5 / 6 * math.log2(5 / 6) + 1 / 6 * math.log2(1 / 6))
-    assert conditional_entropies(Sample((coins,))) == pytest.approx((1, 1, known), abs=0.01)
+    assert bits_of(Sample((coins,))) == pytest.approx([1, 1, known], abs=0.01)
 
 
 def test_entropies_of_short_and_strange_samples() -> None:
-    assert conditional_entropies(take_sample(np.array([7]))) == pytest.approx((0, None, None))
-    assert conditional_entropies(take_sample(np.array([7, 8]))) == pytest.approx(
-        (0, 0, None)
-    )  # the one token that has a successor
+    assert bits_of(take_sample(np.array([7]))) == pytest.approx([0, None, None])
+    assert bits_of(take_sample(np.array([7, 8]))) == pytest.approx([0, 0, None])  # the one token that has a successor
     large = np.array([2**31 - 1, 0, 5, 2**31 - 1], dtype=np.int32)
-    order_0, order_1, order_2 = conditional_entropies(take_sample(large))
+    order_0, order_1, order_2 = bits_of(take_sample(large))
     assert order_0 is not None
     assert order_1 is not None
     assert order_2 is None  # three of them do not fit in 64 bits
