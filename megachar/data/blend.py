@@ -7,6 +7,7 @@ by (j + 1) D / a_i. Then after any w windows, corpus i has had more than w a_i /
 them (Tijdeman 1980, "The chairman assignment problem"; Baruah et al. 1996, "Proportionate progress").
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -121,6 +122,15 @@ class Blend:
             return str(self.corpora[0].folder)
         shares = (f"{float(share):.4g}" for share in self.pattern.shares)
         return " + ".join(f"{share} {corpus.folder}" for share, corpus in zip(shares, self.corpora, strict=True))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits: equal on two hosts exactly when they read the same corpora in the same shares."""
+        if len(self.corpora) == 1:
+            return self.corpora[0].fingerprint
+        shares = map(str, self.pattern.shares)
+        parts = [f"{corpus.fingerprint} {share}" for corpus, share in zip(self.corpora, shares, strict=True)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def _check_alike(self) -> None:
         first = self.corpora[0]

@@ -7,6 +7,7 @@ import pytest
 
 from megachar.config.schema import BlendPart, DataConfig
 from megachar.data.blend import Blend, BlendPattern
+from megachar.data.corpus import Corpus
 from megachar.data.reader import training_reader, validation_reader
 from megachar.data.sampler import WindowSampler, make_key
 from megachar.errors import ConfigError, DataError
@@ -184,6 +185,19 @@ def test_what_is_said_of_a_blend(tmp_path: Path) -> None:
     assert blend.split_names == ("train",)
     with pytest.raises(ConfigError, match=r"data\.path is not set; .*or several in data\.blend"):
         Blend.open(DataConfig())
+
+
+def test_fingerprints(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_corpus(tmp_path / name, {"train": [[number] * (50 + number)]})
+    parts = [(tmp_path / name, 2.0) for name in "abc"]
+    found = [
+        open_blend(*chosen)[0].fingerprint
+        for chosen in (parts, parts[::-1], parts[:2], [parts[0], (tmp_path / "b", 3)], parts[:1])
+    ]
+    assert len(set(found)) == 5
+    assert open_blend(*((path, 5.0) for path, _ in parts))[0].fingerprint == found[0]  # the same shares
+    assert found[-1] == Corpus.open(tmp_path / "a").fingerprint
 
 
 def test_a_token_outside_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,16 @@ def extreme_field(files: Files, rng: np.random.Generator) -> None:
     files["idx"] = bytes(data[: len(files["idx"])])
 
 
+def moved_boundary(files: Files, rng: np.random.Generator) -> None:
+    """A document starts in another sequence, or nowhere."""
+    if len(files["idx"]) < 34 + 16:
+        return
+    count = min(int.from_bytes(files["idx"][26:34], "little"), (len(files["idx"]) - 34) // 8)
+    boundaries = np.frombuffer(files["idx"][-8 * max(count, 1) :], dtype="<i8").copy()
+    boundaries[rng.integers(0, boundaries.size)] = rng.choice([-1, -(2**62), 2**62, int(rng.integers(0, 60))])
+    files["idx"] = files["idx"][: -8 * boundaries.size] + boundaries.tobytes()
+
+
 def shuffled_tables(files: Files, rng: np.random.Generator) -> None:
     """Entries of the index change places: lengths, offsets or boundaries that are those of another sequence."""
     head, tables = files["idx"][:34], files["idx"][34:].ljust(4, b"\0")
@@ -159,6 +169,7 @@ def read_everything(prefix: Path, rng: np.random.Generator) -> None:
 
 DAMAGES: list[Callable[[Files, np.random.Generator], None]] = [
     truncated, lengthened, emptied, flipped, flipped, flipped, extreme_field, extreme_field, shuffled_tables, foreign,
+    moved_boundary, moved_boundary,
 ]  # fmt: skip
 
 

@@ -198,6 +198,19 @@ def test_damaged_document_boundaries(tmp_path: Path, boundaries: list[int], mess
         DocumentSampler(dataset, WINDOW, CONTEXT, 0, "random")
 
 
+def test_the_index_is_read_in_blocks(tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset, ends = dataset_of(tmp_path, rng, [int(length) for length in rng.integers(1, 30, size=50)])
+    for block in (1, 7, 50, 51):
+        blocks = list(dataset._document_blocks(block))
+        assert [first for first, _ in blocks] == list(range(0, 50, block))
+        whole = np.concatenate([boundaries[:-1] for _, boundaries in blocks])
+        np.testing.assert_array_equal(whole, dataset.document_indices[:-1])
+        assert all(b[-1] == dataset.document_indices[first + len(b) - 1] for first, b in blocks)
+    lengths = np.diff(np.concatenate(([0], ends)))
+    for limit in (1, 2, 15, 40):
+        assert dataset.tokens_in_documents_below(limit) == lengths[lengths < limit].sum()
+
+
 def test_readers_of_a_corpus(tmp_path: Path, rng: np.random.Generator) -> None:
     """Every document of one symbol: a window never holds two, in training and in validation."""
     for name in ("a", "b"):
