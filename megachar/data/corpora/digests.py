@@ -29,11 +29,11 @@ class Digest:
         """A hash of this kind, of nothing yet."""
         return hashlib.new(self.algorithm, usedforsecurity=False)
 
-    def check(self, found: str, what: object) -> None:
-        """DataError unless `found`, the hash of `what`, is this one."""
+    def check(self, found: str, what: object, mend: str) -> None:
+        """DataError, with the mend, unless `found`, the hash of `what`, is this one."""
         if found != self.hexadecimal:
             raise DataError(
-                f"{what} is not the file it should be: its {self.algorithm} is {found}, not {self.hexadecimal}"
+                f"{what} is not the file it should be: its {self.algorithm} is {found}, not {self.hexadecimal}{mend}"
             )
 
 

@@ -88,7 +88,7 @@ class Downloader:
         failures = []
         with _only_one(part_path(target)) as part:
             if target.exists():
-                self._check(archive, target, target, stage)
+                self._check(archive, target, target, "; move it away to download it anew", stage)
                 return target
             for address in archive.addresses:
                 try:
@@ -108,7 +108,7 @@ class Downloader:
             pieced = self._receive_all(address, archive, target, part, stage)
             os.fsync(part.fileno())
             try:
-                self._check(archive, part_path(target), "the download", stage)
+                self._check(archive, part_path(target), "the download", "", stage)
             except DataError as error:
                 hint = _hint_of_content(part)
                 _forget(target, part)
@@ -202,11 +202,11 @@ class Downloader:
         if total is not None and done < total:
             raise _Interrupted(f"the connection ended at {done:,} of {total:,} bytes")
 
-    def _check(self, archive: Archive, path: Path, what: object, stage: Stage) -> None:
+    def _check(self, archive: Archive, path: Path, what: object, mend: str, stage: Stage) -> None:
         """DataError unless the file `path` has the archive's hash."""
         with stage(f"Verifying {archive.name}", path.stat().st_size) as progress:
             found = hash_file(path, archive.digest.algorithm, progress)
-        archive.digest.check(found, what)
+        archive.digest.check(found, what, mend)
 
 
 def part_path(target: Path) -> Path:

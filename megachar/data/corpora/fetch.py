@@ -113,7 +113,7 @@ def _verify_source(corpus: NamedCorpus, source: Path, stage: Stage) -> bool:
         return False
     digest = corpus.archive.digest
     with stage(f"Verifying {source.name}", source.stat().st_size) as progress:
-        digest.check(hash_file(source, digest.algorithm, progress), source)
+        digest.check(hash_file(source, digest.algorithm, progress), source, f"; get {corpus.archive.name} again")
     return True
 
 

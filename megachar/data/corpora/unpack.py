@@ -70,7 +70,7 @@ def check_text(corpus: NamedCorpus, text: TextFile, members: Members, folder: Pa
         hashed = text.digest.start()
         for name in names:
             update_hash(hashed, members[name], progress)
-        text.digest.check(hashed.hexdigest(), ", ".join(names))
+        text.digest.check(hashed.hexdigest(), ", ".join(names), f"; get {corpus.archive.name} again")
     if not corpus.strip_lines:
         return [members[name] for name in names]
     return [_strip_lines(members[name], folder) for name in names]
