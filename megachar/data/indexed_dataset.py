@@ -209,6 +209,7 @@ class IndexedDataset:
         """Sequence number where each document starts, and N at the end: (documents + 1,) int64."""
         self._check_ends()
         self.num_tokens = self._bin_path.stat().st_size // self.dtype.itemsize
+        self._index_is_sound = False
 
     @cached_property
     def tokens(self) -> npt.NDArray[Any]:
@@ -231,10 +232,12 @@ class IndexedDataset:
         return self.num_tokens
 
     def check_index(self) -> None:
-        """Read the whole index once; DataError where its sequences or documents do not lie one after another.
+        """Read the whole index, once; DataError where its sequences or documents do not lie one after another.
 
         What `document_bounds` says is true only of an index that passes. Memory does not grow with its size.
         """
+        if self._index_is_sound:
+            return
         self._check_contiguous()
         for first, boundaries in self._document_blocks():
             wrong = np.flatnonzero(np.diff(boundaries) < 0)
@@ -244,6 +247,7 @@ class IndexedDataset:
                     f"{self._idx_path} is damaged: document {first + at} has sequences {boundaries[at]} to "
                     f"{boundaries[at + 1]}; {PREPARE_AGAIN}"
                 )
+        self._index_is_sound = True
 
     def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
         """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.
