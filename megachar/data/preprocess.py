@@ -95,14 +95,17 @@ def prepare_corpus(
     check_output(sources, output, overwrite)
     recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes or BLOCK_BYTES)
     report = progress or (lambda num_bytes: None)
-    names = [name for name in SPLIT_NAMES if any(name == split for source in sources for split, _ in source.pieces)]
+    wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
         folder = stack.enter_context(_whole_folder(output, durable))
-        split_hashing, source_hashing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+        split_hashing, source_hashing, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3))
         stack.enter_context(_stop_on_error(folder))
-        writers = {name: SplitWriter(folder / name, vocabulary.dtype, split_hashing) for name in names}
-        for writer in writers.values():
-            stack.callback(writer.abandon)
+        writers: dict[SplitName, SplitWriter] = {}
+        for name in SPLIT_NAMES:
+            if name in wanted:
+                prefix = folder / name
+                writers[name] = SplitWriter(prefix, vocabulary.dtype, split_hashing, syncing if durable else None)
+                stack.callback(writers[name].abandon)
         if _is_copy(sources, recipe):
             hashes = _copy(sources, writers, source_hashing, report, chunk_bytes)
         else:
@@ -116,7 +119,7 @@ def prepare_corpus(
         for source in sources:
             if source.text.packing == "plain" and source.path.stat().st_size != source.num_bytes:
                 raise DataError(f"{source.text} changed while it was read: try again once it is complete")
-        splits = {name: writer.close(durable) for name, writer in writers.items()}
+        splits = {name: writer.close() for name, writer in writers.items()}
         num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
         card = _card(sources, hashes, recipe, splits, num_skipped)
         for name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():

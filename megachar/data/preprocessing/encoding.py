@@ -23,7 +23,7 @@ from megachar.errors import DataError
 
 Documents = Literal["file", "line", "record"]
 NO_ENDS: Int64 = np.zeros(0, dtype=np.int64)
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 1 << 20
 
 STOP_NAME = "stop"
 """A file of this name in the folder of the parts tells workers to give up."""

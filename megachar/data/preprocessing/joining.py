@@ -28,6 +28,7 @@ from megachar.data.vocabulary import Int64
 from megachar.errors import DataError
 
 PUMP_BYTES = 1 << 20
+SYNC_BYTES = 64 << 20
 _INDEX_DOCUMENTS = 1 << 16
 
 
@@ -64,22 +65,55 @@ class Digest:
             self._waiting.pop(0).result()
 
 
+class BackgroundSync:
+    """Sends a growing file to the disk piece by piece, so that there is little left to wait for at its end."""
+
+    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor) -> None:
+        self._file, self._pool = file, pool
+        self._num_bytes = 0
+        self._running: Future[None] | None = None
+
+    def wrote(self, num_bytes: int) -> None:
+        """Note that the file grew."""
+        self._num_bytes += num_bytes
+        if self._num_bytes >= SYNC_BYTES and (self._running is None or self._running.done()):
+            self.wait()
+            self._running = self._pool.submit(os.fdatasync, self._file.fileno())
+            self._num_bytes = 0
+
+    def wait(self) -> None:
+        """Until nothing is under way; raises what went wrong."""
+        if self._running is not None:
+            self._running.result()
+            self._running = None
+
+
 class SplitWriter:
     """Writes the dataset of one split from blocks, parts or plain bytes, in the order of the corpus.
 
     A new source begins a new document. Memory does not grow with the number of documents: their lengths wait in a file.
     """
 
-    def __init__(self, prefix: Path, dtype: npt.DTypeLike, pool: ThreadPoolExecutor,
-                 max_sequence_tokens: int = MAX_SEQUENCE_TOKENS) -> None:  # fmt: skip
-        """Start `prefix`.bin in a folder that will be thrown away if anything fails."""
+    def __init__(
+        self,
+        prefix: Path,
+        dtype: npt.DTypeLike,
+        hashing: ThreadPoolExecutor,
+        syncing: ThreadPoolExecutor | None,
+        max_sequence_tokens: int = MAX_SEQUENCE_TOKENS,
+    ) -> None:
+        """Start `prefix`.bin in a folder that will be thrown away if anything fails.
+
+        `hashing` is one thread, `syncing` another that brings the data to the disk; None: that is left to the system.
+        """
         self._prefix, self._max_sequence_tokens = prefix, max_sequence_tokens
         self._code = dtype_code(dtype)
         self.dtype = np.dtype(DTYPES[self._code])
         self._lengths_path = prefix.with_name(f".{prefix.name}.lengths")
         self._bin: BinaryIO = bin_path(prefix).open("wb")
         self._lengths: BinaryIO = self._lengths_path.open("w+b")
-        self.digest = Digest(pool)
+        self.digest = Digest(hashing)
+        self._sync = None if syncing is None else BackgroundSync(self._bin, syncing)
         self._source: int | None = None
         self._open_tokens = 0
         self._words = WordCounter()
@@ -126,14 +160,17 @@ class SplitWriter:
         self._open_tokens += len(data)
         self._count(len(data), len(data), words, 0)
 
-    def close(self, durable: bool) -> SplitCard:
-        """End the dataset, and put it on the disk for good if `durable`; DataError where it has no token."""
+    def close(self) -> SplitCard:
+        """End the dataset, which is then on the disk for good if that was wanted; DataError where it has no token."""
+        durable = self._sync is not None
         self._end_document()
         if not self._num_documents:
             raise DataError(
                 f"the split '{self._prefix.name}' got no text: its share holds no document; use a longer text or give "
                 "it none of it (--split 100,0,0)"
             )
+        if self._sync is not None:
+            self._sync.wait()
         _finish(self._bin, durable)
         self._write_index(durable)
         self.abandon()
@@ -147,6 +184,9 @@ class SplitWriter:
 
     def abandon(self) -> None:
         """Close the files, and remove the one that is no part of a dataset."""
+        if self._sync is not None:
+            with contextlib.suppress(OSError):
+                self._sync.wait()
         for file in (self._bin, self._lengths):
             with contextlib.suppress(
                 OSError
@@ -156,6 +196,8 @@ class SplitWriter:
 
     def _count(self, num_tokens: int, num_bytes: int, words: WordCounter, num_skipped_lines: int) -> None:
         self.num_tokens += num_tokens
+        if self._sync is not None:
+            self._sync.wrote(num_tokens * self.dtype.itemsize)
         self._num_bytes += num_bytes
         self._words.join(words)
         self.num_skipped_lines += num_skipped_lines

@@ -49,13 +49,10 @@ def parse_records(lines: bytes, key: str, skip_bad: bool) -> Records:
                 if not skip_bad:
                     raise
                 num_skipped += 1
-    joined = "".join(texts).encode()
-    lengths: Any = map(len, texts)
-    ends = np.cumsum(np.fromiter(lengths, dtype=np.int64, count=len(texts)))
-    if ends.size and int(ends[-1]) != len(joined):  # not ASCII: bytes are not characters
-        lengths = (len(text.encode()) for text in texts)
-        ends = np.cumsum(np.fromiter(lengths, dtype=np.int64, count=len(texts)))
-    return Records(joined, ends, num_skipped)
+    # One by one: joined first, a single character outside ASCII would make all of them slow.
+    encoded = list(map(str.encode, texts))
+    lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+    return Records(b"".join(encoded), np.cumsum(lengths), num_skipped)
 
 
 def line_of_record(lines: bytes, key: str, record: int) -> int:

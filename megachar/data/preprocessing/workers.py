@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from megachar.data.preprocessing.encoding import STOP_NAME, Stopped
-from megachar.data.preprocessing.inputs import COPY_BYTES
 from megachar.errors import ConfigError, DataError
+
+_HASH_BYTES = 8 << 20
 
 
 @contextmanager
@@ -84,7 +85,8 @@ def tell_to_stop(folder: Path) -> None:
 
 def hash_file(path: Path, folder: Path | None = None) -> str:
     """The sha256 of a file. Stopped where `folder` holds the file that says so."""
-    digest, buffer = hashlib.sha256(), bytearray(COPY_BYTES)
+    # Large, since this may be a thread that has to wait for its turn after each.
+    digest, buffer = hashlib.sha256(), bytearray(_HASH_BYTES)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             if folder is not None and (folder / STOP_NAME).exists():
