@@ -119,11 +119,11 @@ def prepare_corpus(
         for source in sources:
             if source.text.packing == "plain" and source.path.stat().st_size != source.num_bytes:
                 raise DataError(f"{source.text} changed while it was read: try again once it is complete")
-        splits = {name: writer.close() for name, writer in writers.items()}
+        splits = {split: writer.close() for split, writer in writers.items()}
         num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
         card = _card(sources, hashes, recipe, splits, num_skipped)
-        for name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
-            _write(folder / name, content, durable)
+        for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
+            _write(folder / file_name, content, durable)
     return card
 
 
