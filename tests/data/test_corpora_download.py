@@ -95,6 +95,14 @@ def test_cut_off_again_and_again(content: bytes, target: Path, headers: dict[str
     assert [request[1].get("If-Range") for request in server.requests] == [None] + 4 * [wanted]
 
 
+def test_weak_etags_are_no_condition(content: bytes, target: Path) -> None:
+    """They tell of the same meaning, not of the same bytes; the date of the last change is taken instead."""
+    date = "Sat, 04 Mar 2006 00:00:00 GMT"
+    weak = {"etag": 'W/"1"', "Last_Modified": date}
+    server = fetch(content, target, file(content, sends=5000, **weak), file(content, **weak))  # type: ignore[arg-type]
+    assert [request[1].get("If-Range") for request in server.requests] == [None, date]
+
+
 def test_resumed_by_the_next_call(content: bytes, target: Path) -> None:
     refuse(content, target, r"the connection ended at 700 of 5\d,\d\d\d bytes \(attempt 3 of 3\).*give it to --from",
            file(content, sends=500), file(content, sends=150), file(content, sends=50))  # fmt: skip
@@ -184,7 +192,9 @@ def test_file_changes_between_attempts(content: bytes, target: Path, knows_if_ra
         file(content, etag='"2"')(request)
 
     second = file(content, etag='"2"') if knows_if_range else careless
-    server = fetch(content, target, file(old, sends=9000), second)
+    told: list[str] = []
+    server = fetch(content, target, file(old, sends=9000), second, tell=told.append)
+    assert not any("in one" in message for message in told)  # noticed before the hash was wrong
     assert server.ranges == [None, "bytes=9000-"] + ([] if knows_if_range else [None])
 
 
