@@ -81,6 +81,9 @@ def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
     """
     from megachar.data.corpus import Corpus
 
+    if data is None and experiment.data.blend:
+        folders = ", ".join(part.path for part in experiment.data.blend)
+        raise ConfigError(f"the run was trained on several corpora ({folders}); name one with --data FOLDER")
     if data is None and not experiment.data.path:
         raise ConfigError("the run names no corpus (data.path is empty); name one with --data FOLDER")
     corpus = Corpus.open(data or Path(experiment.data.path))

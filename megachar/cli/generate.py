@@ -116,10 +116,11 @@ def find_vocabulary(experiment: "Experiment") -> "Vocabulary":
     size = experiment.model.vocabulary_size
     if size == ByteVocabulary.size:
         return ByteVocabulary()
-    vocabulary = Corpus.open(Path(experiment.data.path)).vocabulary
+    path = experiment.data.parts[0].path if experiment.data.parts else ""
+    vocabulary = Corpus.open(Path(path)).vocabulary  # the corpora of a blend share theirs
     if vocabulary.size != size:
         raise ConfigError(
-            f"the model has {size} symbols, but the vocabulary of {experiment.data.path or 'its corpus'} has "
+            f"the model has {size} symbols, but the vocabulary of {path or 'its corpus'} has "
             f"{vocabulary.size}; put back the corpus the run was trained on"
         )
     return vocabulary

@@ -3,16 +3,29 @@
 import math
 
 from megachar.config.deepspeed import EngineConfig, load_engine_config
-from megachar.config.schema import Experiment, ModelConfig
+from megachar.config.schema import DataConfig, Experiment, ModelConfig
 from megachar.errors import ConfigError
 
 
 def check_experiment(experiment: Experiment) -> None:
     """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
+    _check_data(experiment.data)
     _check_model(experiment)
     _check_batch(experiment)
     _check_schedule(experiment)
     _check_engine(experiment, load_engine_config(experiment.deepspeed))
+
+
+def _check_data(data: DataConfig) -> None:
+    paths = [part.path for part in data.blend]
+    if data.path and paths:
+        raise ConfigError(
+            f"data.path = {data.path} and data.blend ({', '.join(paths)}) both say what to read; "
+            f"set data.path='' or data.blend=[]"
+        )
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigError(f"data.blend names {path} more than once; name it once with the sum of its weights")
 
 
 def _check_model(experiment: Experiment) -> None:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -131,8 +131,12 @@ def _known_keys(location: list[str], optimizer: str) -> list[str]:
             from megachar.config.schema import AdamWConfig, SgdConfig
 
             return sorted((SgdConfig if optimizer == "sgd" else AdamWConfig).model_fields)
+        if part.isdigit():  # a place in a list of sections, which the step before has gone into
+            continue
         field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        # Of a list of sections, tuple[Section, ...], the section.
+        annotation = next(iter(get_args(field.annotation)), field.annotation) if field is not None else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
-        section = field.annotation
+        section = annotation
     return sorted(section.model_fields)

@@ -20,13 +20,33 @@ class Section(BaseModel):
     )
 
 
+class BlendPart(Section):
+    """One of several corpora that are read together."""
+
+    path: str = Field(min_length=1)
+    """Folder of a prepared corpus."""
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    """Its part of the windows, in any unit: weights 7 and 3 are 0.7 and 0.3, exactly."""
+
+
 class DataConfig(Section):
     """Where the text comes from and in which order it is read."""
 
     path: str = ""
     """Folder of a prepared corpus (train/valid/test .bin and .idx, dataset.json)."""
+    blend: tuple[BlendPart, ...] = ()
+    """Several corpora instead of `path`: [{path: a, weight: 7}, {path: b, weight: 3}]. After any number of windows each
+    corpus is less than one window off its share; validation windows are shared out likewise. Off: []."""
     order: Literal["random", "epoch"] = "random"
     """`random`: independent random windows, as in the paper; `epoch`: one shuffled pass after another."""
+    windows: Literal["stream", "document"] = "stream"
+    """`stream`: windows lie anywhere in the text; `document`: inside one document each, and documents shorter than a
+    window (context plus targets) are left out."""
+
+    @property
+    def parts(self) -> tuple[BlendPart, ...]:
+        """The corpora to read, whichever of `path` and `blend` names them; none where neither does."""
+        return self.blend or ((BlendPart(path=self.path, weight=1),) if self.path else ())
 
 
 class ModelConfig(Section):

@@ -1,5 +1,6 @@
 """From window starts to batches. Shapes: b micro-batch, t characters (the context), n number of targets."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,30 @@ def read_windows(tokens: npt.NDArray[Any], starts: Int64, context: int, num_targ
     inputs[b, t] = tokens[start + t] and targets[b, t, j] = tokens[start + t + 1 + j], so target j of a position is the
     token j + 1 places ahead. Every window needs context + num_targets tokens from its start.
     """
-    window_tokens = context + num_targets
+    # A plain array over the same memory map: slicing the memmap subclass is slower.
+    windows = gather_windows([np.asarray(tokens)], np.zeros_like(starts), starts, context + num_targets)
+    return inputs_and_targets(windows, num_targets)
+
+
+def gather_windows(texts: Sequence[npt.NDArray[Any]], which: Int64, starts: Int64, window_tokens: int) -> Int64:
+    """The `window_tokens` tokens of texts[which] from each start, `which` and `starts` (b,): (b, window_tokens)."""
     assert starts.ndim == 1, starts.shape
-    # A negative start would wrap round to the end of the text without a word.
-    assert starts.min(initial=0) >= 0, "a window starts before the text"
-    assert starts.max(initial=0) + window_tokens <= tokens.size, "a window runs past the end of the text"
-    # A plain array over the same memory map: indexing through the memmap subclass is slower.
-    windows = np.asarray(tokens)[starts[:, None] + np.arange(window_tokens)].astype(np.int64)  # (b, t + n)
-    ahead = np.lib.stride_tricks.sliding_window_view(windows[:, 1:], num_targets, axis=1)  # (b, t, n)
-    return windows[:, :context].copy(), ahead.copy()
+    windows = np.empty((starts.size, window_tokens), dtype=np.int64)  # (b, t + n)
+    for row, (text, start) in enumerate(zip(which.tolist(), starts.tolist(), strict=True)):
+        # A negative start would wrap round to the end of the text without a word.
+        assert start >= 0, "a window starts before the text"
+        assert start + window_tokens <= texts[text].size, "a window runs past the end of the text"
+        windows[row] = texts[text][start : start + window_tokens]
+    return windows
+
+
+def inputs_and_targets(windows: Int64, num_targets: int) -> tuple[Int64, Int64]:
+    """Cut windows (b, t + n) into inputs (b, t) and targets (b, t, n), both freshly allocated."""
+    context = windows.shape[1] - num_targets
+    targets = np.empty((windows.shape[0], context, num_targets), dtype=np.int64)  # (b, t, n)
+    for ahead in range(num_targets):
+        targets[:, :, ahead] = windows[:, 1 + ahead : 1 + ahead + context]
+    return windows[:, :context].copy(), targets
 
 
 def evenly_spaced_starts(num_tokens: int, window_tokens: int, count: int) -> Int64:

@@ -9,8 +9,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megachar.data.characters import CharacterVocabulary
 from megachar.data.indexed_dataset import IndexedDataset
-from megachar.data.vocabulary import Vocabulary, vocabulary_from_card
+from megachar.data.pieces import MODEL_NAME, PieceVocabulary
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
 
 CARD_NAME = "dataset.json"
@@ -32,6 +34,10 @@ class VocabularyCard(_Section):
     name: str
     size: int = Field(gt=0)
     """Number of tokens v."""
+    symbols: str | None = None
+    """Learned character vocabularies alone: the symbols, in the order of their tokens."""
+    model_sha256: str | None = None
+    """SentencePiece alone: of the file `vocabulary.model` in the same folder."""
 
 
 class SourceCard(_Section):
@@ -63,12 +69,16 @@ class CorpusCard(_Section):
     vocabulary: VocabularyCard
     dtype: str
     """NumPy name of the token type on disk, "uint8" for bytes."""
+    documents: Literal["line", "record"] | None = None
+    """What one document is; None: a file."""
+    num_skipped_lines: int | None = None
+    """Lines of JSON that were left out because they hold no text; None: none were."""
     sources: tuple[SourceCard, ...]
     splits: dict[SplitName, SplitCard] = Field(min_length=1)
 
     def to_json(self) -> str:
         """The text of `dataset.json`."""
-        return self.model_dump_json(indent=2) + "\n"
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 class Corpus:
@@ -98,7 +108,7 @@ class Corpus:
             )
         card = _read_card(path)
         try:
-            vocabulary = vocabulary_from_card(card.vocabulary.model_dump())
+            vocabulary = vocabulary_of(card.vocabulary, folder)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         return cls(folder, card, vocabulary)
@@ -109,7 +119,8 @@ class Corpus:
 
         The card holds the sha256 of every split, so this tells data apart without reading them.
         """
-        canonical = json.dumps(self.card.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        card = self.card.model_dump(mode="json", exclude_none=True)
+        canonical = json.dumps(card, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -144,6 +155,37 @@ class Corpus:
                     f"copy the whole folder again or prepare it again: {PREPARE} {self.folder} --overwrite"
                 )
         return dataset
+
+
+def vocabulary_of(card: VocabularyCard, folder: Path) -> Vocabulary:
+    """The vocabulary that a card describes, with the files that the corpus in `folder` keeps of it.
+
+    DataError where the card fits no vocabulary known here, or the files are missing or others.
+    """
+    again = "prepare the corpus again (python tools/preprocess_data.py ...)"
+    vocabulary: Vocabulary
+    if card.name == ByteVocabulary.name:
+        vocabulary = ByteVocabulary()
+    elif card.name == "text8":
+        vocabulary = CharacterVocabulary.text8()
+    elif card.name == "characters" and card.symbols:
+        vocabulary = CharacterVocabulary(card.symbols, bytes_for_others=card.size > len(card.symbols))
+    elif card.name == PieceVocabulary.name:
+        path = folder / MODEL_NAME
+        vocabulary = PieceVocabulary.load(path)
+        if vocabulary.card()["model_sha256"] != card.model_sha256:
+            raise DataError(f"{path} is not the model that the corpus was made with: copy the whole folder again")
+    else:
+        raise DataError(
+            f"unknown vocabulary {card.name!r}; this megachar knows: 'bytes', 'text8', 'characters', 'sentencepiece'. "
+            f"P{again[1:]}, or use the megachar that wrote it"
+        )
+    if card.size != vocabulary.size:
+        raise DataError(
+            f"the card gives the vocabulary '{vocabulary.name}' {card.size!r} tokens, but it has "
+            f"{vocabulary.size}: the card was edited or damaged; {again}"
+        )
+    return vocabulary
 
 
 def _read_card(path: Path) -> CorpusCard:

@@ -10,7 +10,7 @@ import os
 import secrets
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, N, M; "<" also 
 MAX_SEQUENCE_TOKENS = 2**31 - 1
 
 DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
+
+Int64 = npt.NDArray[np.int64]
 
 PREPARE_AGAIN = "prepare it again (python tools/preprocess_data.py ...) or copy both files again"
 
@@ -186,7 +188,8 @@ class IndexedDatasetWriter:
 class IndexedDataset:
     """A dataset on disk, memory-mapped: opening costs the same for any size, and reads only what is asked for.
 
-    Opening compares the header with the sizes of both files; DataError names the path, the numbers and the mend.
+    Opening compares the header with the sizes of both files, and looks at the index in places; DataError names the
+    path, the numbers and the mend. `check_index` reads all of it.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -198,28 +201,87 @@ class IndexedDataset:
         self.dtype = np.dtype(DTYPES[self._code])
         """Type of a token, little-endian."""
         self.num_documents = num_boundaries - 1
-        at = HEADER.size
-        self.sequence_lengths = self._map_index("<i4", at, self.num_sequences)
+        self.sequence_lengths = self._map_lengths(0, self.num_sequences)
         """Tokens of each sequence: (N,) int32."""
-        at += 4 * self.num_sequences
-        self._offsets = self._map_index("<i8", at, self.num_sequences)
-        at += 8 * self.num_sequences
+        self._offsets = self._map_offsets(0, self.num_sequences)
+        at = HEADER.size + 12 * self.num_sequences
         self.document_indices = self._map_index("<i8", at, num_boundaries)
         """Sequence number where each document starts, and N at the end: (documents + 1,) int64."""
         self._check_ends()
         self.num_tokens = self._bin_path.stat().st_size // self.dtype.itemsize
+        self._index_is_sound = False
 
     @cached_property
     def tokens(self) -> npt.NDArray[Any]:
         """All tokens (num_tokens,), a read-only memory map of `.bin`.
 
-        DataError where a foreign index does not lay its sequences one after another: then a flat view would be wrong.
+        DataError where a foreign index is seen not to lay its sequences one after another: then a flat view would be
+        wrong. Of a large index 64 places are looked at, which finds an index in another order; a single damaged entry
+        between them does not change a flat view.
         """
-        self._check_contiguous()
+        block = 512
+        if self.num_sequences <= 64 * block:
+            self._check_contiguous()
+        else:
+            for place in range(64):
+                first = place * (self.num_sequences - block) // 63
+                self._check_sequences(first, first + block)
         return np.memmap(self._bin_path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
     def __len__(self) -> int:
         return self.num_tokens
+
+    def check_index(self) -> None:
+        """Read the whole index, once; DataError where its sequences or documents do not lie one after another.
+
+        What `document_bounds` says is true only of an index that passes. Memory does not grow with its size.
+        """
+        if self._index_is_sound:
+            return
+        self._check_contiguous()
+        for first, boundaries in self._document_blocks():
+            wrong = np.flatnonzero(np.diff(boundaries) < 0)
+            if wrong.size:
+                at = int(wrong[0])
+                raise DataError(
+                    f"{self._idx_path} is damaged: document {first + at} has sequences {boundaries[at]} to "
+                    f"{boundaries[at + 1]}; {PREPARE_AGAIN}"
+                )
+        self._index_is_sound = True
+
+    def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
+        """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.
+
+        Two bisections in the memory-mapped index, which must have passed `check_index`.
+        """
+        sequences = _last_at_most(self._offsets, positions * self.dtype.itemsize)
+        documents = _last_at_most(self.document_indices, sequences)
+        boundaries = np.asarray(self.document_indices)
+        firsts, stops = boundaries[documents], boundaries[documents + 1]
+        return self._first_tokens(firsts, self._offsets), self._first_tokens(stops, self._offsets)
+
+    def tokens_in_documents_below(self, num_tokens: int) -> int:
+        """How many tokens lie in documents of fewer than `num_tokens` tokens. Reads the index once, in blocks."""
+        total = 0
+        for _, boundaries in self._document_blocks():
+            # A map of its own, so that the pages it read are given back.
+            lengths = np.diff(self._first_tokens(boundaries, self._map_offsets(0, self.num_sequences)))
+            total += int(lengths[lengths < num_tokens].sum())
+        return total
+
+    def _first_tokens(self, sequences: Int64, offsets: Int64) -> Int64:
+        """Where these sequences (b,) start, in tokens; the end of the text for number N. `offsets` are all of them."""
+        starts = np.full(sequences.shape, self.num_tokens, dtype=np.int64)
+        inside = sequences < self.num_sequences
+        starts[inside] = np.asarray(offsets)[sequences[inside]] // self.dtype.itemsize
+        return starts
+
+    def _document_blocks(self, block: int = 1 << 16) -> Iterator[tuple[int, Int64]]:
+        """`document_indices` in blocks: the number of the first document, and its and the others' boundaries."""
+        at = HEADER.size + 12 * self.num_sequences
+        for first in range(0, self.num_documents, block):
+            count = min(block, self.num_documents - first) + 1
+            yield first, np.asarray(self._map_index("<i8", at + 8 * first, count))
 
     def _check_both_exist(self) -> None:
         missing = [path for path in (self._bin_path, self._idx_path) if not path.is_file()]
@@ -265,6 +327,12 @@ class IndexedDataset:
             )
         return code, num_sequences, num_boundaries
 
+    def _map_lengths(self, first: int, stop: int) -> npt.NDArray[np.int32]:
+        return self._map_index("<i4", HEADER.size + 4 * first, stop - first)
+
+    def _map_offsets(self, first: int, stop: int) -> Int64:
+        return self._map_index("<i8", HEADER.size + 4 * self.num_sequences + 8 * first, stop - first)
+
     def _map_index(self, dtype: str, offset: int, count: int) -> npt.NDArray[Any]:
         return np.memmap(self._idx_path, dtype=dtype, mode="r", offset=offset, shape=(count,))
 
@@ -284,20 +352,37 @@ class IndexedDataset:
                 f"the two files do not belong together or one is cut off; {PREPARE_AGAIN}"
             )
 
-    def _check_contiguous(self, block: int = 1 << 20) -> None:
+    def _check_contiguous(self, block: int = 1 << 16) -> None:
         """Each sequence starts where the one before ends. Reads the index once, `block` sequences at a time."""
-        end = 0
         for first in range(0, self.num_sequences, block):
-            lengths = np.asarray(self.sequence_lengths[first : first + block]).astype(np.int64)
-            offsets = np.asarray(self._offsets[first : first + block])
-            ends = end + np.cumsum(lengths * self.dtype.itemsize)
-            starts = np.concatenate(([end], ends[:-1]))
-            wrong = np.flatnonzero((offsets != starts) | (lengths < 0))
-            if wrong.size:
-                at = int(wrong[0])
-                raise DataError(
-                    f"{self._idx_path}: sequence {first + at} ({lengths[at]} tokens) starts at byte {offsets[at]:,}, "
-                    f"but the one before it ends at byte {starts[at]:,}. megachar reads datasets whose sequences are "
-                    "contiguous in the .bin: write the dataset again, in order and without gaps"
-                )
-            end = int(ends[-1])
+            self._check_sequences(first, min(first + block, self.num_sequences))
+
+    def _check_sequences(self, first: int, stop: int) -> None:
+        """Sequences first to stop - 1 start where the one before each ends. Maps that part of the index alone."""
+        before = max(first - 1, 0)
+        lengths = np.asarray(self._map_lengths(before, stop)).astype(np.int64)
+        offsets = np.asarray(self._map_offsets(before, stop))
+        ends = offsets + lengths * self.dtype.itemsize
+        starts = np.concatenate((offsets[:1] if first else [0], ends[:-1]))
+        wrong = np.flatnonzero((offsets != starts) | (lengths < 0))
+        if wrong.size:
+            at = int(wrong[0])
+            raise DataError(
+                f"{self._idx_path}: sequence {before + at} ({lengths[at]} tokens) starts at byte {offsets[at]:,}, "
+                f"but the one before it ends at byte {starts[at]:,}. megachar reads datasets whose sequences are "
+                "contiguous in the .bin: write the dataset again, in order and without gaps"
+            )
+
+
+def _last_at_most(increasing: Int64, values: Int64) -> Int64:
+    """The last place (b,) in `increasing` whose entry is at most each of `values` (b,), which its first entry is.
+
+    By bisection here, because `np.searchsorted` copies a whole map whose entries are not aligned in the file.
+    """
+    entries = np.asarray(increasing)
+    low, high = np.zeros(values.shape, dtype=np.int64), np.full(values.shape, entries.size, dtype=np.int64)
+    for _ in range(entries.size.bit_length()):
+        middle = (low + high) >> 1
+        above = entries[middle] > values
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return low

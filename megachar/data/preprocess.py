@@ -1,20 +1,19 @@
-"""Turn plain text into a prepared corpus (`megachar.data.corpus`), in a stream: memory is that of one chunk."""
+"""Turn text into a prepared corpus (`megachar.data.corpus`), in a stream: memory does not grow with the corpus.
 
-import hashlib
+The text is cut into units of work, in an order that depends on the inputs alone (`preprocessing.plan`); whoever encodes
+a unit, its tokens are joined in that order, so any number of workers writes the same bytes.
+"""
+
+import errno
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from io import FileIO
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from megachar.data.corpus import (
     CARD_NAME,
@@ -26,93 +25,42 @@ from megachar.data.corpus import (
     SplitName,
     VocabularyCard,
 )
-from megachar.data.indexed_dataset import IndexedDatasetWriter, bin_path, fsync_folder, idx_path
-from megachar.data.vocabulary import Vocabulary
+from megachar.data.indexed_dataset import bin_path, fsync_folder, idx_path
+from megachar.data.pieces import MODEL_NAME
+from megachar.data.preprocessing.copying import copy_text
+from megachar.data.preprocessing.encoding import (
+    BLOCK_BYTES,
+    Documents,
+    Part,
+    Recipe,
+    encode_unit,
+    pickled,
+    remove,
+    write_parts,
+)
+from megachar.data.preprocessing.joining import Digest, SplitWriter
+from megachar.data.preprocessing.plan import (
+    DEFAULT_SPLIT,
+    UNIT_BYTES,
+    SourceFile,
+    Unit,
+    cut_by_position,
+    one_file_per_split,
+    parse_split,
+    units_of,
+)
+from megachar.data.preprocessing.workers import hash_file, in_order, local_processes, tell_to_stop
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
 
-CHUNK_BYTES = 16 << 20
-DEFAULT_SPLIT = "90,5,5"  # of enwik8 and text8, in every paper
+__all__ = [
+    "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
+    "prepare_corpus",
+]  # fmt: skip
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call."""
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A plain-text file and the splits cut from it: consecutive pieces from byte 0 to the file's end."""
-
-    path: Path
-    pieces: tuple[tuple[SplitName, int], ...]
-    """Each split with its number of bytes, in the order in which they lie in the file."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the file when it was looked at."""
-        return sum(size for _, size in self.pieces)
-
-
-class WordCounter:
-    """Counts words in chunks of text: whitespace-separated tokens plus line ends, whatever the cuts between the chunks.
-
-    Whitespace is that of `bytes.split`: space, tab, newline, carriage return, vertical tab, form feed; a line end is a
-    newline. The sum is what Mikolov's counts of Penn Treebank and WikiText use, where each line end is a token <eos>.
-    """
-
-    # Small enough that a block and its masks stay in the processor's cache: over 10 times faster than whole chunks.
-    _block_bytes = 1 << 16
-
-    def __init__(self) -> None:
-        self.num_words = 0
-        self._inside = False  # the text so far ends inside a token
-
-    def update(self, text: npt.NDArray[np.uint8]) -> None:
-        """Count the next bytes (any number,) of the text."""
-        for first in range(0, text.size, self._block_bytes):
-            block = text[first : first + self._block_bytes]
-            # 9 to 13 are the other whitespace bytes; smaller ones wrap round to large numbers.
-            space = (block == 32) | (block - np.uint8(9) < 5)
-            starts = np.count_nonzero(space[:-1] & ~space[1:]) + int(not space[0] and not self._inside)
-            self.num_words += int(starts) + int(np.count_nonzero(block == 10))
-            self._inside = not space[-1]
-
-
-def cut_by_position(path: Path, split: str = DEFAULT_SPLIT) -> list[SourceFile]:
-    """Cut one text into train, valid and test at floor(bytes x percentage / 100), as "90,5,5" of it; 0 leaves one out.
-
-    DataError where the file is missing or empty, the percentages are no shares of 100, or a share is below one byte.
-    """
-    percentages = parse_split(split)
-    num_bytes = _text_size(path)
-    stops = [int(num_bytes * sum(percentages[: number + 1]) / 100) for number in range(len(percentages))]
-    sizes = [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
-    for name, percentage, size in zip(SPLIT_NAMES, percentages, sizes, strict=True):
-        if percentage and not size:
-            raise DataError(
-                f"{path} has {num_bytes} bytes: too short to give the split '{name}' {float(percentage):g} % of it. "
-                "Use a longer text or --split 100,0,0"
-            )
-    pieces = tuple((name, size) for name, size in zip(SPLIT_NAMES, sizes, strict=True) if size)
-    return [SourceFile(Path(path), pieces)]
-
-
-def one_file_per_split(files: Mapping[SplitName, Path]) -> list[SourceFile]:
-    """Take each split from a file of its own; DataError where a file is missing or empty, or none is given."""
-    if not files:
-        raise DataError("no file to prepare: give one for train, valid or test")
-    return [SourceFile(Path(files[name]), ((name, _text_size(files[name])),)) for name in SPLIT_NAMES if name in files]
-
-
-def parse_split(split: str) -> tuple[Fraction, ...]:
-    """The three percentages of "90,5,5", exactly (so that 99.8,0.1,0.1 adds up); DataError where they are not that."""
-    parts = [part.strip() for part in split.split(",")]
-    if len(parts) != len(SPLIT_NAMES) or not all(re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", part) for part in parts):
-        raise DataError(
-            f"the split {split!r} is not three non-negative percentages: write train,valid,test as in {DEFAULT_SPLIT}"
-        )
-    percentages = tuple(Fraction(part) for part in parts)
-    if sum(percentages) != 100:
-        raise DataError(f"the split {split!r} adds up to {float(sum(percentages)):g} %, not 100: try {DEFAULT_SPLIT}")
-    return percentages
+"""Called with the number of bytes of text done since the last call."""
+Writers = Mapping[SplitName, SplitWriter]
 
 
 def prepare_corpus(
@@ -120,45 +68,163 @@ def prepare_corpus(
     output: Path,
     vocabulary: Vocabulary,
     *,
+    documents: Documents = "file",
+    json_key: str = "text",
+    skip_bad_lines: bool = False,
     overwrite: bool = False,
-    chunk_bytes: int = CHUNK_BYTES,
+    num_workers: int = 1,
+    ranks: tuple[Executor, int] | None = None,
+    chunk_bytes: int | None = None,
+    unit_bytes: int = UNIT_BYTES,
+    durable: bool = True,
     progress: Progress | None = None,
 ) -> CorpusCard:
-    """Write the corpus of `sources` to the folder `output` and return its card. Each split is one document.
+    """Write the corpus of `sources` to the folder `output` and return its card.
+
+    `documents` says what one document is: a whole text (as far as it lies in one split), a line with its line end, or
+    the text under `json_key` of a line of JSON. Lines belong to the split in which they begin. Work is done in this
+    process, by `num_workers` processes, or by the executor and number of workers in `ranks`. `durable` waits until the
+    data are on the disk.
 
     The folder is built under a temporary name beside `output` and renamed when it is whole, so an interruption leaves
     neither half a corpus nor, with `overwrite`, a damaged old one. DataError where `output` exists (and not
-    `overwrite`), would be replaced though it is no corpus, or where a source changes while it is read.
+    `overwrite`), would be replaced though it is no corpus, where a text cannot be encoded, or a source changes while it
+    is read.
     """
     output = Path(output).resolve()  # through a symbolic link: what is replaced is the folder, not the link
     check_output(sources, output, overwrite)
-    source_cards: list[SourceCard] = []
-    split_cards: dict[SplitName, SplitCard] = {}
-    with _whole_folder(output) as folder:
+    recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes or BLOCK_BYTES)
+    report = progress or (lambda num_bytes: None)
+    wanted = {split for source in sources for split, _ in source.pieces}
+    with ExitStack() as stack:
+        folder = stack.enter_context(_whole_folder(output, durable))
+        split_hashing, source_hashing, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3))
+        stack.enter_context(_stop_on_error(folder))
+        writers: dict[SplitName, SplitWriter] = {}
+        for name in SPLIT_NAMES:
+            if name in wanted:
+                prefix = folder / name
+                writers[name] = SplitWriter(prefix, vocabulary.dtype, split_hashing, syncing if durable else None)
+                stack.callback(writers[name].abandon)
+        if _is_copy(sources, recipe):
+            hashes = _copy(sources, writers, source_hashing, report, chunk_bytes)
+        else:
+            units = units_of(sources, unit_bytes)
+            if ranks is None and num_workers > 1 and len(units) > 1:
+                ranks = (stack.enter_context(local_processes(min(num_workers, len(units)))), num_workers)
+            if ranks is None:
+                hashes = _encode_here(sources, units, recipe, writers, source_hashing, folder, report)
+            else:
+                hashes = _encode_elsewhere(sources, units, recipe, writers, ranks, folder, report)
         for source in sources:
-            source_hash = hashlib.sha256()
-            # Unbuffered: chunks are larger than any buffer, and read-ahead would hide a file that is cut meanwhile.
-            with source.path.open("rb", buffering=0) as file:
-                for name, size in source.pieces:
-                    chunks = _read_chunks(file, size, chunk_bytes)
-                    split_cards[name] = _write_split(chunks, folder / name, vocabulary, source_hash, progress)
-                if os.fstat(file.fileno()).st_size != source.num_bytes:
-                    raise DataError(f"{source.path} changed while it was read: try again once it is complete")
-            source_cards.append(
-                SourceCard(name=source.path.name, num_bytes=source.num_bytes, sha256=source_hash.hexdigest())
-            )
-        card = CorpusCard(
-            format_version=FORMAT_VERSION,
-            vocabulary=VocabularyCard(**vocabulary.card()),
-            dtype=vocabulary.dtype.name,
-            sources=tuple(source_cards),
-            splits={name: split_cards[name] for name in SPLIT_NAMES if name in split_cards},
-        )
-        with (folder / CARD_NAME).open("w", encoding="utf-8") as card_file:
-            card_file.write(card.to_json())
-            card_file.flush()
-            os.fsync(card_file.fileno())
+            if source.text.packing == "plain" and source.path.stat().st_size != source.num_bytes:
+                raise DataError(f"{source.text} changed while it was read: try again once it is complete")
+        splits = {split: writer.close() for split, writer in writers.items()}
+        num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
+        card = _card(sources, hashes, recipe, splits, num_skipped)
+        for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
+            _write(folder / file_name, content, durable)
     return card
+
+
+def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
+    """Whether the tokens of all sources are their bytes; then one process is as fast as the disk."""
+    plain = all(source.text.packing == "plain" for source in sources)
+    return plain and recipe.documents == "file" and type(recipe.vocabulary) is ByteVocabulary
+
+
+def _copy(
+    sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, report: Progress,
+    block_bytes: int | None,
+) -> dict[Path, str]:  # fmt: skip
+    """Copy plain texts to their splits; the sha256 of each source file."""
+    return {
+        source.path: copy_text(number, source, writers, Digest(hashing), report, block_bytes)
+        for number, source in enumerate(sources)
+    }
+
+
+def _encode_here(
+    sources: Sequence[SourceFile], units: Sequence[Unit], recipe: Recipe, writers: Writers, hashing: ThreadPoolExecutor,
+    folder: Path, report: Progress,
+) -> dict[Path, str]:  # fmt: skip
+    """Encode all units in this process; the sha256 of each source file, computed by `hashing` meanwhile."""
+    hashes = {path: hashing.submit(hash_file, path, folder) for path in dict.fromkeys(s.path for s in sources)}
+    for unit in units:
+        for block in encode_unit(unit, recipe):
+            writers[unit.segments[block.segment].split].append(unit.source, block)
+            report(block.num_read_bytes)
+    return {path: future.result() for path, future in hashes.items()}
+
+
+def _encode_elsewhere(
+    sources: Sequence[SourceFile], units: Sequence[Unit], recipe: Recipe, writers: Writers, ranks: tuple[Executor, int],
+    folder: Path, report: Progress,
+) -> dict[Path, str]:  # fmt: skip
+    """Let other processes encode the units, and join what they write; the sha256 of each source file."""
+    executor, num_workers = ranks
+    shared = pickled(recipe)
+    paths = list(dict.fromkeys(source.path for source in sources))
+    first_units = {path: next(n for n, unit in enumerate(units) if unit.text.path == path) for path in paths}
+
+    def tasks() -> Iterator[Callable[[Executor], "Future[Any]"]]:
+        for number, unit in enumerate(units):
+            if first_units[unit.text.path] == number:
+                yield lambda pool, path=unit.text.path: pool.submit(hash_file, path, folder)  # type: ignore[misc]
+            yield partial(_submit, number, unit, shared, folder)
+
+    digests = []
+    with closing(in_order(executor, num_workers, tasks(), folder)) as results:
+        for result in results:
+            if isinstance(result, str):
+                digests.append(result)
+                continue
+            for part in result:
+                writers[part.split].append_part(part)
+                remove(part)
+                report(part.num_read_bytes)
+    return dict(zip(paths, digests, strict=True))
+
+
+def _submit(number: int, unit: Unit, recipe: bytes, folder: Path, executor: Executor) -> "Future[list[Part]]":
+    return executor.submit(write_parts, number, unit, recipe, folder)
+
+
+def _card(
+    sources: Sequence[SourceFile], hashes: Mapping[Path, str], recipe: Recipe, splits: dict[SplitName, SplitCard],
+    num_skipped: int,
+) -> CorpusCard:  # fmt: skip
+    names = {source.path: source.text.name or source.path.name for source in sources}
+    return CorpusCard(
+        format_version=FORMAT_VERSION,
+        vocabulary=VocabularyCard(**recipe.vocabulary.card()),
+        dtype=recipe.vocabulary.dtype.name,
+        documents=None if recipe.documents == "file" else recipe.documents,
+        num_skipped_lines=num_skipped or None,
+        sources=tuple(
+            SourceCard(name=names[path], num_bytes=path.stat().st_size, sha256=sha256)
+            for path, sha256 in hashes.items()
+        ),
+        splits=splits,
+    )
+
+
+def _write(path: Path, content: bytes, durable: bool) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _stop_on_error(folder: Path) -> Iterator[None]:
+    """Tell those who still work for this corpus, threads and processes, that it is given up."""
+    try:
+        yield
+    except BaseException:
+        tell_to_stop(folder)
+        raise
 
 
 def check_output(sources: Sequence[SourceFile], output: Path, overwrite: bool) -> None:
@@ -170,7 +236,7 @@ def check_output(sources: Sequence[SourceFile], output: Path, overwrite: bool) -
     if not output.is_dir():
         raise DataError(f"--overwrite replaces corpora, but {output} is a file: choose another folder")
     prefixes = [output / name for name in SPLIT_NAMES]
-    ours = {CARD_NAME, *(path(prefix).name for prefix in prefixes for path in (bin_path, idx_path))}
+    ours = {CARD_NAME, MODEL_NAME, *(path(prefix).name for prefix in prefixes for path in (bin_path, idx_path))}
     foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in ours)
     if foreign:
         raise DataError(
@@ -183,19 +249,36 @@ def check_output(sources: Sequence[SourceFile], output: Path, overwrite: bool) -
 
 
 @contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
+def _room_on_disk(output: Path) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a message with the mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"no room for the corpus on the disk of {output.parent} ({error.strerror}): nothing was changed there; "
+            "free some space or choose another --output"
+        ) from None
+
+
+@contextmanager
+def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
     """A new folder beside `output` that takes its name when the block ends well, and is removed otherwise."""
     unique = f"{os.getpid()}.{secrets.token_hex(4)}"
     building = output.with_name(f".{output.name}.new.{unique}")
     replaced = output.with_name(f".{output.name}.old.{unique}")
     try:
         building.mkdir(parents=True)
-        yield building
-        fsync_folder(building)
+        with _room_on_disk(output):
+            yield building
+        if durable:
+            fsync_folder(building)
         if output.exists():
             output.rename(replaced)
         building.rename(output)
-        fsync_folder(output.parent)
+        if durable:
+            fsync_folder(output.parent)
     except BaseException:  # also Ctrl-C
         if replaced.exists() and not output.exists():
             replaced.rename(output)
@@ -203,55 +286,3 @@ def _whole_folder(output: Path) -> Iterator[Path]:
         raise
     if replaced.exists():
         shutil.rmtree(replaced)
-
-
-def _text_size(path: Path) -> int:
-    """Bytes of the text file `path`; DataError where it is missing, empty or no file."""
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"the input {path} does not exist: check its name")
-    if not path.is_file():
-        raise DataError(f"the input {path} is not a regular file: give a plain-text file")
-    size = path.stat().st_size
-    if size == 0:
-        raise DataError(f"the input {path} is empty (0 bytes): give a file with text")
-    return size
-
-
-def _read_chunks(file: FileIO, num_bytes: int, chunk_bytes: int) -> Iterator[bytes]:
-    """The next `num_bytes` of `file`, in chunks; DataError where it ends before."""
-    remaining = num_bytes
-    while remaining:
-        chunk = file.read(min(chunk_bytes, remaining))
-        if not chunk:
-            raise DataError(f"{file.name} ended {remaining:,} bytes early: it changed while it was read; try again")
-        remaining -= len(chunk)
-        yield chunk
-
-
-def _write_split(
-    chunks: Iterator[bytes], prefix: Path, vocabulary: Vocabulary, source_hash: Any, progress: Progress | None
-) -> SplitCard:
-    """Encode the text of `chunks` into the dataset `prefix`, one document, hashing and counting on the way."""
-    words, tokens_hash = WordCounter(), hashlib.sha256()
-    num_bytes = num_tokens = 0
-    with IndexedDatasetWriter(prefix, vocabulary.dtype) as writer:
-        for chunk in chunks:
-            source_hash.update(chunk)
-            words.update(np.frombuffer(chunk, dtype=np.uint8))
-            tokens = vocabulary.encode(chunk).astype(writer.dtype, copy=False)
-            tokens_hash.update(tokens.data)
-            writer.append(tokens)
-            num_bytes += len(chunk)
-            num_tokens += tokens.size
-            if progress is not None:
-                progress(len(chunk))
-        writer.end_document()
-        num_documents = writer.num_documents
-    return SplitCard(
-        num_tokens=num_tokens,
-        num_documents=num_documents,
-        num_bytes=num_bytes,
-        num_words=words.num_words,
-        sha256=tokens_hash.hexdigest(),
-    )

@@ -26,7 +26,7 @@ def _mix(x: UInt64) -> UInt64:
     return x ^ (x >> np.uint64(31))
 
 
-def _key(*numbers: int) -> int:
+def make_key(*numbers: int) -> int:
     """64 bits that depend on all of `numbers` (each in [0, 2^64)) and on their order."""
     key = 0
     for number in numbers:
@@ -37,7 +37,8 @@ def _key(*numbers: int) -> int:
 
 def _hash(key: int, counters: UInt64) -> UInt64:
     """64 random bits for each counter: that position of the key's splitmix64 stream, mixed with the key once more."""
-    return _mix(_mix(counters * np.uint64(_GAMMA) + np.uint64(key)) ^ np.uint64(_key(key)))
+    # Two numbers, because the key of one is the stream's own position 1, and would give 0 there whatever the key.
+    return _mix(_mix(counters * np.uint64(_GAMMA) + np.uint64(key)) ^ np.uint64(make_key(key, key)))
 
 
 def _scale(bits: UInt64, size: int) -> Int64:
@@ -88,6 +89,39 @@ class KeyedPermutation:
         return left << half | right
 
 
+def window_numbers(step: int, micro_batch: int, micro_batch_size: int, num_micro_batches: int) -> UInt64:
+    """Numbers (b,) of the windows of micro-batch `micro_batch`, one of the `num_micro_batches` of `step`.
+
+    The global batch of a step is num_micro_batches x micro_batch_size consecutive numbers, so cutting it into other
+    micro-batches changes no window.
+    """
+    assert step >= 0, step
+    assert 0 <= micro_batch < num_micro_batches, (micro_batch, num_micro_batches)
+    assert micro_batch_size >= 1, micro_batch_size
+    first = (step * num_micro_batches + micro_batch) * micro_batch_size
+    return np.uint64(first) + np.arange(micro_batch_size, dtype=np.uint64)
+
+
+def random_positions(key: int, windows: UInt64, size: int) -> Int64:
+    """A position in [0, size) for each of `windows` (b,), uniform and independent; `key` in [0, 2^64)."""
+    return _scale(_hash(key, windows), size)
+
+
+def epoch_positions(seed: int, windows: UInt64, windows_per_epoch: int, num_offsets: int, context: int) -> Int64:
+    """Positions (b,) of windows that cut a text every `context` tokens, each once in an epoch, in shuffled order.
+
+    Every epoch has its own order and its own offset, from 0 to num_offsets - 1, of the first cut.
+    """
+    epochs, places = np.divmod(windows, np.uint64(windows_per_epoch))
+    positions = np.empty(windows.shape, dtype=np.int64)
+    for epoch in np.unique(epochs):  # one, or two where the batch runs into the next epoch
+        inside = epochs == epoch
+        order = KeyedPermutation(windows_per_epoch, make_key(seed, int(epoch), 0))
+        offset = _scale(np.array([make_key(seed, int(epoch), 1)], dtype=np.uint64), num_offsets)
+        positions[inside] = offset + order(places[inside]) * context
+    return positions
+
+
 class WindowSampler:
     """Where the windows of each micro-batch start in a text of `num_tokens` tokens.
 
@@ -107,10 +141,7 @@ class WindowSampler:
         """
         assert 1 <= context < window_tokens, (context, window_tokens)
         check_holds_window(num_tokens, window_tokens)
-        if not 0 <= seed <= _MASK:
-            raise ConfigError(f"seed {seed} is outside [0, 2^64): choose a seed from 0 to {_MASK}")
-        if order not in ("random", "epoch"):
-            raise ConfigError(f"unknown order of windows {order!r}: use 'random' or 'epoch'")
+        check_seed_and_order(seed, order)
         self.context, self.seed, self.order = context, seed, order
         self.num_starts = num_tokens - window_tokens + 1
         """Positions where a window can start."""
@@ -119,31 +150,23 @@ class WindowSampler:
         self.windows_per_epoch = (self.num_starts - self._num_offsets) // context + 1
         """Windows in an epoch of order "epoch"."""
 
+    def window_starts(self, windows: UInt64) -> Int64:
+        """Where the windows with these numbers (b,) start in the text: (b,)."""
+        if self.order == "random":
+            return random_positions(make_key(self.seed), windows, self.num_starts)
+        return epoch_positions(self.seed, windows, self.windows_per_epoch, self._num_offsets, self.context)
+
     def starts(self, step: int, micro_batch: int, micro_batch_size: int, num_micro_batches: int) -> Int64:
-        """Start positions (micro_batch_size,) of micro-batch `micro_batch`, one of the `num_micro_batches` of `step`.
+        """Start positions (micro_batch_size,) of the windows of a micro-batch; see `window_numbers`."""
+        return self.window_starts(window_numbers(step, micro_batch, micro_batch_size, num_micro_batches))
 
-        The global batch of a step is num_micro_batches x micro_batch_size consecutive window numbers, so cutting it
-        into other micro-batches changes no window.
-        """
-        assert step >= 0, step
-        assert 0 <= micro_batch < num_micro_batches, (micro_batch, num_micro_batches)
-        assert micro_batch_size >= 1, micro_batch_size
-        first = (step * num_micro_batches + micro_batch) * micro_batch_size
-        windows = np.uint64(first) + np.arange(micro_batch_size, dtype=np.uint64)
-        return self._random_starts(windows) if self.order == "random" else self._epoch_starts(windows)
 
-    def _random_starts(self, windows: UInt64) -> Int64:
-        return _scale(_hash(_key(self.seed), windows), self.num_starts)
-
-    def _epoch_starts(self, windows: UInt64) -> Int64:
-        epochs, places = np.divmod(windows, np.uint64(self.windows_per_epoch))
-        starts = np.empty(windows.shape, dtype=np.int64)
-        for epoch in np.unique(epochs):  # one, or two where the batch runs into the next epoch
-            inside = epochs == epoch
-            order = KeyedPermutation(self.windows_per_epoch, _key(self.seed, int(epoch), 0))
-            offset = _scale(np.array([_key(self.seed, int(epoch), 1)], dtype=np.uint64), self._num_offsets)
-            starts[inside] = offset + order(places[inside]) * self.context
-        return starts
+def check_seed_and_order(seed: int, order: str) -> None:
+    """ConfigError for an unknown order or a seed outside [0, 2^64)."""
+    if not 0 <= seed <= _MASK:
+        raise ConfigError(f"seed {seed} is outside [0, 2^64): choose a seed from 0 to {_MASK}")
+    if order not in ("random", "epoch"):
+        raise ConfigError(f"unknown order of windows {order!r}: use 'random' or 'epoch'")
 
 
 def check_holds_window(num_tokens: int, window_tokens: int) -> None:

@@ -1,6 +1,10 @@
-"""Vocabularies: the map between text, as bytes, and tokens, as small integers."""
+"""Vocabularies: the map between text, as bytes, and tokens, as small integers. Here: the protocol, and bytes.
 
-from collections.abc import Mapping, Sequence
+`megachar.data.characters` and `megachar.data.pieces` hold the others.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,13 +12,41 @@ import numpy.typing as npt
 
 from megachar.errors import DataError
 
+Int64 = npt.NDArray[np.int64]
+
+
+class Cut(Enum):
+    """Where a long text may be cut without a change to its tokens."""
+
+    ANYWHERE = "anywhere"
+    CHARACTERS = "characters"
+    """Between two UTF-8 characters."""
+    WORDS = "words"
+    """After a line end, or before a space."""
+
+
+class EncodingError(DataError):
+    """A text that a vocabulary cannot encode; whoever knows the text's file adds that to the message."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(f"byte {position:,}: {reason}")
+        self.position = position
+        """Byte of the text, from 0."""
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.position, self.reason)
+
 
 class Vocabulary(Protocol):
-    """What preparation, training and generation need to know of a vocabulary."""
+    """What preparation, training and generation need to know of a vocabulary.
+
+    Encoding then decoding gives the bytes that were encoded, always; what cannot be so is refused.
+    """
 
     @property
     def name(self) -> str:
-        """The name in a corpus card, which `vocabulary_from_card` turns back into the vocabulary."""
+        """The name in a corpus card."""
 
     @property
     def size(self) -> int:
@@ -24,14 +56,50 @@ class Vocabulary(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The integer type of encoded text, also on disk."""
 
+    @property
+    def cut(self) -> Cut:
+        """Where a text may be cut so that the parts' tokens, joined, are the whole's."""
+
     def encode(self, text: bytes) -> npt.NDArray[Any]:
-        """Tokens (t,) of `text`, of type `dtype`."""
+        """Tokens (t,) of `text`, of type `dtype`; EncodingError where it cannot be written with them."""
+
+    def encode_documents(self, text: bytes, ends: Int64) -> tuple[npt.NDArray[Any], Int64]:
+        """Tokens (t,) of documents one after another, and where each ends in them, (documents,).
+
+        `ends` (documents,) are the ends in bytes; what follows the last belongs to a document that ends later.
+        """
 
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """The text of `tokens` (t,); DataError on a token outside [0, v)."""
 
     def card(self) -> dict[str, Any]:
         """What a corpus card records of the vocabulary: at least its name and size."""
+
+    def files(self) -> dict[str, bytes]:
+        """Files, by name, that a corpus keeps beside its card so that it can be read with no other."""
+
+
+def token_dtype(size: int) -> np.dtype[Any]:
+    """The smallest type on disk that holds `size` tokens: uint8, uint16 or int32 (Megatron's format has no uint32)."""
+    if size <= 1 << 8:
+        return np.dtype(np.uint8)
+    return np.dtype(np.uint16) if size <= 1 << 16 else np.dtype(np.int32)
+
+
+def checked_tokens(tokens: Sequence[int] | npt.NDArray[Any], name: str, size: int) -> npt.NDArray[Any]:
+    """`tokens` as an array of integers in [0, size); DataError names the first that is not."""
+    array = np.asarray(tokens)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise DataError(f"tokens of type {array.dtype} cannot be decoded: give integers in [0, {size})")
+    outside = (array < 0) | (array >= size)
+    if outside.any():
+        raise DataError(
+            f"token {array[outside].flat[0]} is outside the vocabulary '{name}' of {size} tokens: "
+            "decode with the vocabulary that the tokens were made with"
+        )
+    return array
 
 
 class ByteVocabulary:
@@ -40,43 +108,24 @@ class ByteVocabulary:
     name = "bytes"
     size = 256
     dtype = np.dtype(np.uint8)
+    cut = Cut.ANYWHERE
 
     def encode(self, text: bytes) -> npt.NDArray[np.uint8]:
         """The bytes of `text` as tokens (t,), uint8. The array is a read-only view, not a copy."""
         return np.frombuffer(text, dtype=np.uint8)
 
+    def encode_documents(self, text: bytes, ends: Int64) -> tuple[npt.NDArray[np.uint8], Int64]:
+        """The bytes of `text`, and the same ends: a token is a byte."""
+        return self.encode(text), ends
+
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """The bytes of `tokens` (t,), integers in [0, 256); DataError names the first that is not."""
-        array = np.asarray(tokens)
-        if array.size == 0:
-            return b""
-        if not np.issubdtype(array.dtype, np.integer):
-            raise DataError(f"tokens of type {array.dtype} cannot be decoded: give integers in [0, {self.size})")
-        outside = (array < 0) | (array >= self.size)
-        if outside.any():
-            raise DataError(
-                f"token {array[outside].flat[0]} is outside the vocabulary '{self.name}' of {self.size} tokens: "
-                "decode with the vocabulary that the tokens were made with"
-            )
-        return array.astype(np.uint8).tobytes()
+        return checked_tokens(tokens, self.name, self.size).astype(np.uint8).tobytes()
 
     def card(self) -> dict[str, Any]:
         """The name and the size."""
         return {"name": self.name, "size": self.size}
 
-
-def vocabulary_from_card(card: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary that a corpus card describes (`Vocabulary.card`); DataError where the card fits none."""
-    name = card.get("name")
-    if name != ByteVocabulary.name:
-        raise DataError(
-            f"unknown vocabulary {name!r}; this megachar knows: '{ByteVocabulary.name}'. "
-            "Prepare the corpus again (python tools/preprocess_data.py ...), or use the megachar that wrote it"
-        )
-    vocabulary = ByteVocabulary()
-    if card.get("size") != vocabulary.size:
-        raise DataError(
-            f"the card gives the vocabulary '{vocabulary.name}' {card.get('size')!r} tokens, but it has "
-            f"{vocabulary.size}: the card was edited or damaged; prepare the corpus again"
-        )
-    return vocabulary
+    def files(self) -> dict[str, bytes]:
+        """None."""
+        return {}

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
-from megachar.data.corpus import Corpus
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
@@ -31,15 +30,15 @@ def train(experiment: Experiment, resume: bool) -> None:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
     """
-    corpus = check_data(experiment)
+    blend = check_data(experiment)
     parallel, training = experiment.parallel, experiment.training
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
     check_agreement("the experiment", experiment.model_dump_json())
-    check_agreement(f"the corpus {corpus.folder}", corpus.fingerprint)
+    check_agreement(f"the data, {blend.description}", blend.fingerprint)
     folder = run_folder(experiment)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
-    source = MicroBatchSource(experiment, corpus, mesh)
+    source = MicroBatchSource(experiment, blend, mesh)
     saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
     step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
     writer = _open_run(folder, experiment, mesh, step)
@@ -47,7 +46,7 @@ def train(experiment: Experiment, resume: bool) -> None:
     validation: float | None = None
 
     with Display(training.total_steps, step, active=mesh.is_main) as display:
-        display.note(_headline(experiment, corpus, mesh, step))
+        display.note(_headline(experiment, source, mesh, step))
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
@@ -142,11 +141,11 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _headline(experiment: Experiment, corpus: Corpus, mesh: Mesh, step: int) -> str:
+def _headline(experiment: Experiment, source: MicroBatchSource, mesh: Mesh, step: int) -> str:
     model, topology = experiment.model, mesh.topology
     start = f", resumed at step {step}" if step else ""
     return (
-        f"{experiment.name}: {model.num_layers} layers of {model.width} on {corpus.folder}; "
+        f"{experiment.name}: {model.num_layers} layers of {model.width} on {source.description}; "
         f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
         f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

@@ -1,37 +1,31 @@
 """Checks of an experiment against the disk, before any process starts. Imports no torch."""
 
-from pathlib import Path
-
 from megachar.config.schema import Experiment
-from megachar.data.corpus import Corpus
-from megachar.data.sampler import check_holds_window
-from megachar.errors import ConfigError, DataError
+from megachar.data.blend import Blend
+from megachar.data.reader import training_reader, validation_reader
+from megachar.errors import ConfigError
 from megachar.training.run_folder import run_folder
 
 
-def check_data(experiment: Experiment) -> Corpus:
-    """Open the corpus and see that it fits the model.
+def check_data(experiment: Experiment) -> Blend:
+    """Open the corpora and see that they fit the model and each other.
 
     Raises:
-        ConfigError: no path is given, or the vocabulary is not the model's.
-        DataError: the corpus is missing, damaged or too short.
+        ConfigError: no corpus is given, or the vocabulary is not the model's.
+        DataError: a corpus is missing, damaged or too short.
     """
-    if not experiment.data.path:
-        raise ConfigError("data.path is not set; name the folder of a prepared corpus, such as data.path=data/enwik8 "
-                          "(python tools/preprocess_data.py TEXT --output FOLDER makes one)")  # fmt: skip
-    corpus = Corpus.open(Path(experiment.data.path))
-    size, expected = corpus.vocabulary.size, experiment.model.vocabulary_size
+    blend, data = Blend.open(experiment.data), experiment.data
+    size, expected = blend.vocabulary.size, experiment.model.vocabulary_size
     if size != expected:
-        raise ConfigError(f"model.vocabulary_size = {expected}, but {corpus.folder} has the {corpus.vocabulary.name} "
-                          f"vocabulary of {size}; set model.vocabulary_size={size}")  # fmt: skip
-    window = experiment.model.context + experiment.auxiliary.num_targets
-    for name in ("train", "valid"):
-        if name == "train" or name in corpus.split_names:
-            try:
-                check_holds_window(corpus.split(name).num_tokens, window)
-            except DataError as error:
-                raise DataError(f"{name} split of {corpus.folder}: {error}") from error
-    return corpus
+        raise ConfigError(
+            f"model.vocabulary_size = {expected}, but {blend.corpora[0].folder} has the {blend.vocabulary.name} "
+            f"vocabulary of {size}; set model.vocabulary_size={size}"
+        )
+    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    training_reader(blend, data, context, num_targets, experiment.seed)
+    if "valid" in blend.split_names:
+        validation_reader(blend, data, context, num_targets, experiment.training.validation_windows)
+    return blend
 
 
 def check_run_folder(experiment: Experiment, resume: bool) -> None:

@@ -1,9 +1,11 @@
 import secrets
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megachar.data.vocabulary import ByteVocabulary, Vocabulary, vocabulary_from_card
+from megachar.data.corpus import VocabularyCard, vocabulary_of
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
 
 
@@ -32,16 +34,15 @@ def test_tokens_must_be_integers() -> None:
 
 
 def test_card_round_trip() -> None:
-    vocabulary = vocabulary_from_card(ByteVocabulary().card())
+    vocabulary = vocabulary_of(VocabularyCard(**ByteVocabulary().card()), Path())
     assert (vocabulary.name, vocabulary.size) == ("bytes", 256)
 
 
-@pytest.mark.parametrize("card", [{"name": "klingon", "size": 256}, {"size": 256}])
-def test_unknown_vocabulary(card: dict[str, object]) -> None:
-    with pytest.raises(DataError, match=r"unknown vocabulary .* knows: 'bytes'"):
-        vocabulary_from_card(card)
+def test_unknown_vocabulary() -> None:
+    with pytest.raises(DataError, match=r"unknown vocabulary 'klingon'; .* knows: 'bytes'"):
+        vocabulary_of(VocabularyCard(name="klingon", size=256), Path())
 
 
 def test_wrong_size() -> None:
     with pytest.raises(DataError, match=r"'bytes' 300 tokens, but it has 256"):
-        vocabulary_from_card({"name": "bytes", "size": 300})
+        vocabulary_of(VocabularyCard(name="bytes", size=300), Path())

@@ -15,9 +15,10 @@ from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
+# Clipping is off: stages add up the gradient norm in another order than one process does.
 SMALL = ["quickstart", "model.num_layers=2", "model.width=32", "model.num_heads=2", "model.local_offsets=[]",
          "training.total_steps=4", "training.log_interval=1", "training.validation_windows=4",
-         "schedule.warmup_steps=1"]  # fmt: skip
+         "schedule.warmup_steps=1", "training.gradient_clipping=0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,138 @@
+"""`megachar corpus`: well-known corpora by their names, and a look at what a corpus holds."""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Column, Table
+from rich.text import Text
+
+from megachar.cli.inspection import inspect, print_splits
+from megachar.cli.stages import Stages, errors_of_the_system
+from megachar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from megachar.data.preprocess import SourceFile
+    from megachar.data.vocabulary import Vocabulary
+
+VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+DEFAULT_PIECES = 8000
+PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
+
+app = typer.Typer(help="Fetch well-known corpora by name; look at what a corpus holds.", no_args_is_help=True)
+app.command()(inspect)
+
+
+@app.command("list")
+def list_corpora() -> None:
+    """List the corpora that `megachar corpus fetch` knows."""
+    from megachar.data.corpora.registry import CORPORA
+
+    table = Table(
+        "name",
+        "download, text",
+        "known hashes",
+        Column("what it is, licence, splits, publisher", overflow="fold"),
+        caption="Hashes are those that users of the corpora recorded; the publishers give hardly any.",
+        show_lines=True,
+    )
+    for corpus in CORPORA:
+        sizes = f"{decimal(corpus.archive.num_bytes)}\n{decimal(corpus.text_bytes)}"
+        what = (corpus.summary, f"licence: {corpus.licence}", f"splits: {corpus.splits}", *corpus.archive.addresses)
+        table.add_row(corpus.name, sizes, corpus.verified_by, Text("\n".join(what)))
+    Console().print(table)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="One of those in `megachar corpus list`.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the corpus; default: data/NAME.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Your own copy instead of a download: the archive, its folder, or the text."),
+    ] = None,
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where downloads are kept; default: downloads/ beside the output.")
+    ] = None,
+    vocabulary: Annotated[VocabularyName, typer.Option(help="What a token is.")] = "bytes",
+    vocabulary_size: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a learned one: characters (default: all that occur), sentencepiece (8000)."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that encode. Bytes need only one.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")
+    ] = False,
+) -> None:
+    """Download a corpus, verify it, split it as the papers do, and prepare it for training.
+
+    A download that was cut off is resumed, also by calling this again.
+    """
+    from megachar.data.corpora.download import Downloader
+    from megachar.data.corpora.fetch import fetch_corpus
+    from megachar.data.corpora.registry import named_corpus
+
+    corpus = named_corpus(name)
+    if vocabulary_size is not None and vocabulary not in ("characters", "sentencepiece"):
+        raise ConfigError(f"--vocabulary-size {vocabulary_size}: {vocabulary} is no learned vocabulary; leave it out")
+    if source is not None and downloads is not None:
+        raise ConfigError(f"--downloads {downloads} with --from {source}: nothing is downloaded; leave one out")
+    output = Path("data") / name if output is None else output
+    stages = Stages(Console(stderr=True))
+    with cleaned_up_on_termination(), errors_of_the_system(output):
+        fetched = fetch_corpus(
+            corpus,
+            output,
+            source=source,
+            downloads=downloads,
+            make_vocabulary=lambda sources: make_vocabulary(vocabulary, vocabulary_size, sources),
+            num_workers=workers,
+            overwrite=overwrite,
+            downloader=Downloader(tell=stages.tell),
+            stage=stages,
+        )
+    print_splits(str(output), fetched.card, Console())
+    if fetched.archive is not None:
+        typer.echo(f"{fetched.archive} is kept; it may be deleted")
+    if not fetched.is_verified:
+        typer.echo(
+            f"NOT VERIFIED: no hash of the texts of {name} is known, only one of {corpus.archive.name}", err=True
+        )
+
+
+def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":
+    """The vocabulary `name`, learned from the training text where it is a learned one."""
+    from megachar.data.characters import CharacterVocabulary
+    from megachar.data.preprocessing.encoding import Recipe
+    from megachar.data.preprocessing.learning import learn_vocabulary
+    from megachar.data.vocabulary import ByteVocabulary
+
+    if name == "bytes":
+        return ByteVocabulary()
+    if name == "text8":
+        return CharacterVocabulary.text8()
+    recipe = Recipe(ByteVocabulary(), "file", "text", False)
+    if name == "characters":
+        return learn_vocabulary(sources, recipe, "characters", size)
+    return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)
+
+
+@contextmanager
+def cleaned_up_on_termination() -> Iterator[None]:
+    """SIGTERM leaves through the exception handlers, which remove what is half written."""
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,43 @@
+"""The straight way: plain text under the byte vocabulary is its own tokens, so it is copied, hashed and counted."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from megachar.data.corpus import SplitName
+from megachar.data.preprocessing.inputs import open_text
+from megachar.data.preprocessing.joining import PUMP_BYTES, Digest, SplitWriter, pump
+from megachar.data.preprocessing.plan import SourceFile
+from megachar.data.preprocessing.words import WordCounter
+
+
+def copy_text(
+    number: int,
+    source: SourceFile,
+    writers: Mapping[SplitName, SplitWriter],
+    digest: Digest,
+    progress: Callable[[int], None],
+    block_bytes: int | None = None,
+) -> str:
+    """Copy the pieces of source `number`, a plain text, to their splits; its sha256. `digest` is a new one.
+
+    DataError where the text ends too early. A text that begins a split is hashed once for both: its hash and that of
+    the split are the same up to the end of that piece.
+    """
+    with open_text(source.text) as file:
+        for place, (split, size) in enumerate(source.pieces):
+            assert size is not None
+            writer = writers[split]
+            writer.begin_source(number)
+            shared = place == 0 and writer.num_tokens == 0
+            for buffer in pump(file, size, str(source.text), block_bytes or PUMP_BYTES):
+                buffer.hashed_by(writer.digest)
+                if not shared:
+                    buffer.hashed_by(digest)
+                words = WordCounter()
+                words.update(np.frombuffer(buffer.data, dtype=np.uint8))
+                writer.append_bytes(buffer.data, words)
+                progress(len(buffer.data))
+            if shared:
+                digest = writer.digest.copy()
+    return digest.hexdigest()
