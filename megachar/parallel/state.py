@@ -189,15 +189,8 @@ class _Partitioned(_Access):
         parameter.data.copy_(value)  # every rank's working copy, not only its fragment
 
 
-class _Partitioned3(_Access):
+class _Partitioned3(_Partitioned):
     """ZeRO 3: each data rank owns a padded piece of the working copy and of the fp32 value."""
-
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        if key is None:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, key)
 
     def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
