@@ -26,6 +26,8 @@ class Mesh:
     tensor_group: dist.ProcessGroup
     data_group: dist.ProcessGroup
     model_group: dist.ProcessGroup
+    control_group: dist.ProcessGroup
+    """All ranks, over gloo: decisions the host takes, without waiting for a GPU."""
 
     @property
     def at(self) -> Coordinates:
@@ -128,6 +130,7 @@ def make_mesh(topology: Topology, device: torch.device) -> Mesh:
         tensor_group=_own_group(topology.tensor_groups(), rank),
         data_group=_own_group(topology.data_groups(), rank),
         model_group=_own_group(topology.model_groups(), rank),
+        control_group=dist.new_group(backend="gloo"),
     )
 
 
