@@ -91,9 +91,7 @@ def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tupl
         return slurm_hosts(os.environ), launcher
     if hostfile is None:
         if launcher in ("ssh", "no_ssh"):
-            raise PlatformError(
-                f"--launcher {launcher} starts ranks on the hosts of a hostfile; name it with --hostfile"
-            )
+            raise PlatformError(f"--launcher {launcher} needs the hosts of a hostfile; name it with --hostfile")
         return (), launcher or "local"
     if launcher == "local":
         raise PlatformError(f"--hostfile {hostfile} with --launcher local, which is this machine; leave one out")
