@@ -13,6 +13,7 @@ from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 from megachar.training.display import Display, Report
+from megachar.training.guard import Guard
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
 from megachar.training.metrics import MetricsWriter, layer_bits
@@ -41,6 +42,9 @@ def train(experiment: Experiment, resume: bool) -> None:
     source = MicroBatchSource(experiment, blend, mesh)
     saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
     step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
+    guard = Guard(experiment.guard)
+    if experiment.guard.action != "off":
+        engine.guard_steps(guard.accept)
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
@@ -50,8 +54,13 @@ def train(experiment: Experiment, resume: bool) -> None:
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step), weights, rate)
+            engine.train_step(source.training(step + guard.skipped_batches), weights, rate)
             step += 1
+            bad = guard.review(step)
+            if bad is not None:
+                display.note(f"step {step}: update skipped: {bad.reason}")
+                if writer is not None:
+                    writer.write("guard", step, bad.record)
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
