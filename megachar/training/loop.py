@@ -11,7 +11,9 @@ from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from megachar.training.checkpoints.format import list_checkpoints
+from megachar.training.checkpoints.reading import restore_checkpoint
+from megachar.training.checkpoints.saving import save_checkpoint
 from megachar.training.display import Display, Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
@@ -40,7 +42,7 @@ def train(experiment: Experiment, resume: bool) -> None:
     state = EngineState(engine)
     source = MicroBatchSource(experiment, blend, mesh)
     saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
-    step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
+    step = restore_checkpoint(saved[-1], state, experiment).step if saved else 0
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
@@ -74,7 +76,7 @@ def train(experiment: Experiment, resume: bool) -> None:
                     writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
                 meter.restart()
             if saves:
-                path = save_checkpoint(folder, state, step, experiment)
+                path = save_checkpoint(folder, state, step, experiment, loop_state={})
                 display.note(f"step {step}: saved {path}")
                 meter.restart()
 
