@@ -154,7 +154,7 @@ class TrainingEngine(ABC):
     def _suspects(self, own: torch.Tensor) -> tuple[str, ...]:
         """The ranks on which `own` is not finite; all ranks must call it."""
         everyone: list[Any] = [None] * self.mesh.topology.world_size
-        where = f"rank {self.mesh.rank} on {socket.gethostname()}"
+        where = f"rank {self.mesh.rank} of {socket.gethostname()}"
         mine = where if not bool(own.isfinite().all()) else None
         dist.all_gather_object(everyone, mine, group=self.mesh.control_group)
         return tuple(rank for rank in everyone if rank is not None)

@@ -27,7 +27,8 @@ class StepFigures:
     gradient_norm: float
     """Global norm before clipping; not finite if any rank's gradients were not."""
     suspects: tuple[str, ...] = ()
-    """`rank 3 on node1` for every rank whose own losses (or, where all are finite, gradients) were not finite."""
+    """`rank 3 of node1` for every rank whose own losses (or, where all are finite, gradients) were not finite. A NaN
+    travels up the pipeline: it shows on the first stage after it that has a loss."""
 
 
 StepJudge = Callable[[StepFigures], bool]

@@ -13,6 +13,7 @@ from typing import Any
 
 from megachar.config.schema import GuardConfig
 from megachar.errors import DivergenceError
+from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.step_guard import StepFigures
 
 MAD_TO_DEVIATION = 1.4826
@@ -44,11 +45,17 @@ class Guard:
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self.skipped_batches = 0
-        """Steps' worth of batches that training has gone past without a step of their own."""
+        """Step s (from 0) reads the micro-batches numbered s + this: rollbacks went past so many steps' worth."""
         self._losses: deque[float] = deque(maxlen=config.window)
         self._norms: deque[float] = deque(maxlen=config.window)
         self._refused: tuple[str, StepFigures] | None = None
         self._consecutive, self._last_bad = 0, 0
+
+    def watch(self, engine: TrainingEngine, state: dict[str, Any]) -> None:
+        """Go on from what a checkpoint kept, and judge the engine's steps from now on, unless that is off."""
+        self.restore(state)
+        if self.config.action != "off":
+            engine.guard_steps(self.accept)
 
     def accept(self, figures: StepFigures) -> bool:
         """Whether to take the step at hand: the judge that `TrainingEngine.guard_steps` asks."""
@@ -80,11 +87,11 @@ class Guard:
         return bad
 
     def go_back(self, saved: dict[str, Any], first: int, last: int) -> None:
-        """After a return to the checkpoint before step `first` (from 0), whose `state` was `saved`.
+        """Return from `last` steps to the checkpoint of `first` steps, whose `state` was `saved`.
 
-        The batches of all steps up to `last` are gone past. The row of bad steps goes on: the way there is no progress.
+        The batches of the steps between are gone past. The row of bad steps goes on: the way there is no progress.
         """
-        skipped, consecutive, last_bad = self.skipped_batches + last + 1 - first, self._consecutive, self._last_bad
+        skipped, consecutive, last_bad = self.skipped_batches + last - first, self._consecutive, self._last_bad
         self.restore(saved)
         self.skipped_batches, self._consecutive, self._last_bad = skipped, consecutive, last_bad
 
@@ -107,7 +114,7 @@ class Guard:
         self._consecutive, self._last_bad = state.get("consecutive", 0), state.get("last_bad", 0)
 
     def _find_fault(self, figures: StepFigures) -> str | None:
-        where = f" ({', '.join(figures.suspects)})" if figures.suspects else ""
+        where = f" (seen on {', '.join(figures.suspects)})" if figures.suspects else ""
         for name, value, history in (
             ("loss", figures.loss_nats, self._losses),
             ("gradient norm", figures.gradient_norm, self._norms),

@@ -140,7 +140,7 @@ def test_all_ranks_refuse_what_goes_wrong_on_one(ranks: Ranks, layout: tuple[int
         assert trace.skipped_by_deepspeed == 0
     nan, inf, spike = (str(faulty[0].reasons[step]) for step in FAULTS)
     assert "the loss is nan" in nan
-    assert f"rank {where} on" in nan
+    assert "(seen on rank" in nan
     assert "the gradient norm is inf" in inf
     assert "the gradient norm is" in spike
     assert "the median of the 4 good steps before is" in spike

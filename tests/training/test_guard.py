@@ -41,10 +41,10 @@ def test_what_is_not_finite_is_bad_from_the_first_step(value: float) -> None:
 
 def test_suspects_are_named() -> None:
     guard = Guard(GuardConfig())
-    guard.accept(StepFigures(math.nan, math.inf, ("rank 3 on node1", "rank 5 on node2")))
+    guard.accept(StepFigures(math.nan, math.inf, ("rank 3 of node1", "rank 5 of node2")))
     bad = guard.review(1)
     assert bad is not None
-    assert bad.reason == "the loss is nan (rank 3 on node1, rank 5 on node2)"
+    assert bad.reason == "the loss is nan (seen on rank 3 of node1, rank 5 of node2)"
 
 
 def test_a_spike_is_far_above_the_median() -> None:
@@ -98,13 +98,13 @@ def test_the_way_back_to_a_bad_step_is_no_progress() -> None:
     guard = Guard(GuardConfig(max_consecutive=2))
     saved = guard.state
     feed(guard, *[(1.0, 1.0)] * 9, (math.nan, 1.0))
-    guard.go_back(saved, first=4, last=9)
+    guard.go_back(saved, first=4, last=10)
     assert feed(guard, *[(1.0, 1.0)] * 5, first=5) == [None] * 5
     with pytest.raises(DivergenceError, match="2 bad steps in a row, the last at step 10"):
         feed(guard, (math.nan, 1.0), first=10)
     guard = Guard(GuardConfig(max_consecutive=2))
     feed(guard, (math.nan, 1.0), first=10)
-    guard.go_back(saved, first=4, last=9)
+    guard.go_back(saved, first=4, last=10)
     feed(guard, *[(1.0, 1.0)] * 6, first=5)
     [bad] = feed(guard, (math.nan, 1.0), first=11)
     assert bad is not None
@@ -112,11 +112,11 @@ def test_the_way_back_to_a_bad_step_is_no_progress() -> None:
 
 
 def test_a_rollback_goes_past_all_batches_since_the_checkpoint() -> None:
-    """Step s reads batch s + skipped_batches: back at step 4 the next batch is the one after step 9's, twice over."""
+    """Steps count from 0 here: back before step 4, the next batch is the one after step 9's; and again after 6."""
     guard = Guard(GuardConfig())
-    guard.go_back(guard.state, first=4, last=9)
+    guard.go_back(guard.state, first=4, last=10)
     assert 4 + guard.skipped_batches == 10
-    guard.go_back(guard.state, first=4, last=6)
+    guard.go_back(guard.state, first=4, last=7)
     assert 4 + guard.skipped_batches == 13
 
 
