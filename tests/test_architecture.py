@@ -119,7 +119,9 @@ def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
     light = {"", "errors", "units", "topology", "config", "data", "cli"}
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    training = [f"megachar.training.{name}" for name in ("preflight", "run_folder", "learning_rate")]
+    training = [
+        f"megachar.training.{name}" for name in ("preflight", "run_folder", "learning_rate", "checkpoints.format")
+    ]
     return [*modules, "megachar.models.counting", "megachar.losses.auxiliary", *training]
 
 

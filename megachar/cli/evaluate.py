@@ -52,7 +52,7 @@ def evaluate(
     tokens = corpus.split(split).tokens
 
     from megachar.evaluation.evaluate import evaluate as score
-    from megachar.training.checkpoints import load_model
+    from megachar.training.checkpoints.reading import load_model
 
     loaded = load_model(run, step)
     total = min(tokens.size, max_characters or tokens.size)

@@ -61,7 +61,7 @@ def generate(
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
     from megachar.parallel.mesh import choose_device
-    from megachar.training.checkpoints import load_model
+    from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))

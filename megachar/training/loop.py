@@ -7,12 +7,15 @@ from megachar.config.deepspeed import load_engine_config, render_deepspeed_confi
 from megachar.config.schema import Experiment
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
-from megachar.parallel.engine import build_engine
+from megachar.parallel.engine import LossSums, build_engine
 from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
+from megachar.training.checkpoints.format import list_checkpoints
+from megachar.training.checkpoints.reading import Position, restore_checkpoint
+from megachar.training.checkpoints.saving import save_checkpoint
 from megachar.training.display import Display, Report
+from megachar.training.guard import BadStep, Guard
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
 from megachar.training.metrics import MetricsWriter, layer_bits
@@ -40,7 +43,9 @@ def train(experiment: Experiment, resume: bool) -> None:
     state = EngineState(engine)
     source = MicroBatchSource(experiment, blend, mesh)
     saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
-    step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
+    position = restore_checkpoint(saved[-1], state, experiment) if saved else Position(0, {})
+    step, guard = position.step, Guard(experiment.guard)
+    guard.watch(engine, position.loop_state)
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
@@ -50,8 +55,16 @@ def train(experiment: Experiment, resume: bool) -> None:
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step), weights, rate)
+            engine.train_step(source.training(step + guard.skipped_batches), weights, rate)
             step += 1
+            bad = guard.review(step)
+            if bad is not None:
+                returned = _go_back(bad, guard, folder, state, experiment)
+                _log_bad_step(bad, returned, display, writer)
+                if returned is not None:
+                    step = returned
+                    meter.restart()
+                    continue
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
@@ -61,20 +74,14 @@ def train(experiment: Experiment, resume: bool) -> None:
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
-                display.report(report)
-                if writer is not None:
-                    counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
-                    writer.write("train", step, {**report.record(), **counters})
+                _log_losses(report, losses, engine.skipped_steps, display, writer)
                 meter.restart()
             if validates:
                 losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
-                validation = losses.bits_per_character()
-                display.note(f"step {step}: validation {validation:.4f} bits per character")
-                if writer is not None:
-                    writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
+                validation = _log_validation(step, losses, display, writer)
                 meter.restart()
             if saves:
-                path = save_checkpoint(folder, state, step, experiment)
+                path = save_checkpoint(folder, state, step, experiment, guard.state)
                 display.note(f"step {step}: saved {path}")
                 meter.restart()
 
@@ -135,6 +142,46 @@ def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) 
         return None
     folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
     return MetricsWriter(folder)
+
+
+def _log_losses(
+    report: Report, losses: LossSums, skipped_steps: int, display: Display, writer: MetricsWriter | None
+) -> None:
+    """Show and record an interval, unless all its steps were refused."""
+    if not losses.counts.any():
+        return
+    display.report(report)
+    if writer is not None:
+        counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
+        writer.write("train", report.step, {**report.record(), **counters})
+
+
+def _log_validation(step: int, losses: LossSums, display: Display, writer: MetricsWriter | None) -> float:
+    """Show, record and return the bits per character of a validation."""
+    bits = losses.bits_per_character()
+    display.note(f"step {step}: validation {bits:.4f} bits per character")
+    if writer is not None:
+        writer.write("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses)})
+    return bits
+
+
+def _go_back(bad: BadStep, guard: Guard, folder: RunFolder, state: EngineState, experiment: Experiment) -> int | None:
+    """Restore the newest checkpoint after a bad step; its number of steps, or None where the step is only skipped."""
+    saved = list_checkpoints(folder) if experiment.guard.action == "rollback" else []
+    if not saved:
+        return None
+    position = restore_checkpoint(saved[-1], state, experiment)
+    guard.go_back(position.loop_state, position.step, bad.step)
+    state.engine.gather_losses()  # of the steps taken back
+    return position.step
+
+
+def _log_bad_step(bad: BadStep, returned: int | None, display: Display, writer: MetricsWriter | None) -> None:
+    """Say what was wrong with a step and what was done about it."""
+    action = "update skipped" if returned is None else f"back to the checkpoint of step {returned}, past its batches"
+    display.note(f"step {bad.step}: {action}: {bad.reason}")
+    if writer is not None:
+        writer.write("guard", bad.step, {**bad.record, "action": "skip" if returned is None else "rollback"})
 
 
 def _due(step: int, interval: int) -> bool:

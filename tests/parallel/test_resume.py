@@ -13,7 +13,8 @@ from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.checkpoints import list_checkpoints, load_model
+from megachar.training.checkpoints.format import FileRecord, list_checkpoints
+from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
@@ -50,10 +51,9 @@ def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
             for record in read_metrics(folder, kind)]  # fmt: skip
 
 
-def file_hashes(folder: RunFolder, step: int) -> dict[str, Any]:
+def file_hashes(folder: RunFolder, step: int) -> dict[str, FileRecord]:
     checkpoint = next(found for found in list_checkpoints(folder) if found.step == step)
-    files: dict[str, Any] = checkpoint.manifest["files"]
-    return files
+    return checkpoint.manifest.files
 
 
 ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
@@ -142,7 +142,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
     """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
     import os
 
-    from megachar.training import checkpoints
+    from megachar.training.checkpoints import saving
 
     experiment = Experiment.model_validate(values)
     if os.environ["RANK"] == "1":
@@ -150,7 +150,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        checkpoints.save_file = full
+        saving.save_file = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
     train(extended, resume=True)
 

@@ -16,12 +16,8 @@ from megachar.config.loading import load_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.transformer import Transformer
-from megachar.training.checkpoints import (
-    find_checkpoint,
-    list_checkpoints,
-    load_model,
-    restore_checkpoint,
-)
+from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
+from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
 from megachar.training.run_folder import RunFolder
 from tests.config.conftest import BASE
 
@@ -38,7 +34,7 @@ def layer_of(name: str) -> str:
 
 
 def write_checkpoint(run: RunFolder, step: int, weights: dict[str, Tensor], experiment: Experiment) -> Path:
-    """A checkpoint by hand, as the format is described in megachar/training/checkpoints.py."""
+    """A checkpoint by hand, as the format is described in megachar/training/checkpoints/format.py."""
     path = run.checkpoints / f"step-{step:08d}"
     files = {}
     for kind in ("weights", "optimizer"):
@@ -55,8 +51,8 @@ def write_checkpoint(run: RunFolder, step: int, weights: dict[str, Tensor], expe
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }
-    manifest = {"format_version": 1, "step": step, "optimizer_steps": step, "loss_scaler": None,
-                "experiment": identity, "files": files}  # fmt: skip
+    manifest = {"format_version": 1, "step": step, "optimizer_steps": step, "loss_scaler": {},
+                "loop_state": {"skipped": 3}, "experiment": identity, "files": files}  # fmt: skip
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path
 
@@ -126,16 +122,16 @@ def test_no_checkpoint_of_that_step(run: RunFolder) -> None:
 def test_tensors_are_read_as_they_were(run: RunFolder, model: Transformer) -> None:
     for layer in ("embedding", "blocks.0", "blocks.1", "head"):
         expected = {name: value for name, value in model.named_parameters() if layer_of(name) == layer}
-        found = find_checkpoint(run).read("weights", layer)
+        found = read_layer(find_checkpoint(run), "weights", layer)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def damaged(run: RunFolder, message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"step-00000100/{FILE} {message}.*; delete .*step-00000100 to go on"):
-        find_checkpoint(run).read("weights", "blocks.1")
-    find_checkpoint(run).read("weights", "blocks.0")
-    find_checkpoint(run, 20).read("weights", "blocks.1")
+        read_layer(find_checkpoint(run), "weights", "blocks.1")
+    read_layer(find_checkpoint(run), "weights", "blocks.0")
+    read_layer(find_checkpoint(run, 20), "weights", "blocks.1")
 
 
 def test_a_flipped_bit(run: RunFolder, seed: int) -> None:
@@ -215,9 +211,9 @@ def test_a_checkpoint_of_the_same_model_is_restored(run: RunFolder, model: Trans
         restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True))
     )
     resumed = small("optimizer.learning_rate=1", "training.total_steps=7000", "parallel.data=2", "seed=3")
-    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == 20
+    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == Position(20, {"skipped": 3})
     assert state.optimizer_steps == 20
-    assert state.loss_scaler is None
+    assert state.loss_scaler == {}
     for kind in ("weights", "optimizer"):
         assert torch.equal(read[kind]["head.norm.weight"], model.head.norm.weight * 0.2), kind
 
