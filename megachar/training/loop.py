@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
+from megachar.errors import ConfigError, PlatformError
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
+from megachar.parallel.mesh import Mesh, check_agreement, choose_device, fail_together, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints.format import list_checkpoints
-from megachar.training.checkpoints.reading import restore_checkpoint
-from megachar.training.checkpoints.saving import save_checkpoint
+from megachar.training.checkpoints.format import DataRecord
+from megachar.training.checkpoints.resuming import Resumption, resume_run
+from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.display import Display, Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
@@ -41,14 +44,20 @@ def train(experiment: Experiment, resume: bool) -> None:
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = MicroBatchSource(experiment, blend, mesh)
-    saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
-    step = restore_checkpoint(saved[-1], state, experiment).step if saved else 0
+    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
+    resumed = resume_run(folder, state, experiment, data) if resume else Resumption()
+    step = resumed.position.step
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with Display(training.total_steps, step, active=mesh.is_main) as display:
+        report_save = partial(_report_save, display, mesh, writer)
+        saver = CheckpointSaver(folder, state, experiment, data, report_save)
         display.note(_headline(experiment, source, mesh, step))
+        for damage in resumed.damaged:
+            display.note(f"checkpoint {damage.name} was passed over: {damage.reason}")
+            _record(writer, mesh, "damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
@@ -59,32 +68,34 @@ def train(experiment: Experiment, resume: bool) -> None:
             finished = step == training.total_steps
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
             saves = _due(step, training.checkpoint_interval) or finished
+            saver.poll()
+            if validates or saves:
+                source.check_unchanged()
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
                 display.report(report)
-                if writer is not None:
-                    counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
-                    writer.write("train", step, {**report.record(), **counters})
+                counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
+                _record(writer, mesh, "train", step, {**report.record(), **counters})
                 meter.restart()
             if validates:
                 losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
                 validation = losses.bits_per_character()
                 display.note(f"step {step}: validation {validation:.4f} bits per character")
-                if writer is not None:
-                    writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
+                values = {"bits_per_character": validation, "layers": layer_bits(losses)}
+                _record(writer, mesh, "validation", step, values)
                 meter.restart()
             if saves:
-                path = save_checkpoint(folder, state, step, experiment, loop_state={})
-                display.note(f"step {step}: saved {path}")
+                saver.save(step, validation if validates else None)
                 meter.restart()
 
+        saver.finish()
         peaks = peak_memory_of_all_ranks(mesh.device)
         display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
 
+    _record(writer, mesh, "end", step, {"memory_bytes_by_rank": peaks})
     if writer is not None:
-        writer.write("end", step, {"memory_bytes_by_rank": peaks})
         writer.close()
         for path in plot_run(folder):
             display.note(f"plot: {path}")
@@ -132,11 +143,35 @@ class SpeedMeter:
 
 
 def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
-    """On the main rank: record what the run is, and open its metrics."""
-    if not mesh.is_main:
-        return None
-    folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
-    return MetricsWriter(folder)
+    """On the main rank: record what the run is, and open its metrics. `ConfigError` on all ranks where that fails."""
+    writer: MetricsWriter | None = None
+    error: ConfigError | None = None
+    if mesh.is_main:
+        rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+        try:
+            folder.record(experiment, rendered, step)
+            writer = MetricsWriter(folder)
+        except OSError as failure:
+            error = ConfigError(f"the run folder {folder.path} cannot be written: {failure}; make it writable, free "
+                                f"space, or set output=ANOTHER")  # fmt: skip
+    fail_together(mesh, error)
+    return writer
+
+
+def _record(writer: MetricsWriter | None, mesh: Mesh, kind: str, step: int, values: dict[str, Any]) -> None:
+    """Add to the metrics, which the main rank writes; `PlatformError` on all ranks where it cannot."""
+    error: PlatformError | None = None
+    if writer is not None:
+        try:
+            writer.write(kind, step, values)
+        except PlatformError as failure:
+            error = failure
+    fail_together(mesh, error)
+
+
+def _report_save(display: Display, mesh: Mesh, writer: MetricsWriter | None, saved: SavedCheckpoint) -> None:
+    display.note(f"step {saved.step}: {saved.line()}")
+    _record(writer, mesh, "checkpoint", saved.step, saved.record())
 
 
 def _due(step: int, interval: int) -> bool:
