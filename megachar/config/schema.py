@@ -177,7 +177,11 @@ class TrainingConfig(Section):
     checkpoint_interval: int = Field(default=1000, ge=0)
     """Steps between two checkpoints; 0: only at the end."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
+    """Newest checkpoints kept; older ones are deleted once a newer one is whole and was read back from the disk."""
+    keep_best_checkpoint: bool = True
+    """Also keep the one with the lowest validation loss, of those saved at a step that ended in a validation."""
+    allow_other_data: bool = False
+    """Let a run be resumed on another corpus than the one it was saved with."""
 
 
 class GuardConfig(Section):

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
+from megachar.errors import ConfigError, PlatformError
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
-from megachar.parallel.engine import LossSums, build_engine
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
+from megachar.parallel.engine import build_engine
+from megachar.parallel.mesh import Mesh, check_agreement, choose_device, fail_together, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints.format import list_checkpoints
-from megachar.training.checkpoints.reading import Position, restore_checkpoint
-from megachar.training.checkpoints.saving import save_checkpoint
+from megachar.training.checkpoints.format import DataRecord
+from megachar.training.checkpoints.resuming import Resumption, resume_run
+from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.display import Display, Report
-from megachar.training.guard import BadStep, Guard
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
 from megachar.training.metrics import MetricsWriter, layer_bits
@@ -42,54 +44,58 @@ def train(experiment: Experiment, resume: bool) -> None:
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = MicroBatchSource(experiment, blend, mesh)
-    saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
-    position = restore_checkpoint(saved[-1], state, experiment) if saved else Position(0, {})
-    step, guard = position.step, Guard(experiment.guard)
-    guard.watch(engine, position.loop_state)
+    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
+    resumed = resume_run(folder, state, experiment, data) if resume else Resumption()
+    step = resumed.position.step
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with Display(training.total_steps, step, active=mesh.is_main) as display:
+        report_save = partial(_report_save, display, mesh, writer)
+        saver = CheckpointSaver(folder, state, experiment, data, report_save)
         display.note(_headline(experiment, source, mesh, step))
+        for damage in resumed.damaged:
+            display.note(f"checkpoint {damage.name} was passed over: {damage.reason}")
+            _record(writer, mesh, "damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step + guard.skipped_batches), weights, rate)
+            engine.train_step(source.training(step), weights, rate)
             step += 1
-            bad = guard.review(step)
-            if bad is not None:
-                returned = _go_back(bad, guard, folder, state, experiment)
-                _log_bad_step(bad, returned, display, writer)
-                if returned is not None:
-                    step = returned
-                    meter.restart()
-                    continue
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
             saves = _due(step, training.checkpoint_interval) or finished
+            saver.poll()
+            if validates or saves:
+                source.check_unchanged()
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
-                _log_losses(report, losses, engine.skipped_steps, display, writer)
+                display.report(report)
+                counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
+                _record(writer, mesh, "train", step, {**report.record(), **counters})
                 meter.restart()
             if validates:
                 losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
-                validation = _log_validation(step, losses, display, writer)
+                validation = losses.bits_per_character()
+                display.note(f"step {step}: validation {validation:.4f} bits per character")
+                values = {"bits_per_character": validation, "layers": layer_bits(losses)}
+                _record(writer, mesh, "validation", step, values)
                 meter.restart()
             if saves:
-                path = save_checkpoint(folder, state, step, experiment, guard.state)
-                display.note(f"step {step}: saved {path}")
+                saver.save(step, validation if validates else None)
                 meter.restart()
 
+        saver.finish()
         peaks = peak_memory_of_all_ranks(mesh.device)
         display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
 
+    _record(writer, mesh, "end", step, {"memory_bytes_by_rank": peaks})
     if writer is not None:
-        writer.write("end", step, {"memory_bytes_by_rank": peaks})
         writer.close()
         for path in plot_run(folder):
             display.note(f"plot: {path}")
@@ -137,51 +143,35 @@ class SpeedMeter:
 
 
 def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
-    """On the main rank: record what the run is, and open its metrics."""
-    if not mesh.is_main:
-        return None
-    folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
-    return MetricsWriter(folder)
+    """On the main rank: record what the run is, and open its metrics. `ConfigError` on all ranks where that fails."""
+    writer: MetricsWriter | None = None
+    error: ConfigError | None = None
+    if mesh.is_main:
+        rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+        try:
+            folder.record(experiment, rendered, step)
+            writer = MetricsWriter(folder)
+        except OSError as failure:
+            error = ConfigError(f"the run folder {folder.path} cannot be written: {failure}; make it writable, free "
+                                f"space, or set output=ANOTHER")  # fmt: skip
+    fail_together(mesh, error)
+    return writer
 
 
-def _log_losses(
-    report: Report, losses: LossSums, skipped_steps: int, display: Display, writer: MetricsWriter | None
-) -> None:
-    """Show and record an interval, unless all its steps were refused."""
-    if not losses.counts.any():
-        return
-    display.report(report)
+def _record(writer: MetricsWriter | None, mesh: Mesh, kind: str, step: int, values: dict[str, Any]) -> None:
+    """Add to the metrics, which the main rank writes; `PlatformError` on all ranks where it cannot."""
+    error: PlatformError | None = None
     if writer is not None:
-        counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
-        writer.write("train", report.step, {**report.record(), **counters})
+        try:
+            writer.write(kind, step, values)
+        except PlatformError as failure:
+            error = failure
+    fail_together(mesh, error)
 
 
-def _log_validation(step: int, losses: LossSums, display: Display, writer: MetricsWriter | None) -> float:
-    """Show, record and return the bits per character of a validation."""
-    bits = losses.bits_per_character()
-    display.note(f"step {step}: validation {bits:.4f} bits per character")
-    if writer is not None:
-        writer.write("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses)})
-    return bits
-
-
-def _go_back(bad: BadStep, guard: Guard, folder: RunFolder, state: EngineState, experiment: Experiment) -> int | None:
-    """Restore the newest checkpoint after a bad step; its number of steps, or None where the step is only skipped."""
-    saved = list_checkpoints(folder) if experiment.guard.action == "rollback" else []
-    if not saved:
-        return None
-    position = restore_checkpoint(saved[-1], state, experiment)
-    guard.go_back(position.loop_state, position.step, bad.step)
-    state.engine.gather_losses()  # of the steps taken back
-    return position.step
-
-
-def _log_bad_step(bad: BadStep, returned: int | None, display: Display, writer: MetricsWriter | None) -> None:
-    """Say what was wrong with a step and what was done about it."""
-    action = "update skipped" if returned is None else f"back to the checkpoint of step {returned}, past its batches"
-    display.note(f"step {bad.step}: {action}: {bad.reason}")
-    if writer is not None:
-        writer.write("guard", bad.step, {**bad.record, "action": "skip" if returned is None else "rollback"})
+def _report_save(display: Display, mesh: Mesh, writer: MetricsWriter | None, saved: SavedCheckpoint) -> None:
+    display.note(f"step {saved.step}: {saved.line()}")
+    _record(writer, mesh, "checkpoint", saved.step, saved.record())
 
 
 def _due(step: int, interval: int) -> bool:

@@ -142,7 +142,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
     """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
     import os
 
-    from megachar.training.checkpoints import saving
+    from megachar.training.checkpoints import files
 
     experiment = Experiment.model_validate(values)
     if os.environ["RANK"] == "1":
@@ -150,7 +150,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        saving.save_file = full
+        files.write_durably = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
     train(extended, resume=True)
 

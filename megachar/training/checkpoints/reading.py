@@ -11,6 +11,7 @@ from torch import Tensor
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError
 from megachar.models.transformer import Transformer
+from megachar.parallel.mesh import fail_together
 from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.format import Checkpoint, check_identity, find_checkpoint
 from megachar.training.run_folder import RunFolder
@@ -38,7 +39,9 @@ class Position:
 def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
     """Tensors of one layer; `kind` is "weights" or "optimizer". The file is compared with the manifest first."""
     name = f"{kind}/{layer}.safetensors"
-    checkpoint.check_file(name)
+    problem = checkpoint.problem(name)
+    if problem is not None:
+        raise CheckpointError(f"{problem}; {checkpoint.mend}")
     try:
         return load_file(checkpoint.path / name)
     except (SafetensorError, OSError) as error:
@@ -64,13 +67,20 @@ def load_model(run: Path, step: int | None = None) -> LoadedModel:
 
 
 def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: Experiment) -> Position:
-    """Put a checkpoint's weights and optimizer state into an engine; returns where it goes on.
+    """Put a checkpoint's weights and optimizer state into an engine; returns where it goes on. Every rank must call it.
 
     Raises:
-        CheckpointError: it is of another model or optimizer, or damaged.
+        CheckpointError: on every rank: it is of another model or optimizer, or a rank found it damaged.
     """
     check_identity(checkpoint, experiment, "model", "auxiliary", "optimizer")
-    state.restore(lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer)))
+    error: CheckpointError | None = None
+    try:
+        state.restore(
+            lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer))
+        )
+    except CheckpointError as failure:
+        error = failure
+    fail_together(state.mesh, error)
     state.optimizer_steps = checkpoint.manifest.optimizer_steps
     state.loss_scaler = checkpoint.manifest.loss_scaler
     return Position(checkpoint.step, dict(checkpoint.manifest.loop_state))
