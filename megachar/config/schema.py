@@ -180,6 +180,17 @@ class TrainingConfig(Section):
     """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
 
 
+class FaultToleranceConfig(Section):
+    """After how long a run that goes wrong is ended. Deaths and errors are noticed at once."""
+
+    heartbeat_timeout_seconds: float = Field(default=60.0, ge=0)
+    """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone.
+    0 is off."""
+    progress_timeout_seconds: float = Field(default=600.0, ge=0)
+    """All ranks have ended this long after one last made progress: it hangs, or never came. Longer than the longest
+    micro-batch, checkpoint and start. 0 is off."""
+
+
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
@@ -203,3 +214,4 @@ class Experiment(Section):
     batch: BatchConfig = BatchConfig()
     parallel: ParallelConfig = ParallelConfig()
     training: TrainingConfig = TrainingConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()

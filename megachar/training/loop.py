@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
+from megachar.errors import Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
+from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
@@ -21,19 +22,24 @@ from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.plots import plot_run
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
+from megachar.training.watching import connect_watch
+from megachar.watch.rank import RankWatch
 
 
-def train(experiment: Experiment, resume: bool) -> None:
+def train(experiment: Experiment, resume: bool, watch: RankWatch) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
+        watch: runs beside it, and ends this process when another one fails.
+
+    Raises:
+        Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
     blend = check_data(experiment)
-    parallel, training = experiment.parallel, experiment.training
-    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
-    check_agreement("the experiment", experiment.model_dump_json())
+    training = experiment.training
+    mesh = _join(experiment, watch)
     check_agreement(f"the data, {blend.description}", blend.fingerprint)
     folder = run_folder(experiment)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
@@ -47,16 +53,19 @@ def train(experiment: Experiment, resume: bool) -> None:
 
     with Display(training.total_steps, step, active=mesh.is_main) as display:
         display.note(_headline(experiment, source, mesh, step))
+        watch.progress(step)
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step), weights, rate)
+            engine.train_step(watch.each(source.training(step)), weights, rate)
             step += 1
+            watch.progress(step)
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
+            leaves = any_rank(mesh, watch.preempt_asked) and not finished
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
-            saves = _due(step, training.checkpoint_interval) or finished
+            validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
@@ -67,7 +76,7 @@ def train(experiment: Experiment, resume: bool) -> None:
                     writer.write("train", step, {**report.record(), **counters})
                 meter.restart()
             if validates:
-                losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
+                losses = engine.evaluate(watch.each(source.validation()), source.validation_micro_batches, weights)
                 validation = losses.bits_per_character()
                 display.note(f"step {step}: validation {validation:.4f} bits per character")
                 if writer is not None:
@@ -75,17 +84,15 @@ def train(experiment: Experiment, resume: bool) -> None:
                 meter.restart()
             if saves:
                 path = save_checkpoint(folder, state, step, experiment)
+                watch.saved(step)
                 display.note(f"step {step}: saved {path}")
                 meter.restart()
+            if leaves:
+                break
 
-        peaks = peak_memory_of_all_ranks(mesh.device)
-        display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
-
-    if writer is not None:
-        writer.write("end", step, {"memory_bytes_by_rank": peaks})
-        writer.close()
-        for path in plot_run(folder):
-            display.note(f"plot: {path}")
+        _close_run(folder, writer, display, mesh, step)
+    if step < training.total_steps:
+        raise Preempted
 
 
 class SpeedMeter:
@@ -129,12 +136,34 @@ class SpeedMeter:
         )
 
 
+def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
+    """Find the other ranks, and see that they were given the same experiment."""
+    parallel = experiment.parallel
+    topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
+    mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
+    connect_watch(watch)
+    check_agreement("the experiment", experiment.model_dump_json())
+    return mesh
+
+
 def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
     """On the main rank: record what the run is, and open its metrics."""
     if not mesh.is_main:
         return None
     folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
     return MetricsWriter(folder)
+
+
+def _close_run(folder: RunFolder, writer: MetricsWriter | None, display: Display, mesh: Mesh, step: int) -> None:
+    """Record what is known only at the end; a finished run is plotted. Every rank must call it."""
+    peaks = peak_memory_of_all_ranks(mesh.device)
+    display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
+    if writer is not None:
+        writer.write("end", step, {"memory_bytes_by_rank": peaks})
+        writer.close()
+        if step == folder.load_experiment().training.total_steps:
+            for path in plot_run(folder):
+                display.note(f"plot: {path}")
 
 
 def _due(step: int, interval: int) -> bool:
