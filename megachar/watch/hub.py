@@ -16,8 +16,7 @@ import json
 import secrets
 import socket
 import threading
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from megachar.config.schema import FaultToleranceConfig
@@ -82,7 +81,8 @@ class Member:
     place: str = ""
     left: int | None = None
     """Its exit status, once it has announced it."""
-    since: float = field(default_factory=time.monotonic)
+    closed: bool = False
+    """Whether its process has ended, or its connection broken."""
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; one that cannot be delivered shows elsewhere."""
@@ -118,7 +118,7 @@ class Hub:
             self._thread.join()
 
     def preempt(self, why: str) -> None:
-        """Have all ranks save and leave. Any thread may call it."""
+        """Have all ranks save and leave, also those yet to come. Any thread may call it, and a signal's handler."""
         self._loop.call_soon_threadsafe(self._preempt, why)
 
     def end(self, failure: Failure) -> None:
@@ -139,6 +139,16 @@ class Hub:
     def running(self) -> bool:
         """Whether a rank has come that has not announced its end."""
         return any(member.left is None for member in list(self.members.values()))
+
+    @property
+    def connected(self) -> bool:
+        """Whether a rank's connection is open."""
+        return any(not member.closed for member in list(self.members.values()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all ranks have come and announced their end."""
+        return len(self.members) == self.world_size and not self.running
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -190,6 +200,8 @@ class Hub:
             return  # the hub is closed
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a broken connection, or not one of ours
+        if member is not None:
+            member.closed = True
         if member is not None and member.left is None:
             self._sign(self._about("death", member, "ended without a word, as if killed"))
         writer.close()
