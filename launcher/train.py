@@ -15,11 +15,13 @@ import warnings
 
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
+from megachar.exit_codes import ExitCode
 from megachar.training.preflight import check_run_folder
+from megachar.training.watching import watch_rank
 
 
 def main() -> int:
-    """Train; returns the exit status: 0, or 2 for an error of the user's making."""
+    """Train; returns the exit status, or ends the process with one (`megachar.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
@@ -28,18 +30,19 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     # torch warns on every rank of what DeepSpeed calls.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    rank = int(os.environ.get("RANK", "0"))
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)
-        if os.environ.get("RANK", "0") == "0":
+    except MegacharError as error:
+        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return ExitCode.USER_ERROR
+    with watch_rank(experiment) as watch:  # it ends the process after an error
+        if rank == 0:
             check_run_folder(experiment, arguments.resume)
         from megachar.training.loop import train
 
-        train(experiment, arguments.resume)
-    except MegacharError as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
-    return 0
+        train(experiment, arguments.resume, watch)
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -207,6 +207,17 @@ class GuardConfig(Section):
     """Bad steps in a row at which training stops with an error; after a rollback, without a good one past them."""
 
 
+class FaultToleranceConfig(Section):
+    """After how long a run that goes wrong is ended. Deaths and errors are noticed at once."""
+
+    heartbeat_timeout_seconds: float = Field(default=60.0, ge=0)
+    """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone.
+    0 is off."""
+    progress_timeout_seconds: float = Field(default=600.0, ge=0)
+    """All ranks have ended this long after one last made progress: it hangs, or never came. Longer than the longest
+    micro-batch, checkpoint and start. 0 is off."""
+
+
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
@@ -231,3 +242,4 @@ class Experiment(Section):
     parallel: ParallelConfig = ParallelConfig()
     training: TrainingConfig = TrainingConfig()
     guard: GuardConfig = GuardConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()

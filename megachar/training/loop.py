@@ -2,21 +2,17 @@
 
 import time
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
-from megachar.errors import ConfigError, PlatformError
+from megachar.errors import Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, fail_together, start
+from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints.format import DataRecord
-from megachar.training.checkpoints.resuming import Resumption, resume_run
-from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
 from megachar.training.display import Display, Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
 from megachar.training.learning_rate import learning_rate
@@ -26,79 +22,77 @@ from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.plots import plot_run
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
+from megachar.training.watching import connect_watch
+from megachar.watch.rank import RankWatch
 
 
-def train(experiment: Experiment, resume: bool) -> None:
+def train(experiment: Experiment, resume: bool, watch: RankWatch) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
+        watch: runs beside it, and ends this process when another one fails.
+
+    Raises:
+        Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
     blend = check_data(experiment)
-    parallel, training = experiment.parallel, experiment.training
-    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
-    check_agreement("the experiment", experiment.model_dump_json())
+    training = experiment.training
+    mesh = _join(experiment, watch)
     check_agreement(f"the data, {blend.description}", blend.fingerprint)
     folder = run_folder(experiment)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = MicroBatchSource(experiment, blend, mesh)
-    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
-    resumed = resume_run(folder, state, experiment, data) if resume else Resumption()
-    step = resumed.position.step
+    saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
+    step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
     writer = _open_run(folder, experiment, mesh, step)
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with Display(training.total_steps, step, active=mesh.is_main) as display:
-        report_save = partial(_report_save, display, mesh, writer)
-        saver = CheckpointSaver(folder, state, experiment, data, report_save)
         display.note(_headline(experiment, source, mesh, step))
-        for damage in resumed.damaged:
-            display.note(f"checkpoint {damage.name} was passed over: {damage.reason}")
-            _record(writer, mesh, "damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
+        watch.progress(step)
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step), weights, rate)
+            engine.train_step(watch.each(source.training(step)), weights, rate)
             step += 1
+            watch.progress(step)
             meter.count(weights)
             display.advance(step)
             finished = step == training.total_steps
+            leaves = any_rank(mesh, watch.preempt_asked) and not finished
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
-            saves = _due(step, training.checkpoint_interval) or finished
-            saver.poll()
-            if validates or saves:
-                source.check_unchanged()
+            validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
                 display.report(report)
-                counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
-                _record(writer, mesh, "train", step, {**report.record(), **counters})
+                if writer is not None:
+                    counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
+                    writer.write("train", step, {**report.record(), **counters})
                 meter.restart()
             if validates:
-                losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
+                losses = engine.evaluate(watch.each(source.validation()), source.validation_micro_batches, weights)
                 validation = losses.bits_per_character()
                 display.note(f"step {step}: validation {validation:.4f} bits per character")
-                values = {"bits_per_character": validation, "layers": layer_bits(losses)}
-                _record(writer, mesh, "validation", step, values)
+                if writer is not None:
+                    writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
                 meter.restart()
             if saves:
-                saver.save(step, validation if validates else None)
+                path = save_checkpoint(folder, state, step, experiment)
+                watch.saved(step)
+                display.note(f"step {step}: saved {path}")
                 meter.restart()
+            if leaves:
+                break
 
-        saver.finish()
-        peaks = peak_memory_of_all_ranks(mesh.device)
-        display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
-
-    _record(writer, mesh, "end", step, {"memory_bytes_by_rank": peaks})
-    if writer is not None:
-        writer.close()
-        for path in plot_run(folder):
-            display.note(f"plot: {path}")
+        _close_run(folder, writer, display, mesh, step)
+    if step < training.total_steps:
+        raise Preempted
 
 
 class SpeedMeter:
@@ -142,36 +136,34 @@ class SpeedMeter:
         )
 
 
+def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
+    """Find the other ranks, and see that they were given the same experiment."""
+    parallel = experiment.parallel
+    topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
+    mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
+    connect_watch(watch)
+    check_agreement("the experiment", experiment.model_dump_json())
+    return mesh
+
+
 def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
-    """On the main rank: record what the run is, and open its metrics. `ConfigError` on all ranks where that fails."""
-    writer: MetricsWriter | None = None
-    error: ConfigError | None = None
-    if mesh.is_main:
-        rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
-        try:
-            folder.record(experiment, rendered, step)
-            writer = MetricsWriter(folder)
-        except OSError as failure:
-            error = ConfigError(f"the run folder {folder.path} cannot be written: {failure}; make it writable, free "
-                                f"space, or set output=ANOTHER")  # fmt: skip
-    fail_together(mesh, error)
-    return writer
+    """On the main rank: record what the run is, and open its metrics."""
+    if not mesh.is_main:
+        return None
+    folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
+    return MetricsWriter(folder)
 
 
-def _record(writer: MetricsWriter | None, mesh: Mesh, kind: str, step: int, values: dict[str, Any]) -> None:
-    """Add to the metrics, which the main rank writes; `PlatformError` on all ranks where it cannot."""
-    error: PlatformError | None = None
+def _close_run(folder: RunFolder, writer: MetricsWriter | None, display: Display, mesh: Mesh, step: int) -> None:
+    """Record what is known only at the end; a finished run is plotted. Every rank must call it."""
+    peaks = peak_memory_of_all_ranks(mesh.device)
+    display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
     if writer is not None:
-        try:
-            writer.write(kind, step, values)
-        except PlatformError as failure:
-            error = failure
-    fail_together(mesh, error)
-
-
-def _report_save(display: Display, mesh: Mesh, writer: MetricsWriter | None, saved: SavedCheckpoint) -> None:
-    display.note(f"step {saved.step}: {saved.line()}")
-    _record(writer, mesh, "checkpoint", saved.step, saved.record())
+        writer.write("end", step, {"memory_bytes_by_rank": peaks})
+        writer.close()
+        if step == folder.load_experiment().training.total_steps:
+            for path in plot_run(folder):
+                display.note(f"plot: {path}")
 
 
 def _due(step: int, interval: int) -> bool:

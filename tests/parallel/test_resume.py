@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment
+from megachar.config.schema import Experiment, FaultToleranceConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.training.checkpoints.format import FileRecord, list_checkpoints
@@ -18,6 +18,7 @@ from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
+from megachar.watch.rank import RankWatch
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
 
@@ -41,9 +42,17 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
     return small_experiment(name="run", output=str(output), data=data, training=training, device="cpu", **sections)
 
 
+def unwatched() -> RankWatch:
+    """The pool of ranks has an eye on itself."""
+    settings = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
+    watch = RankWatch(0, 1, settings, Path("nowhere"))
+    watch.connected = True
+    return watch
+
+
 def train_case(values: dict[str, Any], resume: bool) -> None:
     """On a rank: the whole training loop."""
-    train(Experiment.model_validate(values), resume)
+    train(Experiment.model_validate(values), resume, unwatched())
 
 
 def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
@@ -152,7 +161,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
 
         files.write_durably = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
-    train(extended, resume=True)
+    train(extended, True, unwatched())
 
 
 def test_another_model_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
@@ -202,7 +211,7 @@ def disagreeing_case(values: dict[str, Any]) -> None:
     """On a rank: every rank has another seed."""
     import os
 
-    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False)
+    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False, unwatched())
 
 
 def test_ranks_that_disagree_are_told(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
