@@ -160,6 +160,8 @@ def fail_together(mesh: Mesh, error: MegacharError | None) -> None:
         everyone: list[Any] = [None] * mesh.topology.world_size
         dist.all_gather_object(everyone, error, mesh.control_group)
         raise next(other for other in everyone if other is not None)
+
+
 def any_rank(mesh: Mesh, value: bool) -> bool:
     """Whether `value` holds on any rank. Every rank must call it; every rank gets the same answer."""
     flag = torch.tensor(int(value))

@@ -5,18 +5,19 @@ import os
 from megachar.config.schema import Experiment
 from megachar.training.run_folder import run_folder
 from megachar.watch.hub import HubAddress
-from megachar.watch.rank import RankWatch
+from megachar.watch.rank import RankWatch, Terminal
 
 HUB_VARIABLE = "MEGACHAR_HUB"
 """Where a supervisor listens: a `HubAddress` as text."""
 
 
-def watch_rank(experiment: Experiment) -> RankWatch:
-    """The watch of this process, connected to its supervisor where it has one."""
+def watch_rank(experiment: Experiment, terminal: Terminal) -> RankWatch:
+    """The watch of this process, connected to its supervisor if it has one; it shows on `terminal` why a run ends."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     given = os.environ.get(HUB_VARIABLE)
     supervisor = HubAddress.parse(given) if given else None
-    return RankWatch(rank, world_size, experiment.fault_tolerance, run_folder(experiment).failures, supervisor)
+    failures = run_folder(experiment).failures
+    return RankWatch(rank, world_size, experiment.fault_tolerance, failures, terminal, supervisor)
 
 
 def connect_watch(watch: RankWatch) -> None:

@@ -40,11 +40,16 @@ class Failure:
                  "launcher": ExitCode.LAUNCHER_LOST}  # fmt: skip
         return codes.get(self.kind, ExitCode.PEER_FAILED)
 
-    def describe(self) -> str:
-        """Where, when and what, in a line; a traceback follows on lines of its own."""
+    @property
+    def summary(self) -> str:
+        """Where, when and what, in a line."""
         who = f"rank{'s' * (len(self.ranks) > 1)} {', '.join(map(str, self.ranks))} on " if self.ranks else ""
         when = f", step {self.step}" if self.step is not None else ""
-        return f"{who}{self.host}{when}: {self.error}" + (f"\n{self.traceback.rstrip()}" if self.traceback else "")
+        return f"{who}{self.host}{when}: {self.error}"
+
+    def describe(self) -> str:
+        """The summary; a traceback follows on lines of its own."""
+        return self.summary + (f"\n{self.traceback.rstrip()}" if self.traceback else "")
 
     def as_json(self) -> dict[str, Any]:
         """For the wire and the disk."""

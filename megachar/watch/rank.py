@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from megachar.config.schema import FaultToleranceConfig
 from megachar.errors import PlatformError, Preempted
@@ -41,6 +41,16 @@ def machine_name() -> str:
     return "/".join(parts)
 
 
+class Terminal(Protocol):
+    """Where people follow the run, while standard output and error of a rank are its log."""
+
+    def show_error(self, summary: str) -> None:
+        """Show why the run ends, unless another rank has."""
+
+    def close(self) -> None:
+        """Show to the last line what was printed until now."""
+
+
 class RankWatch:
     """A context manager around everything a rank does.
 
@@ -54,9 +64,10 @@ class RankWatch:
         world_size: int,
         settings: FaultToleranceConfig,
         failures: Path,
+        terminal: Terminal,
         supervisor: HubAddress | None = None,
     ) -> None:
-        self.supervisor = supervisor
+        self.supervisor, self.terminal = supervisor, terminal
         self.rank, self.world_size, self.settings, self.failures = rank, world_size, settings, failures
         self.host = socket.gethostname()
         self.preempt_asked = False
@@ -182,7 +193,7 @@ class RankWatch:
         if self.connected:
             self._decided.wait(SETTLE_SECONDS + 2)
         cause = self._verdict or failure
-        self._log(f"ends: {cause.describe()}")
+        self._tell_end(cause)
         if self.rank not in cause.ranks:
             self._log(f"and has itself: {failure.describe()}")
         if not wrong and not (failure.consequence and self._verdict is not None and self.rank not in cause.ranks):
@@ -257,7 +268,7 @@ class RankWatch:
         self._verdict = verdict
         self._decided.set()
         if not self._failed:  # else the main thread is ending the process
-            self._log(f"ends: {verdict.describe()}")
+            self._tell_end(verdict)
             code = ExitCode.FAILED if self.rank in verdict.ranks else verdict.exit_code
             self._end(code, verdict.kind not in ("user_error", "preemption"), abort)
 
@@ -276,7 +287,7 @@ class RankWatch:
                        f"{self._hub_name}, which watches over the run, {how}")  # fmt: skip
         if self.rank == 1:
             self._record(loss)
-        self._log(f"ends: {loss.describe()}")
+        self._tell_end(loss)
         self._end(loss.exit_code, True, [self._hub_pid] if self._hub_pid is not None else [])
 
     def _look_at_launchers(self) -> None:
@@ -285,7 +296,7 @@ class RankWatch:
                 loss = Failure("launcher", (), self.host, self._step, f"{launchers.describe(process)} is gone")
                 self._launchers = []
                 if not self.connected:
-                    self._log(f"ends: {loss.describe()}")
+                    self._tell_end(loss)
                     self._end(loss.exit_code, True)
                 self._send({"failure": loss.as_json()})
                 return  # until the hub has told everyone
@@ -305,6 +316,11 @@ class RankWatch:
         if self.settings.progress_timeout_seconds:
             faulthandler.dump_traceback_later(self.settings.progress_timeout_seconds, exit=True)
 
+    def _tell_end(self, cause: Failure) -> None:
+        self._log(f"ends: {cause.describe()}")
+        if cause.kind != "preemption":
+            self.terminal.show_error(cause.summary)
+
     def _log(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"rank {self.rank} on {self.host}: {text}\n")
@@ -320,6 +336,7 @@ class RankWatch:
                 faulthandler.dump_traceback(all_threads=True)
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             sys.stdout.flush()
+            self.terminal.close()
         os._exit(code)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment, FaultToleranceConfig
+from megachar.config.schema import Experiment
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.training.checkpoints.format import FileRecord, list_checkpoints
@@ -18,9 +18,9 @@ from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
-from megachar.watch.rank import RankWatch
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
+from tests.parallel.unwatched import unwatched
 
 Ranks = Callable[[int], RankPool]
 TOTAL, STOP = 8, 3
@@ -40,14 +40,6 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
                 "checkpoint_interval": STOP, "keep_checkpoints": 9, **sections.pop("training", {})}  # fmt: skip
     data = {"path": str(corpus), "order": sections.pop("order", "random")}
     return small_experiment(name="run", output=str(output), data=data, training=training, device="cpu", **sections)
-
-
-def unwatched() -> RankWatch:
-    """The pool of ranks has an eye on itself."""
-    settings = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
-    watch = RankWatch(0, 1, settings, Path("nowhere"))
-    watch.connected = True
-    return watch
 
 
 def train_case(values: dict[str, Any], resume: bool) -> None:
