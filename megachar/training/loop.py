@@ -1,5 +1,8 @@
 """The training loop, from top to bottom."""
 
+from dataclasses import dataclass
+from functools import partial
+
 from rich.console import Console
 
 from megachar.config.schema import Experiment
@@ -37,31 +40,20 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     Raises:
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
-    blend = check_data(experiment)
     training = experiment.training
-    mesh = _join(experiment, watch)
-    check_agreement(f"the data, {blend.description}", blend.fingerprint)
-    folder = run_folder(experiment)
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    state = EngineState(engine)
-    source = MicroBatchSource(experiment, blend, mesh)
-    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
-    resumed = resume_run(folder, state, experiment, data) if resume else Resumption()
-    step = resumed.position.step
-    guard = Guard(experiment.guard)
-    guard.watch(engine, resumed.position.loop_state)
+    setup = _set_up(experiment, resume, watch)
+    mesh, state, source, guard = setup.mesh, setup.state, setup.source, setup.guard
+    engine = state.engine
+    step = setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with RunLog(experiment, mesh, step, terminal) as log:
-
-        def report_save(saved: SavedCheckpoint) -> None:
-            watch.saved(saved.step)
-            log.saved(saved)
-
-        saver = CheckpointSaver(folder, state, experiment, data, report_save)
+        saver = CheckpointSaver(
+            run_folder(experiment), setup.state, experiment, setup.data, partial(_saved, watch, log)
+        )
         log.note(_headline(experiment, source, mesh, step))
-        log.damaged(step, resumed.damaged)
+        log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
@@ -108,6 +100,33 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         raise Preempted
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """What training works with."""
+
+    mesh: Mesh
+    state: EngineState
+    source: MicroBatchSource
+    guard: Guard
+    data: DataRecord
+    resumed: Resumption
+
+
+def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
+    """Join the other ranks, build this one's part, and bring it to where training goes on."""
+    blend = check_data(experiment)
+    mesh = _join(experiment, watch)
+    check_agreement(f"the data, {blend.description}", blend.fingerprint)
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    state = EngineState(engine)
+    source = MicroBatchSource(experiment, blend, mesh)
+    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
+    resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
+    guard = Guard(experiment.guard)
+    guard.watch(engine, resumed.position.loop_state)
+    return _Setup(mesh, state, source, guard, data, resumed)
+
+
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     """Find the other ranks, and see that they were given the same experiment."""
     parallel = experiment.parallel
@@ -132,6 +151,11 @@ def _go_back(
     guard.go_back(position.loop_state, position.step, bad.step)
     state.engine.gather_losses()  # of the steps taken back
     return position.step
+
+
+def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:
+    watch.saved(saved.step)
+    log.saved(saved)
 
 
 def _due(step: int, interval: int) -> bool:

@@ -62,7 +62,7 @@ def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing
 
 def guarded(corpus: Path, output: Path, action: str, layout: tuple[int, int, int], **more: Any) -> Experiment:
     pipe, tensor, data = layout
-    guard = {"action": action, "window": 2, "max_consecutive": 2}
+    guard = {"action": action, "window": 2, "max_consecutive": 2, "spike_deviations": 0}
     return experiment_of(
         corpus, output, guard=guard, parallel={"pipe": pipe, "tensor": tensor, "data": data}, model={"dropout": 0.2},
         schedule={"shape": "cosine", "warmup_steps": 2}, **more
