@@ -47,6 +47,7 @@ class Attempt:
         os.environ[HUB_VARIABLE] = str(address)  # which the plan hands to other hosts
         try:
             self.plan.prepare()
+            self.plan.record_start()
             environment = {**os.environ, **self.plan.environment()}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
             self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
@@ -102,7 +103,8 @@ class Attempt:
         if cause.kind not in ("exception", "user_error"):  # the rank itself has recorded those
             with contextlib.suppress(OSError):
                 cause.write(self.plan.folder.failures)
-        code = ExitCode.USER_ERROR if cause.kind == "user_error" else ExitCode.FAILED
+        wrong = cause.kind == "user_error" or (cause.kind == "launcher" and status == ExitCode.USER_ERROR)
+        code = ExitCode.USER_ERROR if wrong else ExitCode.FAILED
         return Outcome(code, cause, hub.saved)
 
 

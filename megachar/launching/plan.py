@@ -1,11 +1,15 @@
 """A run on its hosts: which rank sits where, and the command that starts it. Starts nothing itself."""
 
+import json
 import os
 import re
+import secrets
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -137,13 +141,39 @@ class LaunchPlan:
         folder = self.folder.launch
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_experiment(self.experiment, self._experiment_file)
+            with _replaced(self._experiment_file) as path:
+                save_experiment(self.experiment, path)
             if self.hosts:
-                self._hostfile.write_text(render_hostfile(self.used_hosts()), encoding="utf-8")
-                exported = "".join(f"{name}={value}\n" for name, value in self._exported().items())
-                self._environment_file.write_text(exported, encoding="utf-8")
+                with _replaced(self._hostfile) as path:
+                    path.write_text(render_hostfile(self.used_hosts()), encoding="utf-8")
+                exported = "".join(f"{name}={value}\n" for name, value in self.exported().items())
+                with _replaced(self._environment_file) as path:
+                    path.write_text(exported, encoding="utf-8")
         except OSError as error:
             raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
+
+    def record_start(self) -> None:
+        """Add the hosts, the layout and the command to the run folder's history of starts.
+
+        Raises:
+            PlatformError: the folder cannot be written.
+        """
+        entry = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "source": self.source,
+            "overrides": self.overrides,
+            "resume": self.resume,
+            "launcher": self.launcher,
+            "hosts": [{**asdict(host), "address": self.addresses.get(host.name, "")} for host in self.used_hosts()],
+            "ranks": [asdict(place) for place in self.ranks()],
+            "environment": {**self.environment(), **(self.exported() if self.hosts else {})},
+            "command": self.command(),
+        }
+        try:
+            with (self.folder.launch / "history.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(entry)}\n")
+        except OSError as error:
+            raise PlatformError(f"{self.folder.launch} cannot be written: {error}; free space") from error
 
     def command(self) -> list[str]:
         """The command that starts every rank, or with `no_ssh` those of this host.
@@ -211,7 +241,7 @@ class LaunchPlan:
             "--bind-to",
             "none",
         ]
-        return [*command, *(part for name in self._exported() for part in ("-x", name))]
+        return [*command, *(part for name in self.exported() for part in ("-x", name))]
 
     def _srun(self) -> list[str]:
         used = self.used_hosts()
@@ -219,7 +249,7 @@ class LaunchPlan:
         return ["srun", "--ntasks", str(self.topology.world_size), "--nodes", str(len(used)), "--nodelist", names,
                 "--distribution", "block", "--kill-on-bad-exit=1"]  # fmt: skip
 
-    def _exported(self) -> dict[str, str]:
+    def exported(self) -> dict[str, str]:
         """Variables that follow the run to its hosts."""
         variables = {**os.environ, **self.environment()}
         own = {name: value for name, value in variables.items() if name.startswith(EXPORTED)}
@@ -232,6 +262,17 @@ def shell_command(plan: LaunchPlan) -> str:
     """The plan's command with its variables, as a shell takes it."""
     variables = (f"{name}={shlex.quote(value)}" for name, value in plan.environment().items())
     return " ".join((*variables, shlex.join(plan.command())))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it is whole: with `no_ssh` all hosts write, and read, the same."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check_paths(*paths: str) -> None:

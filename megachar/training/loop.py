@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
 from megachar.errors import Preempted
@@ -26,13 +28,14 @@ from megachar.training.watching import connect_watch
 from megachar.watch.rank import RankWatch
 
 
-def train(experiment: Experiment, resume: bool, watch: RankWatch) -> None:
+def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Console | None = None) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
         watch: runs beside it, and ends this process when another one fails.
+        terminal: where the main rank draws its progress bar, if not on standard output.
 
     Raises:
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
@@ -51,7 +54,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch) -> None:
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
-    with Display(training.total_steps, step, active=mesh.is_main) as display:
+    with Display(training.total_steps, step, active=mesh.is_main, terminal=terminal) as display:
         display.note(_headline(experiment, source, mesh, step))
         watch.progress(step)
         while step < training.total_steps:

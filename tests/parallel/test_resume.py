@@ -44,7 +44,7 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
 def unwatched() -> RankWatch:
     """The pool of ranks has an eye on itself."""
     settings = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
-    watch = RankWatch(0, 1, settings, Path("nowhere"))
+    watch = RankWatch(0, 1, settings, Path("nowhere"), output=None)  # type: ignore[arg-type]
     watch.connected = True
     return watch
 
