@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 import warnings
-from contextlib import closing
 
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
@@ -44,12 +43,13 @@ def main() -> int:
     except MegacharError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return ExitCode.USER_ERROR
-    with closing(output), watch_rank(experiment, output) as watch:  # which ends the process after an error
+    with watch_rank(experiment, output) as watch:  # ends the process after an error
         if rank == 0:
             check_run_folder(experiment, arguments.resume)
         from megachar.training.loop import train
 
         train(experiment, arguments.resume, watch, output.terminal)
+    output.close()
     return ExitCode.DONE
 
 

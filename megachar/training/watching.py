@@ -5,19 +5,18 @@ import os
 from megachar.config.schema import Experiment
 from megachar.training.run_folder import run_folder
 from megachar.watch.hub import HubAddress
-from megachar.watch.rank import RankWatch, Terminal
+from megachar.watch.rank import Output, RankWatch
 
 HUB_VARIABLE = "MEGACHAR_HUB"
 """Where a supervisor listens: a `HubAddress` as text."""
 
 
-def watch_rank(experiment: Experiment, terminal: Terminal) -> RankWatch:
-    """The watch of this process, connected to its supervisor if it has one; it shows on `terminal` why a run ends."""
+def watch_rank(experiment: Experiment, output: Output) -> RankWatch:
+    """The watch of this process, connected to its supervisor where it has one."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     given = os.environ.get(HUB_VARIABLE)
     supervisor = HubAddress.parse(given) if given else None
-    failures = run_folder(experiment).failures
-    return RankWatch(rank, world_size, experiment.fault_tolerance, failures, terminal, supervisor)
+    return RankWatch(rank, world_size, experiment.fault_tolerance, run_folder(experiment).failures, output, supervisor)
 
 
 def connect_watch(watch: RankWatch) -> None:

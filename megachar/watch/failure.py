@@ -40,16 +40,15 @@ class Failure:
                  "launcher": ExitCode.LAUNCHER_LOST}  # fmt: skip
         return codes.get(self.kind, ExitCode.PEER_FAILED)
 
-    @property
-    def summary(self) -> str:
-        """Where, when and what, in a line."""
+    def describe(self) -> str:
+        """Where, when and what, with the traceback on lines of its own."""
+        return self.line() + (f"\n{self.traceback.rstrip()}" if self.traceback else "")
+
+    def line(self) -> str:
+        """Where, when and what."""
         who = f"rank{'s' * (len(self.ranks) > 1)} {', '.join(map(str, self.ranks))} on " if self.ranks else ""
         when = f", step {self.step}" if self.step is not None else ""
         return f"{who}{self.host}{when}: {self.error}"
-
-    def describe(self) -> str:
-        """The summary; a traceback follows on lines of its own."""
-        return self.summary + (f"\n{self.traceback.rstrip()}" if self.traceback else "")
 
     def as_json(self) -> dict[str, Any]:
         """For the wire and the disk."""

@@ -41,14 +41,14 @@ def machine_name() -> str:
     return "/".join(parts)
 
 
-class Terminal(Protocol):
-    """Where people follow the run, while standard output and error of a rank are its log."""
+class Output(Protocol):
+    """Where a rank's words go: a log, and what the terminal shows of it."""
 
-    def show_error(self, summary: str) -> None:
-        """Show why the run ends, unless another rank has."""
+    def report_error(self, summary: str, rank: int) -> None:
+        """Show an error of a rank on the terminal if no other was shown before."""
 
     def close(self) -> None:
-        """Show to the last line what was printed until now."""
+        """Show on the terminal what was printed until now; whatever comes after stands in the log alone."""
 
 
 class RankWatch:
@@ -64,10 +64,10 @@ class RankWatch:
         world_size: int,
         settings: FaultToleranceConfig,
         failures: Path,
-        terminal: Terminal,
+        output: Output,
         supervisor: HubAddress | None = None,
     ) -> None:
-        self.supervisor, self.terminal = supervisor, terminal
+        self._supervisor, self._output = supervisor, output
         self.rank, self.world_size, self.settings, self.failures = rank, world_size, settings, failures
         self.host = socket.gethostname()
         self.preempt_asked = False
@@ -100,9 +100,9 @@ class RankWatch:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._arm()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        if self.supervisor is not None:
+        if self._supervisor is not None:
             try:
-                self.connect(self.supervisor)
+                self.connect(self._supervisor)
             except PlatformError as error:
                 self._fail(error)
         return self
@@ -118,7 +118,7 @@ class RankWatch:
         while self._hub is not None and self._hub.running and self._hub.verdict is None:
             time.sleep(0.05)
         if error is not None:
-            self._end(code, stacks=False)
+            self._end(code)
         if self._hub is not None:
             self._hub.close()
         faulthandler.cancel_dump_traceback_later()
@@ -193,12 +193,11 @@ class RankWatch:
         if self.connected:
             self._decided.wait(SETTLE_SECONDS + 2)
         cause = self._verdict or failure
-        self._tell_end(cause)
-        if self.rank not in cause.ranks:
-            self._log(f"and has itself: {failure.describe()}")
-        if not wrong and not (failure.consequence and self._verdict is not None and self.rank not in cause.ranks):
+        own = "" if self.rank in cause.ranks else f"\nThis rank met: {failure.describe()}"
+        if not wrong and not (failure.consequence and self._verdict is not None and own):
             self._record(failure)
-        self._end(ExitCode.USER_ERROR if wrong else ExitCode.FAILED, stacks=not wrong)
+        code = ExitCode.USER_ERROR if wrong else ExitCode.FAILED
+        self._end(code, cause, f"{cause.describe()}{own}", stacks=not wrong)
 
     def _leave(self, code: ExitCode) -> None:
         """This rank ends on its own account, and nobody is to mind."""
@@ -260,7 +259,7 @@ class RankWatch:
             self._log(f"{why}: leaving" + (" with a checkpoint" if self._step is not None else ""))
         if self._step is None:  # nothing is there to save
             self._leave(ExitCode.PREEMPTED)
-            self._end(ExitCode.PREEMPTED, stacks=False)
+            self._end(ExitCode.PREEMPTED)
 
     def _obey(self, verdict: Failure, abort: list[int]) -> None:
         if self._hub is not None and verdict.kind in ("death", "silence", "hang"):
@@ -268,9 +267,9 @@ class RankWatch:
         self._verdict = verdict
         self._decided.set()
         if not self._failed:  # else the main thread is ending the process
-            self._tell_end(verdict)
             code = ExitCode.FAILED if self.rank in verdict.ranks else verdict.exit_code
-            self._end(code, verdict.kind not in ("user_error", "preemption"), abort)
+            stacks = verdict.kind not in ("user_error", "preemption")
+            self._end(code, verdict, verdict.describe(), stacks, abort)
 
     def _record(self, failure: Failure) -> None:
         with contextlib.suppress(OSError):  # the log has it
@@ -283,12 +282,13 @@ class RankWatch:
 
     def _lose_hub(self, how: str) -> None:
         in_rank_0 = self._hub_name == "rank 0"
-        loss = Failure("death" if in_rank_0 else "launcher", (0,) if in_rank_0 else (), "its host", self._step,
+        loss = Failure("death" if in_rank_0 else "launcher", (0,) if in_rank_0 else (),
+                       "its host" if in_rank_0 else self.host, self._step,
                        f"{self._hub_name}, which watches over the run, {how}")  # fmt: skip
         if self.rank == 1:
             self._record(loss)
-        self._tell_end(loss)
-        self._end(loss.exit_code, True, [self._hub_pid] if self._hub_pid is not None else [])
+        self.connected = False
+        self._end(loss.exit_code, loss, loss.line(), True, [self._hub_pid] if self._hub_pid is not None else [])
 
     def _look_at_launchers(self) -> None:
         for process in self._launchers:
@@ -296,8 +296,7 @@ class RankWatch:
                 loss = Failure("launcher", (), self.host, self._step, f"{launchers.describe(process)} is gone")
                 self._launchers = []
                 if not self.connected:
-                    self._tell_end(loss)
-                    self._end(loss.exit_code, True)
+                    self._end(loss.exit_code, loss, loss.line(), True)
                 self._send({"failure": loss.as_json()})
                 return  # until the hub has told everyone
 
@@ -316,27 +315,27 @@ class RankWatch:
         if self.settings.progress_timeout_seconds:
             faulthandler.dump_traceback_later(self.settings.progress_timeout_seconds, exit=True)
 
-    def _tell_end(self, cause: Failure) -> None:
-        self._log(f"ends: {cause.describe()}")
-        if cause.kind != "preemption":
-            self.terminal.show_error(cause.summary)
-
     def _log(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"rank {self.rank} on {self.host}: {text}\n")
             sys.stderr.flush()
 
-    def _end(self, code: int, stacks: bool, abort: Iterable[int] = ()) -> NoReturn:
+    def _end(
+        self, code: int, cause: Failure | None = None, why: str = "", stacks: bool = False, abort: Iterable[int] = ()
+    ) -> NoReturn:
         """End the process, even if its log cannot be written; first abort processes that cannot end themselves."""
         self._ending = True
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._output.close()
+        if cause is not None:
+            self._log(f"ends: {why}")
+            if not (self._supervisor is not None and self.connected):  # which shows it
+                self._output.report_error(cause.line(), min(cause.ranks, default=self.rank))
         abort_processes(abort)
         if stacks:
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            sys.stdout.flush()
-            self.terminal.close()
         os._exit(code)
 
 

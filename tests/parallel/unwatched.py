@@ -6,18 +6,9 @@ from megachar.config.schema import FaultToleranceConfig
 from megachar.watch.rank import RankWatch
 
 
-class NoTerminal:
-    """Shows nothing."""
-
-    def show_error(self, summary: str) -> None:
-        raise AssertionError(summary)
-
-    def close(self) -> None:
-        pass
-
-
 def unwatched() -> RankWatch:
+    """A watch that never ends a rank."""
     settings = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
-    watch = RankWatch(0, 1, settings, Path("nowhere"), NoTerminal())
+    watch = RankWatch(0, 1, settings, Path("nowhere"), output=None)  # type: ignore[arg-type]
     watch.connected = True
     return watch
