@@ -7,7 +7,7 @@ from typing import Any
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
-from megachar.errors import ConfigError, PlatformError
+from megachar.errors import ConfigError, DataError, PlatformError
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
@@ -55,9 +55,7 @@ def train(experiment: Experiment, resume: bool) -> None:
         report_save = partial(_report_save, display, mesh, writer)
         saver = CheckpointSaver(folder, state, experiment, data, report_save)
         display.note(_headline(experiment, source, mesh, step))
-        for damage in resumed.damaged:
-            display.note(f"checkpoint {damage.name} was passed over: {damage.reason}")
-            _record(writer, mesh, "damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
+        _report_damage(display, mesh, writer, resumed)
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
@@ -70,7 +68,7 @@ def train(experiment: Experiment, resume: bool) -> None:
             saves = _due(step, training.checkpoint_interval) or finished
             saver.poll()
             if validates or saves:
-                source.check_unchanged()
+                _check_unchanged(source, saver)
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
@@ -158,6 +156,15 @@ def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) 
     return writer
 
 
+def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
+    """`DataError` on all ranks where the corpus is not what it was; a save that is under way is brought to its end."""
+    try:
+        source.check_unchanged()
+    except DataError:
+        saver.finish()
+        raise
+
+
 def _record(writer: MetricsWriter | None, mesh: Mesh, kind: str, step: int, values: dict[str, Any]) -> None:
     """Add to the metrics, which the main rank writes; `PlatformError` on all ranks where it cannot."""
     error: PlatformError | None = None
@@ -169,7 +176,16 @@ def _record(writer: MetricsWriter | None, mesh: Mesh, kind: str, step: int, valu
     fail_together(mesh, error)
 
 
+def _report_damage(display: Display, mesh: Mesh, writer: MetricsWriter | None, resumed: Resumption) -> None:
+    """Name the checkpoints that a resumed run could not go on from."""
+    step = resumed.position.step
+    for damage in resumed.damaged:
+        display.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
+        _record(writer, mesh, "damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
+
+
 def _report_save(display: Display, mesh: Mesh, writer: MetricsWriter | None, saved: SavedCheckpoint) -> None:
+    """Say that a checkpoint is safe, and what it cost."""
     display.note(f"step {saved.step}: {saved.line()}")
     _record(writer, mesh, "checkpoint", saved.step, saved.record())
 
