@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+import megachar
 from megachar.config.loading import save_experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.transformer import Transformer
 from megachar.training.checkpoints import reading
-from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
+from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
 from megachar.training.run_folder import RunFolder
 from tests.training.checkpoints_by_hand import layer_of, optimizer_state, small
@@ -179,3 +181,41 @@ def test_a_checkpoint_of_another_model_is_not_restored(run: RunFolder, override:
     state: Any = None  # refused before it is touched
     with pytest.raises(CheckpointError, match=message):
         restore_checkpoint(find_checkpoint(run), state, small(override))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"manifest\.json is damaged: it is no JSON \(.*\); delete .*step-00000100 to go on"),
+        ("[]", r"manifest\.json is damaged \(the whole of it: .*\); delete "),
+        ('{"format_version": 2}', r"manifest\.json is of format version 2; this megachar reads 1$"),
+        ('{"format_version": 1}', r"manifest\.json is damaged \(step: Field required\); delete "),
+        (None, r"manifest\.json is missing; delete "),
+    ],
+)
+def test_a_damaged_manifest(run: RunFolder, text: str | None, message: str) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path.parent)
+    assert find_checkpoint(run).step == 20
+
+
+def test_a_manifest_that_cannot_be_read(run: RunFolder) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read: Is a directory; delete "):
+        read_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("package", ["parallel", "evaluation", "generation", "training", "cli"])
+def test_nothing_is_unpickled(package: str) -> None:
+    """Whatever reads checkpoints calls neither torch.load nor pickle, with or without weights_only."""
+    for path in (Path(megachar.__file__).parent / package).rglob("*.py"):
+        found = re.findall(
+            r"torch\.load\(|\bpickle\.|import pickle|allow_pickle|joblib", path.read_text(encoding="utf-8")
+        )
+        assert not found, f"{path}: {found}"
