@@ -157,6 +157,9 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("checkpoint inspect /nowhere", 2),
+        ("checkpoint verify /nowhere", 2),
+        ("checkpoint export /nowhere --output /nowhere.safetensors", 2),
     ],
 )
 def test_light_commands_import_neither_torch_nor_deepspeed(arguments: str, status: int) -> None:

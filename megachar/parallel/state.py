@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.tensor import cut, join, sharding_of
 
-_SGD_KEYS = ("momentum_buffer",)
-_ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+STATE_KEYS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+"""What each optimizer keeps of every parameter."""
 _LOSS_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -32,7 +32,7 @@ class EngineState:
     def __init__(self, engine: TrainingEngine) -> None:
         self.engine, self.mesh = engine, engine.mesh
         self.optimizer = _inner_optimizer(engine.optimizer)
-        self.state_keys = _ADAM_KEYS if "betas" in self.optimizer.defaults else _SGD_KEYS
+        self.state_keys = STATE_KEYS[engine.experiment.optimizer.name]
         if engine.engine_config.zero_stage == 3:
             self._access: _Access = _Partitioned3(engine)
         elif engine.engine_config.zero_stage > 0:
@@ -150,7 +150,7 @@ class EngineState:
             state = self.optimizer.state[master]
             for key in self.state_keys:
                 state.setdefault(key, torch.zeros_like(master, dtype=torch.float32))
-            if self.state_keys == _ADAM_KEYS and "step" not in group:  # apex counts in the group
+            if "betas" in group and "step" not in group:  # apex counts in the group
                 device = master.device if group.get("fused") else "cpu"
                 state.setdefault("step", torch.zeros((), dtype=torch.float32, device=device))
         link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)

@@ -6,7 +6,7 @@ from functools import partial
 from rich.console import Console
 
 from megachar.config.schema import Experiment
-from megachar.errors import Preempted
+from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
@@ -49,9 +49,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     validation: float | None = None
 
     with RunLog(experiment, mesh, step, terminal) as log:
-        saver = CheckpointSaver(
-            run_folder(experiment), setup.state, experiment, setup.data, partial(_saved, watch, log)
-        )
+        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, partial(_saved, watch, log))
         log.note(_headline(experiment, source, mesh, step))
         log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
@@ -78,7 +76,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
             validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
             if validates or saves:
-                source.check_unchanged()
+                _check_unchanged(source, saver)
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
@@ -151,6 +149,15 @@ def _go_back(
     guard.go_back(position.loop_state, position.step, bad.step)
     state.engine.gather_losses()  # of the steps taken back
     return position.step
+
+
+def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
+    """`DataError` on all ranks where the corpus is not what it was; a save that is under way is brought to its end."""
+    try:
+        source.check_unchanged()
+    except DataError:
+        saver.finish()
+        raise
 
 
 def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:
