@@ -98,7 +98,7 @@ def prepare_corpus(
     wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
         folder = stack.enter_context(_whole_folder(output, durable))
-        split_hashing, source_hashing, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3))
+        split_hashing, source_hashing, counting, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in "abcd")
         stack.enter_context(_stop_on_error(folder))
         writers: dict[SplitName, SplitWriter] = {}
         for name in SPLIT_NAMES:
@@ -107,7 +107,7 @@ def prepare_corpus(
                 writers[name] = SplitWriter(prefix, vocabulary.dtype, split_hashing, syncing if durable else None)
                 stack.callback(writers[name].abandon)
         if _is_copy(sources, recipe):
-            hashes = _copy(sources, writers, source_hashing, report, chunk_bytes)
+            hashes = _copy(sources, writers, source_hashing, counting, report, chunk_bytes)
         else:
             units = units_of(sources, unit_bytes)
             if ranks is None and num_workers > 1 and len(units) > 1:
@@ -134,12 +134,12 @@ def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
 
 
 def _copy(
-    sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, report: Progress,
-    block_bytes: int | None,
+    sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, counting: ThreadPoolExecutor,
+    report: Progress, block_bytes: int | None,
 ) -> dict[Path, str]:  # fmt: skip
     """Copy plain texts to their splits; the sha256 of each source file."""
     return {
-        source.path: copy_text(number, source, writers, Digest(hashing), report, block_bytes)
+        source.path: copy_text(number, source, writers, Digest(hashing), counting, report, block_bytes)
         for number, source in enumerate(sources)
     }
 
@@ -148,13 +148,26 @@ def _encode_here(
     sources: Sequence[SourceFile], units: Sequence[Unit], recipe: Recipe, writers: Writers, hashing: ThreadPoolExecutor,
     folder: Path, report: Progress,
 ) -> dict[Path, str]:  # fmt: skip
-    """Encode all units in this process; the sha256 of each source file, computed by `hashing` meanwhile."""
-    hashes = {path: hashing.submit(hash_file, path, folder) for path in dict.fromkeys(s.path for s in sources)}
+    """Encode all units in this process; the sha256 of each source file, computed by `hashing` meanwhile.
+
+    Of a plain text that is one of what is read anyway; packed files are read a second time.
+    """
+    packed = {source.path for source in sources if source.text.packing != "plain"}
+    hashed_apart = {path: hashing.submit(hash_file, path, folder) for path in packed}
+    first_sources = {source.path: number for number, source in reversed(list(enumerate(sources)))}
+    digests = {path: Digest(hashing) for path in first_sources if path not in packed}
     for unit in units:
+        path = unit.text.path
+        digest = digests.get(path) if first_sources[path] == unit.source else None
         for block in encode_unit(unit, recipe):
+            if digest is not None:
+                digest.update(block.read)
             writers[unit.segments[block.segment].split].append(unit.source, block)
-            report(block.num_read_bytes)
-    return {path: future.result() for path, future in hashes.items()}
+            report(len(block.read))
+    return {
+        path: digests[path].hexdigest() if path in digests else hashed_apart[path].result()
+        for path in dict.fromkeys(source.path for source in sources)
+    }
 
 
 def _encode_elsewhere(
