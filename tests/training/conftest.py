@@ -1,32 +1,14 @@
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from tests.torch_fixtures import one_thread, seed
 
 MakeCorpus = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def seed() -> int:
-    """A fresh seed, which torch's generator is set to as well."""
-    seed = secrets.randbits(31)
-    print(f"seed {seed}")  # pytest shows it when the test fails
-    torch.manual_seed(seed)
-    return seed
 
 
 @pytest.fixture
