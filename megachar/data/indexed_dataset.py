@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.errors import DataError
+from megachar.files import fsync_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -42,15 +43,6 @@ def bin_path(prefix: Path) -> Path:
 def idx_path(prefix: Path) -> Path:
     """The index file of the dataset `prefix`."""
     return prefix.with_name(prefix.name + ".idx")
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names inside `folder` durable: fsync of a file alone does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def dtype_code(dtype: npt.DTypeLike) -> int:
@@ -128,7 +120,7 @@ class IndexedDatasetWriter:
             idx_path(self.prefix).unlink(missing_ok=True)
             self._bin_temporary.replace(bin_path(self.prefix))
             self._idx_temporary.replace(idx_path(self.prefix))
-            fsync_folder(self.prefix.parent)
+            fsync_path(self.prefix.parent)
         except BaseException:
             self.discard()
             raise

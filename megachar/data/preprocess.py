@@ -25,7 +25,7 @@ from megachar.data.corpus import (
     SplitName,
     VocabularyCard,
 )
-from megachar.data.indexed_dataset import bin_path, fsync_folder, idx_path
+from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.preprocessing.copying import copy_text
 from megachar.data.preprocessing.encoding import (
@@ -49,9 +49,10 @@ from megachar.data.preprocessing.plan import (
     parse_split,
     units_of,
 )
-from megachar.data.preprocessing.workers import hash_file, in_order, local_processes, tell_to_stop
+from megachar.data.preprocessing.workers import hash_source, in_order, local_processes, tell_to_stop
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
+from megachar.files import fsync_path
 
 __all__ = [
     "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
@@ -153,7 +154,7 @@ def _encode_here(
     Of a plain text that is one of what is read anyway; packed files are read a second time.
     """
     packed = {source.path for source in sources if source.text.packing != "plain"}
-    hashed_apart = {path: hashing.submit(hash_file, path, folder) for path in packed}
+    hashed_apart = {path: hashing.submit(hash_source, path, folder) for path in packed}
     first_sources = {source.path: number for number, source in reversed(list(enumerate(sources)))}
     digests = {path: Digest(hashing) for path in first_sources if path not in packed}
     for unit in units:
@@ -183,7 +184,7 @@ def _encode_elsewhere(
     def tasks() -> Iterator[Callable[[Executor], "Future[Any]"]]:
         for number, unit in enumerate(units):
             if first_units[unit.text.path] == number:
-                yield lambda pool, path=unit.text.path: pool.submit(hash_file, path, folder)  # type: ignore[misc]
+                yield lambda pool, path=unit.text.path: pool.submit(hash_source, path, folder)  # type: ignore[misc]
             yield partial(_submit, number, unit, shared, folder)
 
     digests = []
@@ -286,12 +287,12 @@ def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
         with _room_on_disk(output):
             yield building
         if durable:
-            fsync_folder(building)
+            fsync_path(building)
         if output.exists():
             output.rename(replaced)
         building.rename(output)
         if durable:
-            fsync_folder(output.parent)
+            fsync_path(output.parent)
     except BaseException:  # also Ctrl-C
         if replaced.exists() and not output.exists():
             replaced.rename(output)

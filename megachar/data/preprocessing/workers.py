@@ -1,7 +1,6 @@
 """Who does the work: this process, a pool of processes on this machine, or the ranks of an MPI job."""
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,10 +14,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
 
+from megachar.data.digests import hash_file
 from megachar.data.preprocessing.encoding import STOP_NAME, Stopped
 from megachar.errors import ConfigError, DataError
-
-_HASH_BYTES = 8 << 20
 
 
 @contextmanager
@@ -83,16 +81,14 @@ def tell_to_stop(folder: Path) -> None:
         (folder / STOP_NAME).touch()
 
 
-def hash_file(path: Path, folder: Path | None = None) -> str:
+def hash_source(path: Path, folder: Path) -> str:
     """The sha256 of a file. Stopped where `folder` holds the file that says so."""
-    # Large, since this may be a thread that has to wait for its turn after each.
-    digest, buffer = hashlib.sha256(), bytearray(_HASH_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            if folder is not None and (folder / STOP_NAME).exists():
-                raise Stopped
-            digest.update(memoryview(buffer)[:count])
-    return digest.hexdigest()
+
+    def check(num_bytes: int) -> None:
+        if (folder / STOP_NAME).exists():
+            raise Stopped
+
+    return hash_file(path, "sha256", check)
 
 
 def _begin_worker() -> None:
