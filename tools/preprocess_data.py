@@ -268,6 +268,9 @@ def main(
                     progress=lambda num_bytes: bar.advance(task, num_bytes),
                 )  # fmt: skip
         Console().print(table_of(Corpus.open(output)))
+    except KeyboardInterrupt:
+        errors.print("interrupted: nothing was written")
+        raise typer.Exit(128 + signal.SIGINT) from None
     except (MegacharError, OSError) as error:  # OSError: no space left, no permission
         # Text, because a path may hold brackets, which rich would read as markup.
         errors.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
