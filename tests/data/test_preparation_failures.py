@@ -126,11 +126,13 @@ def test_killed_parent_leaves_no_workers(place: Path) -> None:
 
 
 @needs_proc
-def test_interrupt_while_workers_start(place: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_interrupt_while_workers_start(place: Path, seconds: float) -> None:
     before = tree(place)
     options = ("--documents", "line", "--workers", 2, "--output", place / "corpus", "--overwrite")
     with started(TOOL, place / "text", *options) as process:
         wait_for(lambda: workers_of(process))
+        time.sleep(seconds)  # until they import what they need
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=20)
         wait_for(lambda: not group(process.pid), 5)
