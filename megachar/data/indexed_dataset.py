@@ -254,12 +254,13 @@ class IndexedDataset:
 
     def tokens_in_documents_below(self, num_tokens: int) -> int:
         """How many tokens lie in documents of fewer than `num_tokens` tokens. Reads the index once, in blocks."""
-        total = 0
+        return sum(int(lengths[lengths < num_tokens].sum()) for lengths in self.document_lengths())
+
+    def document_lengths(self) -> Iterator[Int64]:
+        """Tokens of each document, in order, in blocks (documents of the block,). Reads the index once."""
         for _, boundaries in self._document_blocks():
             # A map of its own, so that the pages it read are given back.
-            lengths = np.diff(self._first_tokens(boundaries, self._map_offsets(0, self.num_sequences)))
-            total += int(lengths[lengths < num_tokens].sum())
-        return total
+            yield np.diff(self._first_tokens(boundaries, self._map_offsets(0, self.num_sequences)))
 
     def _first_tokens(self, sequences: Int64, offsets: Int64) -> Int64:
         """Where these sequences (b,) start, in tokens; the end of the text for number N. `offsets` are all of them."""

@@ -56,7 +56,7 @@ from megachar.files import fsync_path
 
 __all__ = [
     "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
-    "prepare_corpus",
+    "prepare_corpus", "whole_folder",
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
@@ -98,7 +98,7 @@ def prepare_corpus(
     report = progress or (lambda num_bytes: None)
     wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
-        folder = stack.enter_context(_whole_folder(output, durable))
+        folder = stack.enter_context(whole_folder(output, durable))
         split_hashing, source_hashing, counting, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in "abcd")
         stack.enter_context(_stop_on_error(folder))
         writers: dict[SplitName, SplitWriter] = {}
@@ -277,7 +277,7 @@ def _room_on_disk(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
+def whole_folder(output: Path, durable: bool) -> Iterator[Path]:
     """A new folder beside `output` that takes its name when the block ends well, and is removed otherwise."""
     unique = f"{os.getpid()}.{secrets.token_hex(4)}"
     building = output.with_name(f".{output.name}.new.{unique}")
