@@ -60,7 +60,7 @@ __all__ = [
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes of text done since the last call."""
+"""Called with the number of bytes done since the last call, of those that `plan.total_bytes` counts."""
 Writers = Mapping[SplitName, SplitWriter]
 
 
@@ -164,7 +164,7 @@ def _encode_here(
             if digest is not None:
                 digest.update(block.read)
             writers[unit.segments[block.segment].split].append(unit.source, block)
-            report(len(block.read))
+            report(block.num_done)
     return {
         path: digests[path].hexdigest() if path in digests else hashed_apart[path].result()
         for path in dict.fromkeys(source.path for source in sources)
@@ -196,7 +196,7 @@ def _encode_elsewhere(
             for part in result:
                 writers[part.split].append_part(part)
                 remove(part)
-                report(part.num_read_bytes)
+                report(part.num_done)
     return dict(zip(paths, digests, strict=True))
 
 

@@ -64,7 +64,9 @@ class EncodedBlock:
     segment: int
     """Number of the segment in its unit."""
     read: bytes
-    """The bytes of the source that it was made from."""
+    """The text of the source that it was made from."""
+    num_done: int
+    """Of the bytes that the work is counted in."""
     tokens: npt.NDArray[Any]
     ends: Int64
     num_bytes: int
@@ -83,7 +85,8 @@ class Part:
     lengths_path: Path
     """int64 lengths, in tokens, of the documents that end in this part."""
     num_tokens: int
-    num_read_bytes: int
+    num_done: int
+    """Of the bytes that the work is counted in."""
     num_bytes: int
     words: WordCounter
     num_skipped_lines: int
@@ -127,8 +130,10 @@ def encode_unit(unit: Unit, recipe: Recipe) -> Iterator[EncodedBlock]:
             raise DataError(f"{place_of(unit, recipe, text, error.position)}: {error.reason}") from None
         words = WordCounter()
         words.update(np.frombuffer(text.text, dtype=np.uint8), text.ends)
-        read = text.block.text
-        yield EncodedBlock(text.block.segment, read, tokens, ends, len(text.text), words, text.num_skipped_lines)
+        block = text.block
+        yield EncodedBlock(
+            block.segment, block.text, block.num_done, tokens, ends, len(text.text), words, text.num_skipped_lines
+        )
 
 
 def write_parts(number: int, unit: Unit, pickled_recipe: bytes, folder: Path) -> list[Part]:
@@ -141,7 +146,7 @@ def write_parts(number: int, unit: Unit, pickled_recipe: bytes, folder: Path) ->
     for segment in range(len(unit.segments)):
         tokens_path = folder / f"part-{number}-{segment}.tokens"
         lengths_path = folder / f"part-{number}-{segment}.lengths"
-        num_tokens = num_read = num_bytes = num_skipped = open_tokens = 0
+        num_tokens = num_done = num_bytes = num_skipped = open_tokens = 0
         words = WordCounter()
         with ExitStack() as stack:
             tokens_file = stack.enter_context(tokens_path.open("wb", buffering=0))
@@ -154,12 +159,12 @@ def write_parts(number: int, unit: Unit, pickled_recipe: bytes, folder: Path) ->
                 lengths_file.write(lengths.astype("<i8", copy=False).data)
                 words.join(block.words)
                 num_tokens += block.tokens.size
-                num_read += len(block.read)
+                num_done += block.num_done
                 num_bytes += block.num_bytes
                 num_skipped += block.num_skipped_lines
                 block = next(blocks, None)
         split = unit.segments[segment].split
-        part = Part(unit.source, split, tokens_path, lengths_path, num_tokens, num_read, num_bytes, words, num_skipped)
+        part = Part(unit.source, split, tokens_path, lengths_path, num_tokens, num_done, num_bytes, words, num_skipped)
         parts.append(part)
     return parts
 
