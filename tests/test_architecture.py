@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "megachar"
 LAYERS = {
-    "": 0, "errors": 0, "exit_codes": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
+    "": 0, "errors": 0, "exit_codes": 0, "files": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
     "layers": 3, "losses": 3, "models": 4, "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6,
     "training": 7, "launching": 8, "cli": 9,
 }  # fmt: skip
@@ -118,7 +118,7 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "errors", "exit_codes", "units", "topology", "config", "data", "watch", "launching", "cli"}
+    light = {"", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "cli"}
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
     training = [f"megachar.training.{name}" for name in names]
