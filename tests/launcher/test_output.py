@@ -51,7 +51,7 @@ def test_a_crash_is_in_the_log(tmp_path: Path) -> None:
 
 
 def test_only_the_first_error_is_shown(tmp_path: Path) -> None:
-    failing = "output.report_error(ValueError('of rank %d' % rank))"
+    failing = "output.report_error('rank %d on a host: ValueError: of rank %d' % (rank, rank), rank)"
     assert "ValueError" not in talk(0, tmp_path).stderr
     first = talk(2, tmp_path, failing)
     assert first.stderr.splitlines()[0].endswith(": ValueError: of rank 2")
