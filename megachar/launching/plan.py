@@ -161,15 +161,17 @@ class LaunchPlan:
         Raises:
             PlatformError: the folder cannot be written.
         """
+        variables = {**self.environment(), **(self.exported() if self.hosts else {})}
         entry = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "source": self.source,
             "overrides": self.overrides,
             "resume": self.resume,
             "launcher": self.launcher,
+            "node_rank": self.node_rank,
             "hosts": [{**asdict(host), "address": self.addresses.get(host.name, "")} for host in self.used_hosts()],
             "ranks": [asdict(place) for place in self.ranks()],
-            "environment": {**self.environment(), **(self.exported() if self.hosts else {})},
+            "environment": {name: value for name, value in variables.items() if not name.startswith("MEGACHAR_")},
             "command": self.command(),
         }
         try:

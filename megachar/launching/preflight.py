@@ -167,9 +167,10 @@ async def _judge(
     reports = {host.name: Report(**answers[host.name]) for host in hosts if host.name in answers}
     addresses: dict[str, str] = {}
     if reports:
-        kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
-        being_added = plan.experiment.training.keep_checkpoints + 1 - kept
-        needed = max(1, being_added) * checkpoint_bytes(plan.experiment)
+        training = plan.experiment.training
+        most = training.keep_checkpoints + training.keep_best_checkpoint + 1  # and the one that is being written
+        to_come = max(1, most - sum(1 for _ in plan.folder.checkpoints.glob("step-*")))
+        needed = to_come * checkpoint_bytes(plan.experiment)
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)
         failures += misnamed

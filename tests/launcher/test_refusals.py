@@ -177,7 +177,7 @@ def test_no_space_for_the_checkpoints(fresh_cluster: Cluster, refused: Refused) 
     first.do(f"mount -t tmpfs -o size=1m tmpfs {refused.output}")
     rows = refused.rows(first)
     assert_rows(rows, ("localhost", "disk space", "0.00105 GB are free, and the checkpoints still to come take 0.00"))
-    assert "training.keep_checkpoints = 2, and one more while it is written" in rows[0][2]
+    assert "free space, lower training.keep_checkpoints = 2, or set output=" in rows[0][2]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there are GPUs here")
@@ -248,3 +248,9 @@ def test_programs_of_the_launcher(refused: Refused, tmp_path: Path) -> None:
     here = rows[0][0]
     assert_rows(rows, (here, "programs", "pdsh is not installed here; --launcher ssh needs it"),
                 (here, "programs", "ssh is not installed here"))  # fmt: skip
+
+
+def test_mpirun_as_root(cluster: Cluster, refused: Refused) -> None:
+    rows = refused.rows(cluster.machines[0], "--launcher", "openmpi", environment={"OMPI_ALLOW_RUN_AS_ROOT": "0"})
+    problem = "mpirun refuses to run as root; set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    assert_rows(rows, ("node1", "root", problem))
