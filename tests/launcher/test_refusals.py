@@ -24,7 +24,8 @@ class Refused:
         self.corpus, self.output = corpus, output
 
     def command(self, *options: str) -> list[str]:
-        return [*LAUNCH, *SMALL, f"data.path={self.corpus}", f"output={self.output}", *options]
+        # Dry, so that a refusal that is missing costs no training: starting comes right after.
+        return [*LAUNCH, "--dry-run", *SMALL, f"data.path={self.corpus}", f"output={self.output}", *options]
 
     def rows(self, machine: Machine, *options: str, environment: dict[str, str] | None = None) -> list[Row]:
         """The table of what is wrong, as `machine` shows it."""
@@ -35,7 +36,7 @@ class Refused:
     def read(self, result: subprocess.CompletedProcess[str]) -> list[Row]:
         assert result.returncode == 2, result.stdout + result.stderr
         assert "nothing was started" in result.stderr
-        assert not list(self.output.glob("*/resolved.yaml"))
+        assert not list(self.output.glob("*/launch/*"))  # which are written before anything is started
         lines = [line.split("│") for line in result.stderr.splitlines() if line.startswith("│")]
         return [(host.strip(), check.strip(), problem.strip()) for _, host, check, problem, _ in lines]
 
