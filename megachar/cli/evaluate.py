@@ -21,26 +21,31 @@ DECODED_TOKENS = 1 << 20  # at once, to count bytes
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/small.")],
+    run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
     split: Annotated[str, typer.Option(help="Which text: valid, test or train.")] = "valid",
     stride: Annotated[
         int | None,
         typer.Option(help="Characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Checkpoint; default: the newest.")] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     max_characters: Annotated[int | None, typer.Option(help="Score only the first so many characters.")] = None,
     batch_size: Annotated[int, typer.Option(help="Windows in one forward pass.")] = 32,
     processes: Annotated[int, typer.Option(help="Processes that share the work; with CUDA one GPU each.")] = 1,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 for the blocks.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data: Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result here too; the run folder always gets it.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the result here too; the run folder always gets it, or the folder of an exported file."
+        ),
+    ] = None,
 ) -> None:
     """Bits per character of a split: every character is scored exactly once, by the last layer's first target."""
-    from megachar.training.run_folder import RunFolder
+    from megachar.training.checkpoints.sources import load_settings, result_path
 
     # All that can be wrong is found before torch is imported, which takes seconds.
-    experiment = RunFolder(run).load_experiment()
+    experiment = load_settings(run)
     context = experiment.model.context
     settings = EvaluationSettings(
         default_stride(context) if stride is None else stride, batch_size, processes, precision, device
@@ -54,7 +59,7 @@ def evaluate(
     tokens = corpus.split(split).tokens
 
     from megachar.evaluation.evaluate import evaluate as score
-    from megachar.training.checkpoints import load_model
+    from megachar.training.checkpoints.reading import load_model
 
     loaded = load_model(run, step)
     total = min(tokens.size, max_characters or tokens.size)
@@ -71,7 +76,7 @@ def evaluate(
     values = {**result.as_dict(), **text_figures(result, corpus), "corpus": corpus.fingerprint}
     unit = "token" if corpus.vocabulary.name == "sentencepiece" else "character"
     _print(result, values, unit)  # before it is written: a full disk must not cost the figure
-    for path in (run / result.file_name, json):
+    for path in (result_path(run, result.file_name), json):
         if path is not None:
             write_json(path, values)
             typer.echo(f"saved {path}")

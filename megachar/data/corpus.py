@@ -148,6 +148,11 @@ class Corpus:
             f"Prepare one with that split: {PREPARE} FOLDER --split 90,5,5"
         )
 
+    def check_unchanged(self) -> None:
+        """`DataError` where a file of an opened split is not the one that was opened."""
+        for dataset in self._opened.values():
+            dataset.check_unchanged()
+
     def _open_split(self, name: SplitName) -> IndexedDataset:
         dataset, card = IndexedDataset(self.folder / name), self.card.splits[name]
         found: dict[str, Any] = {

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.data.watch import FileWatch
 from megachar.errors import DataError
 from megachar.files import fsync_path
 
@@ -189,6 +190,7 @@ class IndexedDataset:
         self.prefix = Path(prefix)
         self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
         self._check_both_exist()
+        self._watch = FileWatch((self._bin_path, self._idx_path))
         self._code, self.num_sequences, num_boundaries = self._read_header()
         self.dtype = np.dtype(DTYPES[self._code])
         """Type of a token, little-endian."""
@@ -240,6 +242,10 @@ class IndexedDataset:
                     f"{boundaries[at + 1]}; {PREPARE_AGAIN}"
                 )
         self._index_is_sound = True
+
+    def check_unchanged(self) -> None:
+        """`DataError` where a file was replaced, written to or removed since it was opened."""
+        self._watch.check()
 
     def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
         """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.

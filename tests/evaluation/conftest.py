@@ -11,7 +11,7 @@ from megachar.config.schema import DataConfig, Experiment, ModelConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.models.transformer import Transformer
-from megachar.training import checkpoints
+from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
@@ -54,10 +54,10 @@ def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPa
         folder.mkdir(parents=True)
         save_experiment(experiment, folder / "resolved.yaml")
 
-        def load_model(run: Path, step: int | None = None) -> checkpoints.LoadedModel:
-            return checkpoints.LoadedModel(model, experiment, 70 if step is None else step)
+        def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
+            return reading.LoadedModel(model, experiment, 70 if step is None else step)
 
-        monkeypatch.setattr(checkpoints, "load_model", load_model)
+        monkeypatch.setattr(reading, "load_model", load_model)
         return folder
 
     return make
