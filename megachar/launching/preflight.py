@@ -107,8 +107,9 @@ def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
     if not plan.hosts or plan.launcher == "no_ssh" or (plan.launcher == "openmpi" and is_this_machine(host.name)):
         return probe
     variables = [f"{name}={value}" for name, value in plan.exported().items()]
+    seconds = max(1, min(SSH_SECONDS, int(timeout / 2)))  # so that ssh's own word comes before the time is over
     remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={min(SSH_SECONDS, int(timeout))}", host.name, remote]
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}", host.name, remote]
 
 
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:

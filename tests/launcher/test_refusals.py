@@ -100,7 +100,9 @@ def test_hosts_that_cannot_be_reached(fresh_cluster: Cluster, refused: Refused, 
     third.do("pkill -x sshd")
     hostfile = tmp_path / "hosts"
     hostfile.write_text("node1 slots=1\nnode2 slots=1\nnode3 slots=1\nnode9.invalid slots=1\n")
-    rows = refused.rows(first, "--hostfile", str(hostfile), "--timeout", "5", "parallel.data=2", "batch.global_size=64")
+    rows = refused.rows(
+        first, "--hostfile", str(hostfile), "--timeout", "10", "parallel.data=2", "batch.global_size=64"
+    )
     assert_rows(
         rows,
         ("node2", "ssh", f"connect to host node2 port {SSH_PORT}: Connection timed out; `ssh node2` must work without"),
