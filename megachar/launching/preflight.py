@@ -69,7 +69,10 @@ class Channel:
     async def close(self) -> None:
         """Hang up; a probe ends then."""
         self._writer.close()
-        if self._process is not None:
+        if self._process is None:
+            with suppress(OSError):
+                await self._writer.wait_closed()
+        else:
             try:
                 await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
             except asyncio.TimeoutError:
