@@ -72,7 +72,7 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
 
     from megachar.losses.auxiliary import layer_weights
     from megachar.parallel.mesh import choose_device
-    from megachar.training.loop import SpeedMeter
+    from megachar.training.speed import SpeedMeter
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
     chosen = choose_device(experiment.device)

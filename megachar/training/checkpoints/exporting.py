@@ -13,8 +13,8 @@ from torch import Tensor
 
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
-from megachar.data.indexed_dataset import fsync_folder
 from megachar.errors import CheckpointError, ConfigError
+from megachar.files import fsync_path
 from megachar.parallel.state import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_durably, write_layer
 from megachar.training.checkpoints.format import (
@@ -80,7 +80,7 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
         beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
         part.rename(output)
         write_durably(json_path(output), (json.dumps(beside, indent=1) + "\n").encode())
-        fsync_folder(output.parent)
+        fsync_path(output.parent)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error

@@ -7,8 +7,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from megachar.data.indexed_dataset import fsync_folder
 from megachar.errors import CheckpointError
+from megachar.files import fsync_path
 from megachar.training.checkpoints.format import MANIFEST, Checkpoint, FileRecord, Manifest, fingerprint
 
 
@@ -42,9 +42,9 @@ def publish(part: Path, final: Path, manifest: Manifest) -> Checkpoint:
                                   f"on a disk that all hosts share")  # fmt: skip
     write_durably(part / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     for folder in {part / Path(name).parent for name in manifest.files} | {part}:
-        fsync_folder(folder)
+        fsync_path(folder)
     part.rename(final)
-    fsync_folder(final.parent)
+    fsync_path(final.parent)
     return Checkpoint(final, manifest)
 
 

@@ -56,8 +56,8 @@ class TrainingState(_Record):
     """Updates the optimizer has counted; fewer than `step` where some were skipped."""
     loss_scaler: dict[str, float]
     """State of the fp16 loss scaling; empty in other precisions."""
-    loop_state: dict[str, int] = {}
-    """Small state of the training loop's own."""
+    loop_state: dict[str, Any] = {}
+    """Small state of the training loop's own, of JSON's types."""
     validation_bits: float | None = None
     """Bits per character of the validation after this very step; None where there was none."""
     precision: str = ""

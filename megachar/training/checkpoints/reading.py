@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,7 @@ class Position:
 
     step: int
     """Steps taken."""
-    loop_state: dict[str, int]
+    loop_state: dict[str, Any]
     """What the training loop had saved of its own."""
 
 

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError
-from megachar.parallel.mesh import fail_together
+from megachar.parallel.mesh import any_rank, fail_together
 from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.files import publish, write_layer
 from megachar.training.checkpoints.format import (
@@ -93,7 +92,7 @@ class CheckpointSaver:
         if self.mesh.is_main:
             delete_leftovers(folder)
 
-    def save(self, step: int, validation_bits: float | None = None, loop_state: dict[str, int] | None = None) -> None:
+    def save(self, step: int, validation_bits: float | None = None, loop_state: dict[str, Any] | None = None) -> None:
         """Copy the state of all ranks and start writing it. A save that is still under way is waited for first.
 
         Args:
@@ -153,9 +152,7 @@ class CheckpointSaver:
         fail_together(self.mesh, error)
 
     def _all_done(self, thread: "_Thread") -> bool:
-        done = torch.tensor([not thread.is_alive()], dtype=torch.uint8)
-        dist.all_reduce(done, dist.ReduceOp.MIN, self.mesh.control_group)
-        return bool(done.item())
+        return not any_rank(self.mesh, thread.is_alive())
 
     def _publish(self, save: "_Save") -> None:
         """All files are written and were read back: let rank 0 give them their name."""
