@@ -28,6 +28,7 @@ from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 from tests.parallel.test_resume import STOP, TOTAL, corpus, experiment_of, file_hashes, lines
+from tests.parallel.unwatched import unwatched
 
 Ranks = Callable[[int], RankPool]
 DATA = DataRecord(fingerprint="0", description="random symbols")
@@ -38,7 +39,7 @@ text = corpus
 def train_case(values: dict[str, Any], resume: bool) -> str:
     """On a rank: the whole training loop; the error of this rank, if it is one of ours."""
     try:
-        loop.train(Experiment.model_validate(values), resume)
+        loop.train(Experiment.model_validate(values), resume, unwatched())
     except MegacharError as error:
         return f"{type(error).__name__}: {error}"
     return ""
