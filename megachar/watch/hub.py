@@ -86,6 +86,8 @@ class Member:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; one that cannot be delivered shows elsewhere."""
+        if self.closed:
+            return
         with contextlib.suppress(OSError, RuntimeError):
             self.writer.write(json.dumps(message).encode() + b"\n")
 
@@ -101,6 +103,7 @@ class Hub:
         self.verdict: Failure | None = None
         self.decided, self.preempted = threading.Event(), threading.Event()
         self._signs: list[Failure] = []
+        self._why = ""
         self._decision: asyncio.TimerHandle | None = None
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -188,7 +191,7 @@ class Hub:
                 if self.verdict is not None:
                     member.tell(self._verdict_for(member, self.verdict))
                 elif self.preempted.is_set():
-                    member.tell({"preempt": True})
+                    member.tell({"preempt": self._why})
                 while line := await asyncio.wait_for(reader.readline(), limit):
                     self._take(member, json.loads(line))
         except asyncio.TimeoutError:
@@ -223,6 +226,7 @@ class Hub:
 
     def _preempt(self, why: str) -> None:
         if not self.preempted.is_set():
+            self._why = why
             self.preempted.set()
             self._tell_all({"preempt": why})
 
