@@ -72,6 +72,8 @@ class Member:
     machine: str
     pid: int
     writer: asyncio.StreamWriter
+    heard: float
+    """When it was last heard of, by the loop's clock."""
     step: int | None = None
     saved: int | None = None
     idle: float = 0.0
@@ -175,38 +177,40 @@ class Hub:
         await asyncio.sleep(0)
 
     async def _beat(self) -> None:
+        interval, last = beat_interval(self.settings), self._loop.time()
         while True:
-            await asyncio.sleep(beat_interval(self.settings))
+            await asyncio.sleep(interval)
+            now = self._loop.time()
+            if now - last > 2 * interval:  # this machine has slept: what came meanwhile is yet to be read
+                for member in self.members.values():
+                    member.heard += now - last
+            last = now
             self._tell_all({})
+            self._look_for_silence(now)
             self._look_for_hang()
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One rank's connection, from its first message to its end."""
-        limit = self.settings.heartbeat_timeout_seconds * SHARE or None
         member: Member | None = None
         try:
-            hello = json.loads(await asyncio.wait_for(reader.readline(), limit))
+            hello = json.loads(await reader.readline())
             if hello.pop("token") == self.token:
-                member = self.members[hello["rank"]] = Member(**hello, writer=writer)
+                member = self.members[hello["rank"]] = Member(**hello, writer=writer, heard=self._loop.time())
                 if self.verdict is not None:
                     member.tell(self._verdict_for(member, self.verdict))
                 elif self.preempted.is_set():
                     member.tell({"preempt": self._why})
-                while line := await asyncio.wait_for(reader.readline(), limit):
+                while line := await reader.readline():
+                    member.heard = self._loop.time()
                     self._take(member, json.loads(line))
-        except asyncio.TimeoutError:
-            if member is not None and member.left is None:
-                self._sign(self._about("silence", member, f"was not heard of for {limit:.0f} s; its process is "
-                                                          f"stopped, or its host is gone"))  # fmt: skip
-                return  # with the connection open: closing it would tell the rank nothing
         except asyncio.CancelledError:
             return  # the hub is closed
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a broken connection, or not one of ours
         if member is not None:
             member.closed = True
-        if member is not None and member.left is None:
-            self._sign(self._about("death", member, "ended without a word, as if killed"))
+            if member.left is None:
+                self._sign(self._about("death", member, "ended without a word, as if killed"))
         writer.close()
 
     def _take(self, member: Member, message: dict[str, Any]) -> None:
@@ -229,6 +233,13 @@ class Hub:
             self._why = why
             self.preempted.set()
             self._tell_all({"preempt": why})
+
+    def _look_for_silence(self, now: float) -> None:
+        limit = self.settings.heartbeat_timeout_seconds * SHARE
+        for member in self.members.values() if limit and self.verdict is None else ():
+            if member.left is None and not member.closed and now - member.heard > limit:
+                self._sign(self._about("silence", member, f"was not heard of for {limit:.0f} s; its process is "
+                                                          f"stopped, or its host is gone"))  # fmt: skip
 
     def _look_for_hang(self) -> None:
         limit = self.settings.progress_timeout_seconds * SHARE

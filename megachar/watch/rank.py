@@ -209,7 +209,7 @@ class RankWatch:
     def _watch(self) -> None:
         selector = selectors.DefaultSelector()
         selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
-        next_look = next_beat = time.monotonic()
+        next_look = next_beat = last = time.monotonic()
         listening = False
         while not self._finished:
             if self._socket is not None and not listening:
@@ -218,6 +218,9 @@ class RankWatch:
             for key, _ in selector.select(max(0.0, min(next_look, next_beat) - time.monotonic())):
                 key.data()
             now = time.monotonic()
+            if now - last > LOOK_SECONDS + beat_interval(self.settings):
+                self._heard += now - last  # this machine has slept, and perhaps the hub's
+            last = now
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
                 self._look_at_launchers()
