@@ -145,6 +145,7 @@ def runs(
     folder: Folder = None,
     seed: Annotated[int, typer.Option(help="of layouts, victims and moments")] = 1,
     limit: Annotated[float, typer.Option(help="begin no further run after as many seconds; 0: no limit")] = 0,
+    layout: Annotated[str | None, typer.Option(help=f"one of: {', '.join(LAYOUTS)}; default: all in turn")] = None,
 ) -> None:
     """Kill -9 a random process of each run at a random moment of training or saving; compare the final weights."""
     began = time.monotonic()
@@ -154,10 +155,10 @@ def runs(
         for number in track(range(runs), description="runs"):
             if number < len(results) or (limit and time.monotonic() - began > limit):
                 continue
-            layout = list(LAYOUTS)[number % len(LAYOUTS)]
-            if layout not in references:
-                references[layout] = reference_run(root, layout)
-            results.append(kill_one(root, number, layout, references[layout], random.Random(seed * 1000 + number)))
+            name = layout or list(LAYOUTS)[number % len(LAYOUTS)]
+            if name not in references:
+                references[name] = reference_run(root, name)
+            results.append(kill_one(root, number, name, references[name], random.Random(seed * 1000 + number)))
             append_line(root / "kills.jsonl", asdict(results[-1]))
     table = Table("run", "layout", "killed", "when", "continued by", "starts", "gone after", "weights")
     for kill in results:

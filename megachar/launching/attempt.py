@@ -1,6 +1,7 @@
 """One start of a run under a supervisor: from its command to its last process."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from megachar.exit_codes import ExitCode
 from megachar.launching.plan import LaunchPlan
-from megachar.launching.processes import kill_processes
+from megachar.launching.processes import kill_processes, signal_ranks
 from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.failure import Failure
 from megachar.watch.hub import Hub, HubAddress
@@ -32,17 +33,24 @@ class Outcome:
 
 
 class Attempt:
-    """The command of a plan, the hub its ranks connect to, and what came of it."""
+    """The command of a plan, the hub its ranks connect to, and what came of it.
+
+    Without ssh every host has a supervisor; the first host's has the hub, and the others go by their launcher's status.
+    """
 
     def __init__(self, plan: LaunchPlan) -> None:
         self.plan = plan
-        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance)
+        self._is_first = plan.launcher != "no_ssh" or plan.node_rank == 0
+        port, token = (plan.master_port + 1, shared_token(plan)) if plan.launcher == "no_ssh" else (0, "")
+        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance, port, token)
+        self._newest_before = newest_step(plan)
         self.killed = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
         """Start it and wait for its end; no process of it is left afterwards, save on hosts that do not answer."""
-        self.hub.start()
+        if self._is_first:
+            self.hub.start()
         address = HubAddress(own_addresses(self.plan), self.hub.port, self.hub.token)
         os.environ[HUB_VARIABLE] = str(address)  # which the plan hands to other hosts
         try:
@@ -60,7 +68,10 @@ class Attempt:
 
     def preempt(self, why: str) -> None:
         """Have the ranks save and leave."""
-        self.hub.preempt(why)
+        if self._is_first:
+            self.hub.preempt(why)
+        else:
+            signal_ranks(self.hub.token)
 
     def kill(self) -> None:
         """End it at once."""
@@ -91,6 +102,13 @@ class Attempt:
 
     def _outcome(self, status: int) -> Outcome:
         hub, cause = self.hub, self.hub.verdict
+        if not self._is_first and status in list(ExitCode):
+            text = f"its ranks ended with status {status}; the first host tells why"
+            failed = Failure("launcher", (), socket.gethostname(), None, text)
+            code = ExitCode(status) if status in (0, ExitCode.USER_ERROR, ExitCode.PREEMPTED) else ExitCode.FAILED
+            newest = newest_step(self.plan)
+            saved = newest if newest != self._newest_before else None
+            return Outcome(code, failed if code in (ExitCode.FAILED, ExitCode.USER_ERROR) else None, saved)
         left = [member.left for member in hub.members.values()]
         if cause is None and hub.complete and not any(left):
             return Outcome(ExitCode.DONE, None, hub.saved)
@@ -108,10 +126,22 @@ class Attempt:
         return Outcome(code, cause, hub.saved)
 
 
+def shared_token(plan: LaunchPlan) -> str:
+    """The same on every host of a run that is started without ssh."""
+    return hashlib.sha256(plan.experiment.model_dump_json().encode()).hexdigest()[:16]
+
+
+def newest_step(plan: LaunchPlan) -> int | None:
+    """Step of the newest checkpoint in the run folder."""
+    return max((int(path.name[5:13]) for path in plan.folder.checkpoints.glob("step-????????*")), default=None)
+
+
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
     """This machine's addresses as the plan's hosts reach them; the loopback where all ranks run here."""
     if not plan.hosts:
         return ("127.0.0.1",)
+    if plan.launcher == "no_ssh":
+        return (plan.master_address,)
     found: dict[str, None] = {}
     for host in plan.used_hosts():
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -23,6 +23,14 @@ def processes_with(token: str) -> Iterator[int]:
                 yield int(path.parent.name)
 
 
+def signal_ranks(token: str) -> None:
+    """Ask the ranks of an attempt on this machine to leave."""
+    for number in processes_with(token):
+        with contextlib.suppress(OSError):
+            if b"\0RANK=" in Path(f"/proc/{number}/environ").read_bytes():
+                os.kill(number, signal.SIGUSR1)
+
+
 def kill_processes(token: str, hosts: Sequence[str]) -> list[str]:
     """Kill what is left of an attempt here and, by ssh, on `hosts`; returns the hosts that could not be reached."""
     command = KILL.format(shlex.quote(token))

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5
 """Between two looks at the launchers."""
 LEAVE_SECONDS = 8
 """A rank that has decided to end is killed by its alarm after this long, whatever it waits for."""
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 5
 """An address of the hub has to answer within."""
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Item = TypeVar("Item")
@@ -138,17 +138,7 @@ class RankWatch:
         Raises:
             PlatformError: none of its addresses answers.
         """
-        errors = []
-        for address in hub.addresses:
-            try:
-                connection = socket.create_connection((address, hub.port), CONNECT_SECONDS)
-                break
-            except OSError as error:
-                errors.append(f"{address}:{hub.port}: {error}")
-        else:
-            raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
-                                f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of "
-                                f"its own hosts")  # fmt: skip
+        connection = self._reach(hub)
         connection.settimeout(LEAVE_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hub.machine == machine_name():
@@ -160,6 +150,22 @@ class RankWatch:
                     "pid": os.getpid()})  # fmt: skip
         self._beat()
         self._wakeup.send(b"\0")
+
+    def _reach(self, hub: HubAddress) -> socket.socket:
+        """A connection; without ssh, hosts start one after the other, and the hub's may be the last."""
+        until = time.monotonic() + CONNECT_SECONDS
+        while True:
+            errors = []
+            for address in hub.addresses:
+                try:
+                    return socket.create_connection((address, hub.port), CONNECT_SECONDS)
+                except OSError as error:
+                    errors.append(f"{address}:{hub.port}: {error}")
+            if time.monotonic() > until:
+                raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
+                                    f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one "
+                                    f"of its own hosts")  # fmt: skip
+            time.sleep(0.2)
 
     def progress(self, step: int | None = None) -> None:
         """This rank is getting on; `step` steps are done."""

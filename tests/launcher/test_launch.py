@@ -52,7 +52,7 @@ def test_a_failing_rank_ends_all(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2",
                "--master_port", "29533", script, *SMALL, f"data.path={corpus}", marker]  # fmt: skip
     since = time.monotonic()
-    result = run(command)
+    result = run(command, environment={"MEGACHAR_FAULT": "raise:1:2"})
     assert result.returncode != 0
     # The terminal shows the error that was first, and no other; its traceback stands in its rank's log.
     shown = [line for line in result.stderr.splitlines() if line.startswith("rank ")]
