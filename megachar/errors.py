@@ -20,6 +20,10 @@ class CheckpointError(MegacharError):
     """A checkpoint is missing, incomplete, damaged, or was written for another model."""
 
 
+class DivergenceError(MegacharError):
+    """Training was stopped because too many steps in a row had a bad loss or gradient."""
+
+
 class PlatformError(MegacharError):
     """The machine or its libraries cannot run what is asked (versions, devices, compilers)."""
 

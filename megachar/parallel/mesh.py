@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.topology import Coordinates, Topology
 
 SUPPORTED_DEEPSPEED = ((0, 19, 8), (0, 20, 0))
@@ -152,6 +152,14 @@ def check_agreement(what: str, value: str) -> None:
                 f"{what} is not the same everywhere: rank {rank} on {host} has {other}, rank 0 on {everyone[0][1]} has "
                 f"{everyone[0][0]}; give every host the same files and settings"
             )
+
+
+def fail_together(mesh: Mesh, error: MegacharError | None) -> None:
+    """Raise on every rank the error of the first rank that has one. Every rank must call it; None is no error."""
+    if any_rank(mesh, error is not None):
+        everyone: list[Any] = [None] * mesh.topology.world_size
+        dist.all_gather_object(everyone, error, mesh.control_group)
+        raise next(other for other in everyone if other is not None)
 
 
 def any_rank(mesh: Mesh, value: bool) -> bool:

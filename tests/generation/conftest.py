@@ -1,5 +1,4 @@
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +10,8 @@ from megachar.config.schema import Experiment, ModelConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.models.transformer import Transformer
-from megachar.training import checkpoints
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # pytest shows it when the test fails
-    torch.manual_seed(seed)
-    return np.random.default_rng(seed)
-
+from megachar.training.checkpoints import reading
+from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
 
@@ -58,10 +41,10 @@ def run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) 
     folder.mkdir(parents=True)
     save_experiment(experiment, folder / "resolved.yaml")
 
-    def load_model(run: Path, step: int | None = None) -> checkpoints.LoadedModel:
-        return checkpoints.LoadedModel(model, experiment, 70 if step is None else step)
+    def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
+        return reading.LoadedModel(model, experiment, 70 if step is None else step)
 
-    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    monkeypatch.setattr(reading, "load_model", load_model)
     return folder
 
 

@@ -197,9 +197,7 @@ def test_too_few_slots(cluster: Cluster, refused: Refused) -> None:
 @contextmanager
 def listening(machine: Machine, port: int) -> Iterator[None]:
     """Something that listens on a port of a machine."""
-    code = (
-        f"import socket; s = socket.create_server(('', {port})); print('listens', flush=True); s.accept(); s.accept()"
-    )
+    code = f"import socket; s = socket.create_server(('', {port})); print('listens', flush=True); open(0).read()"
     with machine.start([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
         assert listener.stdout is not None
         assert listener.stdout.readline() == "listens\n"

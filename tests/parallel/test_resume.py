@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment, FaultToleranceConfig
+from megachar.config.schema import Experiment
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.checkpoints import list_checkpoints, load_model
+from megachar.training.checkpoints.format import FileRecord, list_checkpoints
+from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
-from megachar.watch.rank import RankWatch
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
+from tests.parallel.unwatched import unwatched
 
 Ranks = Callable[[int], RankPool]
 TOTAL, STOP = 8, 3
@@ -41,14 +42,6 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
     return small_experiment(name="run", output=str(output), data=data, training=training, device="cpu", **sections)
 
 
-def unwatched() -> RankWatch:
-    """The pool of ranks has an eye on itself."""
-    settings = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
-    watch = RankWatch(0, 1, settings, Path("nowhere"), output=None)  # type: ignore[arg-type]
-    watch.connected = True
-    return watch
-
-
 def train_case(values: dict[str, Any], resume: bool) -> None:
     """On a rank: the whole training loop."""
     train(Experiment.model_validate(values), resume, unwatched())
@@ -59,10 +52,9 @@ def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
             for record in read_metrics(folder, kind)]  # fmt: skip
 
 
-def file_hashes(folder: RunFolder, step: int) -> dict[str, Any]:
+def file_hashes(folder: RunFolder, step: int) -> dict[str, FileRecord]:
     checkpoint = next(found for found in list_checkpoints(folder) if found.step == step)
-    files: dict[str, Any] = checkpoint.manifest["files"]
-    return files
+    return checkpoint.manifest.files
 
 
 ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
@@ -151,7 +143,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
     """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
     import os
 
-    from megachar.training import checkpoints
+    from megachar.training.checkpoints import files
 
     experiment = Experiment.model_validate(values)
     if os.environ["RANK"] == "1":
@@ -159,7 +151,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        checkpoints.save_file = full
+        files.write_durably = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
     train(extended, True, unwatched())
 
