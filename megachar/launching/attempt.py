@@ -1,7 +1,6 @@
 """One start of a run under a supervisor: from its command to its last process."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.failure import Failure
 from megachar.watch.hub import Hub, HubAddress
 
+TOKEN_VARIABLE = "MEGACHAR_ATTEMPT"
+"""Marks the processes of an attempt whose ranks do not connect to its hub."""
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 45.0
 """Processes of a run that has ended are killed after this long. DeepSpeed's launcher gives its ranks 30 s."""
@@ -35,43 +36,46 @@ class Outcome:
 class Attempt:
     """The command of a plan, the hub its ranks connect to, and what came of it.
 
-    Without ssh every host has a supervisor; the first host's has the hub, and the others go by their launcher's status.
+    Without ssh every host has a supervisor, and none of them hears of the ranks of the others: there rank 0 has the
+    hub, and a supervisor goes by the status of its own host's launcher.
     """
 
     def __init__(self, plan: LaunchPlan) -> None:
         self.plan = plan
-        self._is_first = plan.launcher != "no_ssh" or plan.node_rank == 0
-        port, token = (plan.master_port + 1, shared_token(plan)) if plan.launcher == "no_ssh" else (0, "")
-        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance, port, token)
-        self._newest_before = newest_step(plan)
+        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance)
         self.killed = False
+        self._has_hub = plan.launcher != "no_ssh"
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
         """Start it and wait for its end; no process of it is left afterwards, save on hosts that do not answer."""
-        if self._is_first:
-            self.hub.start()
+        self.hub.start()
         address = HubAddress(own_addresses(self.plan), self.hub.port, self.hub.token)
-        os.environ[HUB_VARIABLE] = str(address)  # which the plan hands to other hosts
+        variable = HUB_VARIABLE if self._has_hub else TOKEN_VARIABLE
+        os.environ[variable] = str(address)  # which the plan hands to other hosts
         try:
             self.plan.prepare()
             self.plan.record_start()
             environment = {**os.environ, **self.plan.environment()}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
+            before = newest_step(self.plan)
             self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
             self._wait()
         finally:
-            del os.environ[HUB_VARIABLE]
+            del os.environ[variable]
             self._clear()
             self.hub.close()
-        return self._outcome(self._process.returncode)
+        if self._has_hub:
+            return self._outcome(self._process.returncode)
+        after = newest_step(self.plan)
+        finished = after == self.plan.experiment.training.total_steps
+        return outcome_of_status(self._process.returncode, after if after != before else None, finished)
 
     def preempt(self, why: str) -> None:
         """Have the ranks save and leave."""
-        if self._is_first:
-            self.hub.preempt(why)
-        else:
-            signal_ranks(self.hub.token)
+        self.hub.preempt(why)
+        if not self._has_hub:
+            signal_ranks(self.hub.token, signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it at once."""
@@ -102,13 +106,6 @@ class Attempt:
 
     def _outcome(self, status: int) -> Outcome:
         hub, cause = self.hub, self.hub.verdict
-        if not self._is_first and status in list(ExitCode):
-            text = f"its ranks ended with status {status}; the first host tells why"
-            failed = Failure("launcher", (), socket.gethostname(), None, text)
-            code = ExitCode(status) if status in (0, ExitCode.USER_ERROR, ExitCode.PREEMPTED) else ExitCode.FAILED
-            newest = newest_step(self.plan)
-            saved = newest if newest != self._newest_before else None
-            return Outcome(code, failed if code in (ExitCode.FAILED, ExitCode.USER_ERROR) else None, saved)
         left = [member.left for member in hub.members.values()]
         if cause is None and hub.complete and not any(left):
             return Outcome(ExitCode.DONE, None, hub.saved)
@@ -126,22 +123,25 @@ class Attempt:
         return Outcome(code, cause, hub.saved)
 
 
-def shared_token(plan: LaunchPlan) -> str:
-    """The same on every host of a run that is started without ssh."""
-    return hashlib.sha256(plan.experiment.model_dump_json().encode()).hexdigest()[:16]
+def outcome_of_status(status: int, saved: int | None, finished: bool) -> Outcome:
+    """How an attempt ended by the status of its launcher alone. DeepSpeed's says 0 also where it was killed."""
+    if status == ExitCode.PREEMPTED or (status == ExitCode.DONE and finished):
+        return Outcome(ExitCode(status), None, saved)
+    code = ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
+    error = f"the launcher ended with status {status}; the ranks' logs say why"
+    return Outcome(code, Failure("launcher", (), socket.gethostname(), saved, error), saved)
 
 
 def newest_step(plan: LaunchPlan) -> int | None:
-    """Step of the newest checkpoint in the run folder."""
-    return max((int(path.name[5:13]) for path in plan.folder.checkpoints.glob("step-????????*")), default=None)
+    """The step of the run's newest checkpoint, by the names of their folders."""
+    steps = (path.name.removeprefix("step-").partition(".")[0] for path in plan.folder.checkpoints.glob("step-*"))
+    return max(map(int, steps), default=None)
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
     """This machine's addresses as the plan's hosts reach them; the loopback where all ranks run here."""
     if not plan.hosts:
         return ("127.0.0.1",)
-    if plan.launcher == "no_ssh":
-        return (plan.master_address,)
     found: dict[str, None] = {}
     for host in plan.used_hosts():
         with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -99,7 +99,7 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
     return replace(plan, addresses=verdict.addresses), verdict.failures
 
 
-def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
+def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
     """The command that starts a probe on a host."""
     probe = [sys.executable, "-u", "-m", "megachar.launching.probe"]
     if plan.launcher == "slurm":
@@ -108,7 +108,7 @@ def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
         return probe
     variables = [f"{name}={value}" for name, value in plan.exported().items()]
     remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", host.name, remote]
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={min(SSH_SECONDS, int(timeout))}", host.name, remote]
 
 
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
@@ -167,9 +167,10 @@ async def _judge(
     reports = {host.name: Report(**answers[host.name]) for host in hosts if host.name in answers}
     addresses: dict[str, str] = {}
     if reports:
-        kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
-        being_added = plan.experiment.training.keep_checkpoints + 1 - kept
-        needed = max(1, being_added) * checkpoint_bytes(plan.experiment)
+        training = plan.experiment.training
+        most = training.keep_checkpoints + training.keep_best_checkpoint + 1  # and the one that is being written
+        to_come = max(1, most - sum(1 for _ in plan.folder.checkpoints.glob("step-*")))
+        needed = to_come * checkpoint_bytes(plan.experiment)
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)
         failures += misnamed
@@ -213,7 +214,9 @@ async def _connect(plan: LaunchPlan, channels: list[Channel], timeout: float) ->
     called = hosts[1:] if plan.launcher == "no_ssh" else ()
 
     async def start(host: Host) -> None:
-        process = await asyncio.create_subprocess_exec(*probe_command(plan, host), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *probe_command(plan, host, timeout), stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
         assert process.stdin is not None
         assert process.stdout is not None
         channels.append(Channel(host.name, process.stdout, process.stdin, process))

@@ -23,12 +23,12 @@ def processes_with(token: str) -> Iterator[int]:
                 yield int(path.parent.name)
 
 
-def signal_ranks(token: str) -> None:
-    """Ask the ranks of an attempt on this machine to leave."""
-    for number in processes_with(token):
+def signal_ranks(token: str, number: signal.Signals) -> None:
+    """Send a signal to the ranks among this machine's processes with `token`, and not to their launchers."""
+    for process in processes_with(token):
         with contextlib.suppress(OSError):
-            if b"\0RANK=" in Path(f"/proc/{number}/environ").read_bytes():
-                os.kill(number, signal.SIGUSR1)
+            if b"\0RANK=" in Path(f"/proc/{process}/environ").read_bytes():
+                os.kill(process, number)
 
 
 def kill_processes(token: str, hosts: Sequence[str]) -> list[str]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from megachar.config.schema import FaultToleranceConfig
-from megachar.errors import PlatformError
 from megachar.exit_codes import ExitCode
 from megachar.watch.failure import Failure
 
@@ -98,32 +97,24 @@ class Member:
 class Hub:
     """Listens in a thread of its own from `start` to `close`."""
 
-    def __init__(self, world_size: int, settings: FaultToleranceConfig, port: int = 0, token: str = "") -> None:
-        """A port of 0 is a free one, an empty token a new one."""
+    def __init__(self, world_size: int, settings: FaultToleranceConfig) -> None:
         self.world_size, self.settings = world_size, settings
-        self.port, self.token = port, token or secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
+        self.port = 0
         self.members: dict[int, Member] = {}
         self.verdict: Failure | None = None
         self.decided, self.preempted = threading.Event(), threading.Event()
         self._signs: list[Failure] = []
         self._why = ""
-        self._error: OSError | None = None
         self._decision: asyncio.TimerHandle | None = None
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen, on every interface; `port` is known afterwards.
-
-        Raises:
-            PlatformError: the port is taken.
-        """
+        """Begin to listen, on every interface; `port` is known afterwards."""
         self._thread.start()
         self._ready.wait()
-        if self._error is not None:
-            raise PlatformError(f"nothing can watch over the run: {self._error}; free port {self.port}, or take "
-                                f"another --master-port") from self._error  # fmt: skip
 
     def close(self) -> None:
         """Let go of all ranks, and stop."""
@@ -171,13 +162,8 @@ class Hub:
         self._loop.close()
 
     async def _serve(self) -> None:
-        try:
-            server = await asyncio.start_server(self._attend, host=None, port=self.port, limit=LIMIT_BYTES,
-                                                family=socket.AF_INET)  # fmt: skip
-        except OSError as error:
-            self._error = error
-            self._ready.set()
-            return
+        server = await asyncio.start_server(self._attend, host=None, port=0, limit=LIMIT_BYTES,
+                                            family=socket.AF_INET)  # fmt: skip
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         beats = asyncio.create_task(self._beat())

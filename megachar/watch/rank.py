@@ -152,20 +152,15 @@ class RankWatch:
         self._wakeup.send(b"\0")
 
     def _reach(self, hub: HubAddress) -> socket.socket:
-        """A connection; without ssh, hosts start one after the other, and the hub's may be the last."""
-        until = time.monotonic() + CONNECT_SECONDS
-        while True:
-            errors = []
-            for address in hub.addresses:
-                try:
-                    return socket.create_connection((address, hub.port), CONNECT_SECONDS)
-                except OSError as error:
-                    errors.append(f"{address}:{hub.port}: {error}")
-            if time.monotonic() > until:
-                raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
-                                    f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one "
-                                    f"of its own hosts")  # fmt: skip
-            time.sleep(0.2)
+        errors = []
+        for address in hub.addresses:
+            try:
+                return socket.create_connection((address, hub.port), CONNECT_SECONDS)
+            except OSError as error:
+                errors.append(f"{address}:{hub.port}: {error}")
+        raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
+                            f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of its "
+                            f"own hosts")  # fmt: skip
 
     def progress(self, step: int | None = None) -> None:
         """This rank is getting on; `step` steps are done."""

@@ -6,20 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, TRAIN, losses, run
-
-
-def left_over(marker: str) -> list[str]:
-    """Command lines of processes that still hold the marker."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if marker in line:
-            found.append(line)
-    return found
+from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, TRAIN, left_over, losses, run
 
 
 def test_every_launcher_trains_the_same(corpus: Path, tmp_path: Path) -> None:
