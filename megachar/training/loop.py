@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
 from megachar.losses.auxiliary import layer_weights
@@ -26,12 +28,13 @@ from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
 
 
-def train(experiment: Experiment, resume: bool) -> None:
+def train(experiment: Experiment, resume: bool, terminal: Console | None = None) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
+        terminal: where the main rank draws its progress bar, if not on standard output.
     """
     blend = check_data(experiment)
     parallel, training = experiment.parallel, experiment.training
@@ -50,7 +53,7 @@ def train(experiment: Experiment, resume: bool) -> None:
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
-    with Display(training.total_steps, step, active=mesh.is_main) as display:
+    with Display(training.total_steps, step, active=mesh.is_main, terminal=terminal) as display:
         display.note(_headline(experiment, source, mesh, step))
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)

@@ -44,6 +44,16 @@ class RunFolder:
         """Pictures."""
         return self.path / "plots"
 
+    @property
+    def logs(self) -> Path:
+        """What each rank printed: rank-0000.log and so on."""
+        return self.path / "logs"
+
+    @property
+    def launch(self) -> Path:
+        """How the run was started: hosts, layout, command, and the files the command names."""
+        return self.path / "launch"
+
     def load_experiment(self) -> Experiment:
         """The experiment the run was started with."""
         if not self.experiment_file.is_file():
