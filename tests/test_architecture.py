@@ -14,7 +14,7 @@ PACKAGE = ROOT / "megachar"
 LAYERS = {
     "": 0, "errors": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "layers": 3, "losses": 3, "models": 4,
     "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6, "training": 7, "launching": 8,
-    "cli": 9,
+    "selftest": 8, "cli": 9,
 }  # fmt: skip
 """Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
@@ -123,7 +123,8 @@ def light_modules() -> list[str]:
     training = [
         f"megachar.training.{name}" for name in ("preflight", "run_folder", "learning_rate", "checkpoints.format")
     ]
-    return [*modules, "megachar.models.counting", "megachar.losses.auxiliary", *training]
+    others = ["models.counting", "losses.auxiliary", "selftest.findings"]
+    return [*modules, *(f"megachar.{name}" for name in others), *training]
 
 
 HEAVY = "sorted({'torch', 'deepspeed', 'matplotlib'} & set(sys.modules))"

@@ -31,17 +31,18 @@ def check_reduce_scatter(group: Group, mesh: Mesh, dtype: torch.dtype) -> Iterat
     """Sums of which every rank keeps its own part."""
     for count in COUNTS:
         part = _contribution(group, group.ranks.index(mesh.rank), count, mesh, dtype)
-        received = torch.empty_like(part)
-        dist.reduce_scatter_tensor(received, part.repeat(group.size, 1), group=group.handle)
-        yield from _compare_rows("reduce_scatter", group, mesh, received, _sums(group, count, mesh, dtype))
+        received = torch.empty_like(part).flatten()
+        dist.reduce_scatter_tensor(received, part.flatten().repeat(group.size), group=group.handle)
+        rows = received.view_as(part)
+        yield from _compare_rows("reduce_scatter", group, mesh, rows, _sums(group, count, mesh, dtype))
 
 
 def check_all_gather(group: Group, mesh: Mesh, dtype: torch.dtype) -> Iterator[Problem]:
     """Everyone's values on every rank."""
     for count in COUNTS:
-        received = torch.empty(group.size, count, dtype=dtype, device=mesh.device)
+        received = torch.empty(group.size * count, dtype=dtype, device=mesh.device)
         dist.all_gather_into_tensor(received, _pattern(mesh.rank, count, mesh, dtype), group=group.handle)
-        for rank, row in zip(group.ranks, received, strict=True):
+        for rank, row in zip(group.ranks, received.view(group.size, count), strict=True):
             yield from _compare("all_gather", group, mesh, row, _pattern(rank, count, mesh, dtype), (rank,))
 
 

@@ -72,7 +72,7 @@ class Findings:
 
 
 def merge(everyone: Iterable[Findings]) -> Findings:
-    """What all ranks found: a problem that several noticed once, measurements once, the largest error of a check."""
+    """What all ranks found: what several have or noticed once, measurements once, the largest error of a check."""
     problems: dict[tuple[Any, ...], Problem] = {}
     measurements: dict[tuple[Any, ...], Measurement] = {}
     errors: dict[str, float] = {}
@@ -85,7 +85,13 @@ def merge(everyone: Iterable[Findings]) -> Findings:
             measurements.setdefault((measurement.kind, measurement.ranks), measurement)
         for check, error in findings.errors.items():
             errors[check] = max(error, errors.get(check, 0.0))
-    return Findings(list(problems.values()), list(measurements.values()), errors)
+    same: dict[tuple[Any, ...], Problem] = {}
+    for problem in problems.values():
+        key = (problem.check, problem.kind, problem.ranks, problem.text)
+        known = same.setdefault(key, problem)
+        suspects, seen_by = {*known.suspects, *problem.suspects}, {*known.seen_by, *problem.seen_by}
+        same[key] = replace(known, suspects=tuple(sorted(suspects)), seen_by=tuple(sorted(seen_by)))
+    return Findings(list(same.values()), list(measurements.values()), errors)
 
 
 def find_slow(measurements: Iterable[Measurement], places: dict[int, Place], factor: float) -> list[Problem]:

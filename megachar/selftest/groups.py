@@ -53,7 +53,7 @@ def neighbours(kind: str, topology: Topology) -> list[tuple[int, int]]:
                 for pipe in range(topology.pipe_size - 1) for data in range(topology.data_size)
                 for tensor in range(topology.tensor_size)]  # fmt: skip
     pairs = []
-    for group in kinds(topology)[kind]:
+    for group in kinds(topology).get(kind, []):
         ring = [(group[i], group[(i + 1) % len(group)]) for i in range(len(group))]
         pairs += ring[: len(group) - 1] if len(group) == 2 else ring
     return pairs

@@ -16,6 +16,7 @@ from megachar.config.schema import (
     Experiment,
     GuardConfig,
     ModelConfig,
+    ScheduleConfig,
     SgdConfig,
     TrainingConfig,
 )
@@ -94,6 +95,7 @@ def shrink(experiment: Experiment) -> Experiment:
         "auxiliary": experiment.auxiliary.model_copy(update={"interval_steps": None}),
         "optimizer": SgdConfig(learning_rate=0.1, momentum=0.9),
         "batch": BatchConfig(micro_size=2, global_size=2 * 2 * parallel.data),
+        "schedule": ScheduleConfig(),
         "training": TrainingConfig(total_steps=STEPS, gradient_clipping=0.0),
         "guard": GuardConfig(action="off"),
         "kernels": "torch",

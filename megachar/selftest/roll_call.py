@@ -49,6 +49,7 @@ class RollCall:
         """
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.timeout_seconds, self._prefix = timeout_seconds, prefix
+        self._port = int(os.environ.get("MASTER_PORT", "0"))
         self._store, self._reading = self._connect(serves=self.rank == 0), self._connect(serves=False)
         self._phase = -1
         self._ended = threading.Event()
@@ -109,17 +110,17 @@ class RollCall:
         """A connection of its own: one that waits blocks its other users."""
         # torchrun serves the store from a process of its own.
         serves = serves and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "0"))
+        host, seconds = os.environ.get("MASTER_ADDR", "127.0.0.1"), self.timeout_seconds
+        options = {"is_master": serves, "wait_for_workers": False, "multi_tenant": True}
         try:
-            store = dist.TCPStore(
-                host, port, is_master=serves, timeout=timedelta(seconds=self.timeout_seconds), wait_for_workers=False,
-                multi_tenant=True,
-            )  # fmt: skip
+            store = dist.TCPStore(host, self._port, timeout=timedelta(seconds=seconds), **options)
         except dist.DistError as error:
             raise PlatformError(
-                f"rank 0 does not answer rank {self.rank} on {socket.gethostname()} at {host} port {port} within "
-                f"{self.timeout_seconds:g} s: {error}; see what rank 0 says, and let the port through the firewalls"
+                f"rank 0 does not answer rank {self.rank} on {socket.gethostname()} at {host} port {self._port} within "
+                f"{seconds:g} s: {str(error).splitlines()[0]}; see what rank 0 says, and let the port through the "
+                f"firewalls"
             ) from error
+        self._port = store.port  # one process alone takes any
         return dist.PrefixStore(self._prefix, store)
 
     def _follow(self, store: dist.Store, report: Callable[[Standstill], object]) -> None:
