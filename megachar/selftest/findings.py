@@ -87,10 +87,10 @@ def merge(everyone: Iterable[Findings]) -> Findings:
             errors[check] = max(error, errors.get(check, 0.0))
     same: dict[tuple[Any, ...], Problem] = {}
     for problem in problems.values():
-        key = (problem.check, problem.kind, problem.ranks, problem.text)
-        known = same.setdefault(key, problem)
+        alike = (problem.check, problem.kind, problem.ranks, problem.text)
+        known = same.setdefault(alike, problem)
         suspects, seen_by = {*known.suspects, *problem.suspects}, {*known.seen_by, *problem.seen_by}
-        same[key] = replace(known, suspects=tuple(sorted(suspects)), seen_by=tuple(sorted(seen_by)))
+        same[alike] = replace(known, suspects=tuple(sorted(suspects)), seen_by=tuple(sorted(seen_by)))
     return Findings(list(same.values()), list(measurements.values()), errors)
 
 
