@@ -13,19 +13,20 @@ ranks from RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or from Op
 import argparse
 import os
 import sys
-import traceback
 import warnings
 
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
+from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
 from megachar.training.preflight import check_run_folder
 from megachar.training.run_folder import run_folder
+from megachar.training.watching import watch_rank
 
 
 def main() -> int:
-    """Train; returns the exit status: 0, 2 for an error of the user's making, or 1."""
+    """Train; returns the exit status, or ends the process with one (`megachar.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
@@ -38,27 +39,18 @@ def main() -> int:
         os.environ.update(rank_environment(os.environ))
         rank = int(os.environ.get("RANK", "0"))
         experiment = load_experiment(arguments.experiment, arguments.overrides)
-        if rank == 0:
-            check_run_folder(experiment, arguments.resume)
         output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
-    try:
+        return ExitCode.USER_ERROR
+    with watch_rank(experiment, output) as watch:  # ends the process after an error
+        if rank == 0:
+            check_run_folder(experiment, arguments.resume)
         from megachar.training.loop import train
 
-        train(experiment, arguments.resume, output.terminal)
-    except MegacharError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        output.report_error(error)
-        return 2
-    except Exception as error:
-        traceback.print_exc()
-        output.report_error(error)
-        return 1
-    finally:
-        output.close()
-    return 0
+        train(experiment, arguments.resume, watch, output.terminal)
+    output.close()
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -26,3 +26,7 @@ class DivergenceError(MegacharError):
 
 class PlatformError(MegacharError):
     """The machine or its libraries cannot run what is asked (versions, devices, compilers)."""
+
+
+class Preempted(Exception):
+    """Not an error: the run was asked to leave, has saved a checkpoint, and goes on another time."""

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,3 +23,9 @@ def seed() -> int:
     print(f"seed {seed}")  # pytest shows it when the test fails
     torch.manual_seed(seed)
     return seed
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """A fresh generator, from the seed that torch's is set to as well."""
+    return np.random.default_rng(seed)

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from megachar.launching.plan import DEFAULT_PORT, Launcher, LaunchPlan, shell_co
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
 from megachar.launching.ranks import slurm_hosts
+from megachar.launching.supervisor import supervise
 from megachar.training.preflight import check_data, check_run_folder
 
 
@@ -43,6 +43,9 @@ def launch(
         bool, typer.Option("--dry-run", help="Show the layout, check every host, print the command, and stop.")
     ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Start again after as many failures in a row without a new checkpoint.")
+    ] = 0,
 ) -> None:
     """Train an experiment on pipe x tensor x data processes."""
     loaded = load_experiment(experiment, overrides or [])
@@ -70,13 +73,13 @@ def launch(
     plan.prepare()
     typer.echo(shell_command(plan))
     if not dry_run:
-        raise typer.Exit(run(plan))
+        raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
 
 
-def run(plan: LaunchPlan) -> int:
-    """Start the plan's command and wait for it; returns its exit status."""
-    plan.record_start()
-    return subprocess.run(plan.command(), env={**os.environ, **plan.environment()}, check=False).returncode
+def usable_hosts(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, dict[str, str]]:
+    """The plan with its hosts' addresses, and what is wrong by host."""
+    plan, failures = examine(plan, timeout)
+    return plan, {failure.host: f"{failure.check}: {failure.problem}" for failure in failures}
 
 
 def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:
@@ -91,9 +94,7 @@ def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tupl
         return slurm_hosts(os.environ), launcher
     if hostfile is None:
         if launcher in ("ssh", "no_ssh"):
-            raise PlatformError(
-                f"--launcher {launcher} starts ranks on the hosts of a hostfile; name it with --hostfile"
-            )
+            raise PlatformError(f"--launcher {launcher} needs the hosts of a hostfile; name it with --hostfile")
         return (), launcher or "local"
     if launcher == "local":
         raise PlatformError(f"--hostfile {hostfile} with --launcher local, which is this machine; leave one out")

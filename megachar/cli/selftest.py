@@ -1,12 +1,18 @@
 """`megachar selftest`: test the cluster with the layout of an experiment, started as `megachar launch` starts it."""
 
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from megachar.cli.launch import choose_hosts, choose_node_rank, print_failures, run
+from megachar.cli.launch import choose_hosts, choose_node_rank, print_failures
 from megachar.config.loading import load_experiment
 from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host
@@ -14,8 +20,11 @@ from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, Launcher, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import count_gpus
+from megachar.launching.processes import kill_processes
 
 DEFAULT_EXPERIMENT = "small"
+TOKEN_VARIABLE = "MEGACHAR_SELFTEST"
+"""By which all processes of the test are found at its end."""
 
 
 def selftest(
@@ -65,8 +74,24 @@ def selftest(
         print_failures(failures, Console(stderr=True))
         hosts_at_fault = ", ".join(dict.fromkeys(failure.host for failure in failures))
         raise PlatformError(f"the self-test cannot start on {hosts_at_fault}, see above; nothing was started")
-    plan.prepare()
     raise typer.Exit(run(plan))
+
+
+def run(plan: LaunchPlan) -> int:
+    """Start the plan's command and wait for it; returns its exit status. No process of it is left, whatever happens."""
+    token = secrets.token_hex(16)
+    os.environ[TOKEN_VARIABLE] = token  # which the plan hands to other hosts
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    plan.prepare()
+    process = subprocess.Popen(plan.command(), env={**os.environ, **plan.environment()}, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        remote = plan.launcher in ("ssh", "openmpi")
+        kill_processes(token, [host.name for host in plan.used_hosts()] if remote else [])
 
 
 def _replicas(hosts: tuple[Host, ...]) -> list[str]:

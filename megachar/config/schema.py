@@ -177,7 +177,11 @@ class TrainingConfig(Section):
     checkpoint_interval: int = Field(default=1000, ge=0)
     """Steps between two checkpoints; 0: only at the end."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints kept; older ones are deleted once a newer one is whole."""
+    """Newest checkpoints kept; older ones are deleted once a newer one is whole and was read back from the disk."""
+    keep_best_checkpoint: bool = True
+    """Also keep the one with the lowest validation loss, of those saved at a step that ended in a validation."""
+    allow_other_data: bool = False
+    """Let a run be resumed on another corpus than the one it was saved with."""
 
 
 class GuardConfig(Section):
@@ -201,6 +205,17 @@ class GuardConfig(Section):
     """Share of the median that a spike is above it at least, however steady the steps before were."""
     max_consecutive: int = Field(default=5, ge=1)
     """Bad steps in a row at which training stops with an error; after a rollback, without a good one past them."""
+
+
+class FaultToleranceConfig(Section):
+    """After how long a run that goes wrong is ended. Deaths and errors are noticed at once."""
+
+    heartbeat_timeout_seconds: float = Field(default=60.0, ge=0)
+    """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone.
+    0 is off."""
+    progress_timeout_seconds: float = Field(default=600.0, ge=0)
+    """All ranks have ended this long after one last made progress: it hangs, or never came. Longer than the longest
+    micro-batch, checkpoint and start. 0 is off."""
 
 
 class Experiment(Section):
@@ -227,3 +242,4 @@ class Experiment(Section):
     parallel: ParallelConfig = ParallelConfig()
     training: TrainingConfig = TrainingConfig()
     guard: GuardConfig = GuardConfig()
+    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()

@@ -31,7 +31,7 @@ class RankOutput:
             PlatformError: the log cannot be written.
         """
         self.rank = rank
-        self.log = folder.logs / f"rank-{rank:04d}.log"
+        self.log = log_of(folder.logs, rank)
         try:
             folder.logs.mkdir(parents=True, exist_ok=True)
             if rank == 0:
@@ -53,9 +53,8 @@ class RankOutput:
         if self._follower is not None:
             self._follower.start()
 
-    def report_error(self, error: BaseException) -> None:
-        """Show an error on the terminal if no rank has shown one before."""
-        summary = f"rank {self.rank} on {socket.gethostname()}: {type(error).__name__}: {error}"
+    def report_error(self, summary: str, rank: int) -> None:
+        """Show an error of a rank on the terminal if no rank has shown one before."""
         try:
             descriptor = os.open(self.log.parent / FIRST_ERROR, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             with os.fdopen(descriptor, "w") as file:
@@ -65,7 +64,7 @@ class RankOutput:
         except OSError:  # a full disk, which may be the very error: show it all the same
             pass
         with suppress(OSError):
-            os.write(self._stderr, f"{summary}\nits output: {self.log}\n".encode())
+            os.write(self._stderr, f"{summary}\nits output: {log_of(self.log.parent, rank)}\n".encode())
 
     def close(self) -> None:
         """Show what rank 0 has printed to the last line. Whatever comes after stands in the log alone."""
@@ -73,6 +72,11 @@ class RankOutput:
         sys.stderr.flush()
         if self._follower is not None:
             self._follower.finish()
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """The log of a rank."""
+    return folder / f"rank-{rank:04d}.log"
 
 
 class _Follower(threading.Thread):

@@ -24,6 +24,7 @@ from megachar.launching.plan import LaunchPlan
 from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
 
 SSH_SECONDS = 10
+CLOSE_SECONDS = 2
 PROGRAMS = {"local": (), "ssh": ("ssh", "pdsh"), "no_ssh": (), "openmpi": ("mpirun",), "slurm": ("srun", "scontrol")}
 """What must be installed where the run is launched, by launcher."""
 PROGRAMS_THERE = {"openmpi": ["orted"]}
@@ -70,7 +71,7 @@ class Channel:
         self._writer.close()
         if self._process is not None:
             try:
-                await asyncio.wait_for(self._process.wait(), SSH_SECONDS)
+                await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
             except asyncio.TimeoutError:
                 self._process.kill()
                 await self._process.wait()
@@ -87,8 +88,9 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
     """
     used = plan.used_hosts()
     if plan.node_rank >= len(used):
-        raise PlatformError(f"{plan.hosts[plan.node_rank].name} gets no ranks: {', '.join(host.name for host in used)} "
-                            f"have slots for all of them; start the run there alone")  # fmt: skip
+        names = ", ".join(host.name for host in used)
+        own = plan.hosts[plan.node_rank].name
+        raise PlatformError(f"{own} gets no ranks: all fit on {names}; start the run there alone")
     if plan.launcher == "no_ssh" and plan.node_rank > 0:
         verdict = answer_first_host(plan, timeout)
     else:

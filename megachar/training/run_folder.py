@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def failures(self) -> Path:
+        """One record (`watch.failure`) per rank that failed, and of whoever ended a run."""
+        return self.path / "failures"
+
+    @property
     def plots(self) -> Path:
         """Pictures."""
         return self.path / "plots"

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
-import worker_targets
 
 from megachar.errors import CheckpointError, ConfigError, PlatformError
 from megachar.evaluation.evaluate import evaluate
@@ -21,6 +20,7 @@ from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import gather
 from megachar.models.transformer import Transformer
 from megachar.units import bits
+from tests.evaluation import worker_targets
 
 MakeModel = Callable[..., Transformer]
 

@@ -1,5 +1,4 @@
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +11,7 @@ from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.models.transformer import Transformer
 from megachar.training.checkpoints import reading
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # pytest shows it when the test fails
-    torch.manual_seed(seed)
-    return np.random.default_rng(seed)
-
+from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
 

@@ -88,9 +88,9 @@ class Machine:
     ) -> subprocess.Popen[str]:
         """Start a command on it, in the root of the repository; `options` are those of Popen."""
         enter = ["nsenter", "--target", str(self._init), "--mount", "--uts", "--ipc", "--net", "--pid", "--",
-                 "env", f"HOSTNAME={self.name}"]  # fmt: skip
+                 "env", f"--chdir={ROOT}", f"HOSTNAME={self.name}"]  # fmt: skip
         variables = {**_environment(), **(environment or {})}
-        return subprocess.Popen([*enter, *command], text=True, **{"env": variables, "cwd": ROOT, **options})
+        return subprocess.Popen([*enter, *command], text=True, env=variables, **options)
 
     def run(
         self, command: Sequence[str], environment: dict[str, str] | None = None, timeout: float = 120

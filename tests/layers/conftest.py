@@ -1,1 +1,1 @@
-from tests.torch_fixtures import one_thread, seed  # noqa: F401
+from tests.torch_fixtures import one_thread, seed

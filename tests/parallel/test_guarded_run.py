@@ -18,6 +18,7 @@ from megachar.training.micro_batches import MicroBatchSource
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines
+from tests.parallel.unwatched import unwatched
 
 __all__ = ["corpus"]
 Ranks = Callable[[int], RankPool]
@@ -54,14 +55,14 @@ def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing
 
     loop.build_engine, loop.MicroBatchSource = build_faulty, FaultySource  # type: ignore[misc]
     try:
-        loop.train(Experiment.model_validate(values), resume)
+        loop.train(Experiment.model_validate(values), resume, unwatched())
     finally:
         loop.build_engine, loop.MicroBatchSource = build, source  # type: ignore[misc]
 
 
 def guarded(corpus: Path, output: Path, action: str, layout: tuple[int, int, int], **more: Any) -> Experiment:
     pipe, tensor, data = layout
-    guard = {"action": action, "window": 2, "max_consecutive": 2}
+    guard = {"action": action, "window": 2, "max_consecutive": 2, "spike_deviations": 0}
     return experiment_of(
         corpus, output, guard=guard, parallel={"pipe": pipe, "tensor": tensor, "data": data}, model={"dropout": 0.2},
         schedule={"shape": "cosine", "warmup_steps": 2}, **more
@@ -154,7 +155,7 @@ def test_without_a_checkpoint_a_rollback_is_a_skip(ranks: Ranks, corpus: Path, t
 def exploding_case(values: dict[str, Any]) -> None:
     """On a rank: no fault planted; a learning rate that blows the model up."""
     assert os.environ["RANK"]
-    loop.train(Experiment.model_validate(values), False)
+    loop.train(Experiment.model_validate(values), False, unwatched())
 
 
 def test_a_rate_that_blows_up_is_stopped(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

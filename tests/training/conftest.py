@@ -1,5 +1,4 @@
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,25 +7,12 @@ import torch
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.models.transformer import Transformer
+from megachar.training.run_folder import RunFolder
+from tests.torch_fixtures import one_thread, seed
+from tests.training.checkpoints_by_hand import small, write_run
 
 MakeCorpus = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def seed() -> int:
-    """A fresh seed, which torch's generator is set to as well."""
-    seed = secrets.randbits(31)
-    print(f"seed {seed}")  # pytest shows it when the test fails
-    torch.manual_seed(seed)
-    return seed
 
 
 @pytest.fixture
@@ -40,3 +26,20 @@ def make_corpus(tmp_path: Path) -> MakeCorpus:
         return tmp_path / "corpus"
 
     return make
+
+
+@pytest.fixture
+def model(seed: int) -> Transformer:
+    """In training mode, with auxiliary classifiers, every parameter random."""
+    experiment = small()
+    model = Transformer(experiment.model, experiment.auxiliary)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Transformer) -> RunFolder:
+    """A run with the checkpoints of `write_run`."""
+    return write_run(RunFolder(tmp_path / "run"), dict(model.named_parameters()), small())

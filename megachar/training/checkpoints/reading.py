@@ -4,16 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError
 from megachar.models.transformer import Transformer
-from megachar.parallel.state import EngineState
-from megachar.training.checkpoints.format import Checkpoint, check_identity, find_checkpoint
-from megachar.training.run_folder import RunFolder
+from megachar.parallel.mesh import fail_together
+from megachar.parallel.state import EngineState, layer_name
+from megachar.training.checkpoints.format import Checkpoint, check_identity
+from megachar.training.checkpoints.single_file import read_card, tensor_shapes
+from megachar.training.checkpoints.sources import find_source, load_settings, refuse_step
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,71 @@ class Position:
 def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
     """Tensors of one layer; `kind` is "weights" or "optimizer". The file is compared with the manifest first."""
     name = f"{kind}/{layer}.safetensors"
-    checkpoint.check_file(name)
+    problem = checkpoint.problem(name)
+    if problem is not None:
+        raise CheckpointError(f"{problem}; {checkpoint.mend}")
     try:
         return load_file(checkpoint.path / name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{checkpoint.path / name} cannot be read: {error}; {checkpoint.mend}") from error
 
 
-def load_model(run: Path, step: int | None = None) -> LoadedModel:
-    """The model of a run at `step`, by default its newest checkpoint.
+def load_model(source: Path, step: int | None = None) -> LoadedModel:
+    """The model of a run folder at `step`, by default its newest checkpoint; of one checkpoint; of an exported file.
 
     Raises:
-        ConfigError: `run` is not a run folder.
+        ConfigError: `source` is none of them, or `step` is given where there is only one.
         CheckpointError: it has no such checkpoint, or the checkpoint is damaged.
     """
-    folder = RunFolder(run)
-    experiment = folder.load_experiment()
-    checkpoint = find_checkpoint(folder, step)
-    check_identity(checkpoint, experiment, "model")
+    experiment = load_settings(source)
+    names = weight_shapes(experiment, with_auxiliary=False)
+    if source.is_file():
+        refuse_step(source, step)
+        found_step, stored = read_card(source).step, _read_file(source, names)
+    else:
+        checkpoint = find_source(source, step)
+        check_identity(checkpoint, experiment, "model")
+        found_step, stored = checkpoint.step, {}
+        for layer in sorted({layer_name(name) for name in names}):
+            stored |= read_layer(checkpoint, "weights", layer)
     model = Transformer(experiment.model, auxiliary=None, kernels="torch")
-    layers = ["embedding", *(f"blocks.{i}" for i in range(experiment.model.num_layers)), "head"]
-    stored = {name: tensor for layer in layers for name, tensor in read_layer(checkpoint, "weights", layer).items()}
-    model.load_state_dict({name: stored[name] for name in model.state_dict()})
-    return LoadedModel(model.eval(), experiment, checkpoint.step)
+    model.load_state_dict({name: stored[name] for name in names})
+    return LoadedModel(model.eval(), experiment, found_step)
+
+
+def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the single-device model, with its auxiliary classifiers or at inference."""
+    with torch.device("meta"):
+        model = Transformer(experiment.model, experiment.auxiliary if with_auxiliary else None, kernels="torch")
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _read_file(path: Path, names: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """These weights of an exported file."""
+    shapes = tensor_shapes(path)
+    for name, shape in names.items():
+        if shapes.get(name) != shape:
+            raise CheckpointError(f"{path} does not fit its own settings: {name} has shape {shapes.get(name, 'none')} "
+                                  f"and should have {shape}; export it again")  # fmt: skip
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
 
 
 def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: Experiment) -> Position:
-    """Put a checkpoint's weights and optimizer state into an engine; returns where it goes on.
+    """Put a checkpoint's weights and optimizer state into an engine; returns where it goes on. Every rank must call it.
 
     Raises:
-        CheckpointError: it is of another model or optimizer, or damaged.
+        CheckpointError: on every rank: it is of another model or optimizer, or a rank found it damaged.
     """
     check_identity(checkpoint, experiment, "model", "auxiliary", "optimizer")
-    state.restore(lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer)))
+    error: CheckpointError | None = None
+    try:
+        state.restore(
+            lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer))
+        )
+    except CheckpointError as failure:
+        error = failure
+    fail_together(state.mesh, error)
     state.optimizer_steps = checkpoint.manifest.optimizer_steps
     state.loss_scaler = checkpoint.manifest.loss_scaler
     return Position(checkpoint.step, dict(checkpoint.manifest.loop_state))
