@@ -8,6 +8,7 @@ say is in the logs of the folder OUTPUT/NAME.
 
 import argparse
 import os
+import socket
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
+from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
 from megachar.training.run_folder import run_folder
@@ -25,7 +27,7 @@ WIDTH = 120
 
 
 def main() -> int:
-    """Test; returns the exit status: 0, 1 if something is wrong, or 2 for an error of the user's making."""
+    """Test; returns the exit status: DONE if nothing is wrong, else FAILED or USER_ERROR (`megachar.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Test the processes of a launcher, and what lies between them.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
@@ -37,10 +39,11 @@ def main() -> int:
     try:
         os.environ.update(rank_environment(os.environ))
         experiment = load_experiment(arguments.experiment, arguments.overrides)
-        output = RankOutput(run_folder(experiment), int(os.environ.get("RANK", "0")))
+        rank = int(os.environ.get("RANK", "0"))
+        output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
+        return ExitCode.USER_ERROR
     try:
         from megachar.selftest.run import selftest
 
@@ -48,8 +51,8 @@ def main() -> int:
         return selftest(experiment, arguments.timeout, arguments.slow_factor, console)
     except Exception as error:
         traceback.print_exc()
-        output.report_error(error)
-        return 2 if isinstance(error, MegacharError) else 1
+        output.report_error(f"rank {rank} on {socket.gethostname()}: {type(error).__name__}: {error}", rank)
+        return ExitCode.USER_ERROR if isinstance(error, MegacharError) else ExitCode.FAILED
     finally:
         output.close()
 

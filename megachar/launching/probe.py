@@ -208,10 +208,9 @@ def source_hash() -> str:
     """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ."""
     package = Path(megachar.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted((*package.rglob("*.py"), package.parent / "launcher" / "train.py")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(package.parent)}\0".encode())
-            digest.update(path.read_bytes())
+    for path in sorted((*package.rglob("*.py"), *(package.parent / "launcher").glob("*.py"))):
+        digest.update(f"{path.relative_to(package.parent)}\0".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
