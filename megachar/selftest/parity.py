@@ -36,10 +36,14 @@ STEPS = 4
 LOSSES, GRADIENTS, REDUCED, PARAMETERS = "own losses", "own gradients", "reduced gradients", "parameters"
 CHECKS = (LOSSES, GRADIENTS, REDUCED, PARAMETERS)
 """In the order in which one follows from the other."""
-EXACT, HALF = (1e-5, 1e-4), (2e-2, 2e-1)
+EXACT, HALF = (1e-5, 1e-4), (4e-2, 4e-1)
 """Largest relative errors, of all tensors as one and of any single one: in fp32 on CPUs, and in half precision."""
 ON_GPU = (1e-4, 1e-3)
 """The same in fp32 on GPUs."""
+
+
+MOST_AT_ONCE = 32
+"""Micro-batches that the reference takes as one: hundreds of replicas have many."""
 
 
 class Reference:
@@ -66,11 +70,12 @@ class Reference:
     def _backward(self, step: int, numbers: range) -> Tensor:
         self._model.zero_grad(set_to_none=False)
         nats = torch.zeros((), dtype=torch.float64)
-        for number in numbers:
-            batch = micro_batch(self._experiment, step, number)
+        for first in range(0, len(numbers), MOST_AT_ONCE):
+            batches = [micro_batch(self._experiment, step, n) for n in numbers[first : first + MOST_AT_ONCE]]
+            inputs, targets = torch.cat([b.inputs for b in batches]), torch.cat([b.targets for b in batches])
             auxiliary, weights = self._experiment.auxiliary, weights_at(self._experiment, step)
-            loss, sums = self._model.losses(batch.inputs, batch.targets, auxiliary, weights, None)
-            (loss / len(numbers)).backward()
+            loss, sums = self._model.losses(inputs, targets, auxiliary, weights, None)
+            (loss * (len(batches) / len(numbers))).backward()
             nats = nats + sums.double()
         return nats
 
