@@ -157,6 +157,7 @@ async def _judge(
             hosts=[host.name for host in plan.hosts],
             folder=str(plan.folder.launch.absolute()),
             token=token,
+            reads_data=plan.trains,
             programs=PROGRAMS_THERE.get(plan.launcher, []),
             # With no_ssh this very program listens there.
             master_port=plan.master_port if channel.name == hosts[0].name and plan.launcher != "no_ssh" else 0,
@@ -169,7 +170,7 @@ async def _judge(
     if reports:
         kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
         being_added = plan.experiment.training.max_checkpoints - kept
-        needed = max(1, being_added) * checkpoint_bytes(plan.experiment)
+        needed = max(1, being_added) * checkpoint_bytes(plan.experiment) if plan.trains else 0
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)
         failures += misnamed
