@@ -183,6 +183,11 @@ class TrainingConfig(Section):
     allow_other_data: bool = False
     """Let a run be resumed on another corpus than the one it was saved with."""
 
+    @property
+    def max_checkpoints(self) -> int:
+        """Most checkpoints on the disk at once: the newest, the best, and one that is being written."""
+        return self.keep_checkpoints + int(self.keep_best_checkpoint) + 1
+
 
 class GuardConfig(Section):
     """What happens to a step whose loss or gradient norm is not finite, or spikes. All ranks decide as one.
@@ -196,7 +201,8 @@ class GuardConfig(Section):
     action: Literal["skip", "rollback", "off"] = "skip"
     """`skip`: the update is not applied, training goes on with the next step's batches; `rollback`: back to the newest
     checkpoint, and past the batches of all steps since then (where there is none yet: skip). `off`: nothing is checked.
-    On by default: one update from a NaN ends a run for good, the check costs less than a percent of a step."""
+    On by default: one update from a NaN ends a run for good, and the check costs no more than one pass over the
+    gradients and one small sum over the ranks."""
     window: int = Field(default=100, ge=2)
     """Good steps that spikes are measured by; until there are as many, only what is not finite is bad."""
     spike_deviations: float = Field(default=10.0, ge=0.0)

@@ -68,7 +68,8 @@ class Attempt:
         if self._has_hub:
             return self._outcome(self._process.returncode)
         after = newest_step(self.plan)
-        return outcome_of_status(self._process.returncode, after if after != before else None)
+        finished = after == self.plan.experiment.training.total_steps
+        return outcome_of_status(self._process.returncode, after if after != before else None, finished)
 
     def preempt(self, why: str) -> None:
         """Have the ranks save and leave."""
@@ -122,9 +123,9 @@ class Attempt:
         return Outcome(code, cause, hub.saved)
 
 
-def outcome_of_status(status: int, saved: int | None) -> Outcome:
-    """How an attempt ended by the status of its launcher alone."""
-    if status in (ExitCode.DONE, ExitCode.PREEMPTED):
+def outcome_of_status(status: int, saved: int | None, finished: bool) -> Outcome:
+    """How an attempt ended by the status of its launcher alone. DeepSpeed's says 0 also where it was killed."""
+    if status == ExitCode.PREEMPTED or (status == ExitCode.DONE and finished):
         return Outcome(ExitCode(status), None, saved)
     code = ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
     error = f"the launcher ended with status {status}; the ranks' logs say why"
@@ -133,7 +134,8 @@ def outcome_of_status(status: int, saved: int | None) -> Outcome:
 
 def newest_step(plan: LaunchPlan) -> int | None:
     """The step of the run's newest checkpoint, by the names of their folders."""
-    return max((int(path.name.removeprefix("step-")) for path in plan.folder.checkpoints.glob("step-*")), default=None)
+    steps = (path.name.removeprefix("step-").partition(".")[0] for path in plan.folder.checkpoints.glob("step-*"))
+    return max(map(int, steps), default=None)
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from megachar.launching.hostfile import Host, render_hostfile
 from megachar.topology import Coordinates, Topology
 from megachar.training.run_folder import RunFolder, run_folder
 
-TRAIN_SCRIPT = Path(__file__).resolve().parents[2] / "launcher" / "train.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "launcher"
+TRAIN_SCRIPT, SELFTEST_SCRIPT = SCRIPTS / "train.py", SCRIPTS / "selftest.py"
 
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
 """`local`: DeepSpeed's runner on this machine; `ssh`: the same over pdsh and ssh; `no_ssh`: the same, started by the
@@ -47,7 +48,7 @@ class RankPlace:
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What to train, on which hosts, started by what.
+    """What to train or test, on which hosts, started by what.
 
     The ranks read the experiment as it is frozen in the run folder, whatever becomes of its source: `prepare` writes it
     and the other files that `command` names. Call it once before each start.
@@ -68,6 +69,15 @@ class LaunchPlan:
     """Name of a host -> the address the other hosts reach it at; a host left out is called by its name."""
     master_port: int = DEFAULT_PORT
     """Port of rank 0 at which all ranks meet."""
+    script: Path = TRAIN_SCRIPT
+    """What every rank runs; its first argument is the experiment."""
+    arguments: tuple[str, ...] = ()
+    """The script's other arguments."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run reads the data and saves checkpoints."""
+        return self.script == TRAIN_SCRIPT
 
     @property
     def topology(self) -> Topology:
@@ -186,9 +196,10 @@ class LaunchPlan:
         Raises:
             PlatformError: megachar was installed without its launcher folder, or the hosts have too few slots.
         """
-        if not TRAIN_SCRIPT.is_file():
-            raise PlatformError(f"{TRAIN_SCRIPT} does not exist; install megachar from a checkout: pip install -e .")
-        script = [str(TRAIN_SCRIPT), str(self._experiment_file), *(["--resume"] if self.resume else [])]
+        if not self.script.is_file():
+            raise PlatformError(f"{self.script} does not exist; install megachar from a checkout: pip install -e .")
+        resume = ["--resume"] if self.resume else []
+        script = [str(self.script), str(self._experiment_file), *resume, *self.arguments]
         if self.launcher == "openmpi":
             return [*self._mpirun(), sys.executable, "-u", *script]
         if self.launcher == "slurm":

@@ -102,7 +102,7 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
     return replace(plan, addresses=verdict.addresses), verdict.failures
 
 
-def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
+def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
     """The command that starts a probe on a host."""
     probe = [sys.executable, "-u", "-m", "megachar.launching.probe"]
     if plan.launcher == "slurm":
@@ -110,9 +110,8 @@ def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
     if not plan.hosts or plan.launcher == "no_ssh" or (plan.launcher == "openmpi" and is_this_machine(host.name)):
         return probe
     variables = [f"{name}={value}" for name, value in plan.exported().items()]
-    seconds = max(1, min(SSH_SECONDS, int(timeout / 2)))  # so that ssh's own word comes before the time is over
     remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}", host.name, remote]
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", host.name, remote]
 
 
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
@@ -161,6 +160,7 @@ async def _judge(
             hosts=[host.name for host in plan.hosts],
             folder=str(plan.folder.launch.absolute()),
             token=token,
+            reads_data=plan.trains,
             programs=PROGRAMS_THERE.get(plan.launcher, []),
             # With no_ssh this very program listens there.
             master_port=plan.master_port if channel.name == hosts[0].name and plan.launcher != "no_ssh" else 0,
@@ -171,10 +171,9 @@ async def _judge(
     reports = {host.name: Report(**answers[host.name]) for host in hosts if host.name in answers}
     addresses: dict[str, str] = {}
     if reports:
-        training = plan.experiment.training
-        most = training.keep_checkpoints + training.keep_best_checkpoint + 1  # and the one that is being written
-        to_come = max(1, most - sum(1 for _ in plan.folder.checkpoints.glob("step-*")))
-        needed = to_come * checkpoint_bytes(plan.experiment)
+        kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
+        being_added = plan.experiment.training.max_checkpoints - kept
+        needed = max(1, being_added) * checkpoint_bytes(plan.experiment) if plan.trains else 0
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)
         failures += misnamed
@@ -218,9 +217,7 @@ async def _connect(plan: LaunchPlan, channels: list[Channel], timeout: float) ->
     called = hosts[1:] if plan.launcher == "no_ssh" else ()
 
     async def start(host: Host) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *probe_command(plan, host, timeout), stdin=PIPE, stdout=PIPE, stderr=PIPE
-        )
+        process = await asyncio.create_subprocess_exec(*probe_command(plan, host), stdin=PIPE, stdout=PIPE, stderr=PIPE)
         assert process.stdin is not None
         assert process.stdout is not None
         channels.append(Channel(host.name, process.stdout, process.stdin, process))

@@ -52,6 +52,8 @@ class Question:
     """Name of a file in it."""
     programs: list[str]
     """Programs the launcher needs on every host."""
+    reads_data: bool
+    """Whether the corpora must be there."""
     master_port: int
     """On the first host: the port that must be free there; else 0."""
 
@@ -172,7 +174,7 @@ def report(question: Question, sockets: ExitStack) -> Report:
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         source=source_hash(),
         engine=attempt("DeepSpeed JSON", lambda: _engine_hash(question.experiment)),
-        data=attempt("data", lambda: check_data(parse_experiment(question.experiment, "the experiment")).fingerprint),
+        data=attempt("data", lambda: _data_hash(question.experiment)) if question.reads_data else "",
         num_gpus=count_gpus(),
         addresses=addresses,
         own_addresses=[address for found in interface_addresses().values() for address in found],
@@ -206,10 +208,9 @@ def source_hash() -> str:
     """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ."""
     package = Path(megachar.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted((*package.rglob("*.py"), package.parent / "launcher" / "train.py")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(package.parent)}\0".encode())
-            digest.update(path.read_bytes())
+    for path in sorted((*package.rglob("*.py"), *(package.parent / "launcher").glob("*.py"))):
+        digest.update(f"{path.relative_to(package.parent)}\0".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -226,6 +227,10 @@ def _engine_hash(values: dict[str, Any]) -> str:
     experiment = parse_experiment(values, "the experiment")
     rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
     return hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _data_hash(values: dict[str, Any]) -> str:
+    return check_data(parse_experiment(values, "the experiment")).fingerprint
 
 
 def _version(package: str) -> str:

@@ -16,12 +16,13 @@ from megachar.launching.processes import signal_ranks
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "fails"),
-    [(0, ExitCode.DONE, False), (75, ExitCode.PREEMPTED, False), (1, ExitCode.FAILED, True),
-     (2, ExitCode.USER_ERROR, True), (3, ExitCode.FAILED, True), (247, ExitCode.FAILED, True)],
+    ("status", "finished", "code", "fails"),
+    [(0, True, ExitCode.DONE, False), (0, False, ExitCode.FAILED, True), (75, False, ExitCode.PREEMPTED, False),
+     (1, True, ExitCode.FAILED, True), (2, False, ExitCode.USER_ERROR, True), (3, False, ExitCode.FAILED, True),
+     (247, False, ExitCode.FAILED, True)],
 )  # fmt: skip
-def test_the_status_of_a_launcher(status: int, code: ExitCode, fails: bool) -> None:
-    outcome = outcome_of_status(status, 7)
+def test_the_status_of_a_launcher(status: int, finished: bool, code: ExitCode, fails: bool) -> None:
+    outcome = outcome_of_status(status, 7, finished)
     assert (outcome.code, outcome.saved) == (code, 7)
     assert (outcome.cause is not None) == fails
     if outcome.cause is not None:
@@ -31,7 +32,7 @@ def test_the_status_of_a_launcher(status: int, code: ExitCode, fails: bool) -> N
 def test_the_newest_checkpoint(tmp_path: Path) -> None:
     plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart")
     assert newest_step(plan) is None
-    for name in ("step-00000090", "step-00000100", ".step-00000110.part"):
+    for name in ("step-00000090", "step-00000100.1", ".step-00000110.part"):
         (tmp_path / "quickstart" / "checkpoints" / name).mkdir(parents=True)
     assert newest_step(plan) == 100
 

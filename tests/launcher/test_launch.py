@@ -35,11 +35,11 @@ def test_every_launcher_trains_the_same(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_failing_rank_ends_all(corpus: Path, tmp_path: Path) -> None:
     marker = f"output={tmp_path}"
-    script = str(ROOT / "tests" / "launcher" / "failing_train.py")
+    script = str(ROOT / "tools" / "faulty_train.py")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2",
                "--master_port", "29533", script, *SMALL, f"data.path={corpus}", marker]  # fmt: skip
     since = time.monotonic()
-    result = run(command)
+    result = run(command, environment={"MEGACHAR_FAULT": "raise:1:2"})
     assert result.returncode != 0
     # The terminal shows the error that was first, and no other; its traceback stands in its rank's log.
     shown = [line for line in result.stderr.splitlines() if line.startswith("rank ")]

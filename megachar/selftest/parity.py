@@ -1,0 +1,271 @@
+"""A tiny model on the real layout, under the experiment's DeepSpeed JSON, against the single-device model.
+
+Every rank compares the losses and gradients of its own micro-batches before they are reduced, so that what goes wrong
+is found where it does; then what the reduction gave, and the parameters after some steps.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megachar.config.checks import check_experiment
+from megachar.config.schema import (
+    BatchConfig,
+    Experiment,
+    GuardConfig,
+    ModelConfig,
+    ScheduleConfig,
+    SgdConfig,
+    TrainingConfig,
+)
+from megachar.losses.auxiliary import layer_weights
+from megachar.models.initialization import initialize
+from megachar.models.transformer import Transformer
+from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.mesh import Mesh
+from megachar.parallel.stage import MicroBatch
+from megachar.parallel.state import EngineState
+from megachar.parallel.tensor import cut, sharding_of
+from megachar.selftest.findings import Findings, Problem
+from megachar.topology import Topology
+from megachar.training.optimizers import build_optimizer
+
+STEPS = 4
+LOSSES, GRADIENTS, REDUCED, PARAMETERS = "own losses", "own gradients", "reduced gradients", "parameters"
+CHECKS = (LOSSES, GRADIENTS, REDUCED, PARAMETERS)
+"""In the order in which one follows from the other."""
+EXACT, HALF = (1e-5, 1e-4), (4e-2, 4e-1)
+"""Largest relative errors, of all tensors as one and of any single one: in fp32 on CPUs, and in half precision."""
+ON_GPU = (1e-4, 1e-3)
+"""The same in fp32 on GPUs."""
+
+
+MOST_AT_ONCE = 32
+"""Micro-batches that the reference takes as one: hundreds of replicas have many."""
+
+
+class Reference:
+    """The single-device model trained for `STEPS` steps on the CPU in fp32, on every rank for itself."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
+        model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed)
+        optimizer = build_optimizer(experiment, model.named_parameters())
+        own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
+        self._experiment, self._model = experiment, model
+        self.own_nats = self._backward(0, own)
+        """(layers, n) sums of nats of this data rank's micro-batches, in the first step."""
+        self.own_gradients = self._gradients()
+        """Their mean over this data rank's micro-batches, in the first step."""
+        for step in range(STEPS):
+            self._backward(step, range(experiment.batch.num_micro_batches))
+            if step == 0:
+                self.gradients = self._gradients()
+                """Their mean over all micro-batches, in the first step."""
+            optimizer.step()
+        self.parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        """After the last step."""
+
+    def _backward(self, step: int, numbers: range) -> Tensor:
+        self._model.zero_grad(set_to_none=False)
+        nats = torch.zeros((), dtype=torch.float64)
+        for first in range(0, len(numbers), MOST_AT_ONCE):
+            batches = [micro_batch(self._experiment, step, n) for n in numbers[first : first + MOST_AT_ONCE]]
+            inputs, targets = torch.cat([b.inputs for b in batches]), torch.cat([b.targets for b in batches])
+            auxiliary, weights = self._experiment.auxiliary, weights_at(self._experiment, step)
+            loss, sums = self._model.losses(inputs, targets, auxiliary, weights, None)
+            (loss * (len(batches) / len(numbers))).backward()
+            nats = nats + sums.double()
+        return nats
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad.clone() for name, p in self._model.named_parameters() if p.grad is not None}
+
+
+def shrink(experiment: Experiment) -> Experiment:
+    """The experiment's layout, DeepSpeed JSON, device and auxiliary losses with a model that takes no time.
+
+    Clipping is off and the optimizer is SGD, which feels a wrong scale of the gradients. No dropout: its masks are
+    another matter, and differ between tensor ranks.
+    """
+    parallel, tensor = experiment.parallel, experiment.parallel.tensor
+    heads = tensor if tensor > 1 else 2
+    model = ModelConfig(
+        num_layers=2 * parallel.pipe, width=16 * heads, num_heads=heads, feed_forward_width=32 * heads, context=16,
+        vocabulary_size=16 * heads, positions=experiment.model.positions,
+    )  # fmt: skip
+    small = experiment.model_copy(update={
+        "model": model,
+        "auxiliary": experiment.auxiliary.model_copy(update={"interval_steps": None}),
+        "optimizer": SgdConfig(learning_rate=0.1, momentum=0.9),
+        "batch": BatchConfig(micro_size=2, global_size=2 * 2 * parallel.data),
+        "schedule": ScheduleConfig(),
+        "training": TrainingConfig(total_steps=STEPS, gradient_clipping=0.0),
+        "guard": GuardConfig(action="off"),
+        "kernels": "torch",
+    })  # fmt: skip
+    check_experiment(small)
+    return small
+
+
+def micro_batch(experiment: Experiment, step: int, number: int) -> MicroBatch:
+    """Micro-batch `number` of a step, on the CPU: random symbols that depend on nothing else."""
+    generator = torch.Generator().manual_seed(1000 * step + number)
+    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    shape = (experiment.batch.micro_size, context + num_targets)
+    symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
+    targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
+    return MicroBatch(symbols[:, :context], targets, None)
+
+
+def weights_at(experiment: Experiment, step: int) -> tuple[float, ...]:
+    """Layer weights of a step; layers fall silent in its course."""
+    return layer_weights(experiment.auxiliary, experiment.model.num_layers, STEPS, step)
+
+
+def check_parity(experiment: Experiment, mesh: Mesh) -> Findings:
+    """Train the small model that `shrink` gave on all ranks, and compare."""
+    reference = Reference(experiment, mesh)
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    state, comparison = EngineState(engine), _Comparison(engine)
+    for step in range(STEPS):
+        own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
+        batches = [_place(micro_batch(experiment, step, number), mesh) for number in own]
+        with _OwnGradients(engine) as gradients:
+            engine.train_step(batches, weights_at(experiment, step), experiment.optimizer.learning_rate)
+        if step == 0:
+            comparison.add(LOSSES, *_own_losses(engine, reference))
+            comparison.add(GRADIENTS, gradients.means(), _pieces(reference.own_gradients, engine))
+            reduced = {name.removeprefix("momentum_buffer/"): tensor
+                       for _, _, states in state.export() for name, tensor in states.items()}  # fmt: skip
+            comparison.add(REDUCED, reduced, {name: reference.gradients[name] for name in reduced})
+    comparison.add(PARAMETERS, *_parameters(engine, reference))
+    return comparison.findings
+
+
+def drop_consequences(problems: Iterable[Problem], topology: Topology) -> list[Problem]:
+    """Of the model's problems those that do not follow from others.
+
+    A check's problems follow from those of the check before. A wrong loss spreads to later stages of its replica, a
+    wrong gradient to earlier ones.
+    """
+    problems = list(problems)
+    others = [problem for problem in problems if problem.check not in CHECKS]
+    first = next((check for check in CHECKS if any(problem.check == check for problem in problems)), None)
+    found = [problem for problem in problems if problem.check == first]
+    if first in (LOSSES, GRADIENTS):
+        sign = 1 if first == LOSSES else -1
+        places = [(problem, topology.coordinates(problem.suspects[0])) for problem in found]
+        found = [problem for problem, at in places
+                 if not any(one.data == at.data and sign * one.pipe < sign * at.pipe for _, one in places)]  # fmt: skip
+    return others + found
+
+
+class _Comparison:
+    """Relative errors of one check after the other, and the problems among them."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        self.mesh, self.findings = engine.mesh, Findings()
+        half = engine.engine_config.precision != "fp32"
+        self.limits = HALF if half else ON_GPU if self.mesh.device.type == "cuda" else EXACT
+
+    def add(self, check: str, actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+        """Compare tensors on the CPU by name."""
+        if not expected:
+            return
+        errors = {name: _relative_error([actual[name]], [expected[name]]) for name in expected}
+        whole = _relative_error([actual[name] for name in expected], list(expected.values()))
+        worst = max(errors, key=lambda name: errors[name])
+        self.findings.errors[check] = whole
+        if whole <= self.limits[0] and errors[worst] <= self.limits[1]:
+            return
+        scale = _dot(actual, expected) / _dot(expected, expected)
+        text = (
+            f"relative error {whole:.2g}, of {worst} {errors[worst]:.2g}, where {self.limits[0]:g} and "
+            f"{self.limits[1]:g} are allowed; on the whole {scale:.3g} times what they should be"
+        )
+        mesh = self.mesh
+        suspects: tuple[int, ...] = (mesh.rank,)
+        if check == REDUCED:
+            suspects = tuple(rank for rank in range(mesh.topology.world_size)
+                             if mesh.topology.coordinates(rank).pipe == mesh.at.pipe)  # fmt: skip
+        stage = f"stage {mesh.at.pipe}, replica {mesh.at.data}" if check != REDUCED else f"stage {mesh.at.pipe}"
+        self.findings.problems.append(Problem(check, stage, suspects, suspects, text, (mesh.rank,)))
+
+
+class _OwnGradients:
+    """Adds up this rank's gradients of a step as they come out of the backward passes, before anything is reduced."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        self._engine, self._scale = engine, engine.loss_scale
+        self._sums: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> "_OwnGradients":
+        for name, parameter in self._engine.stage.named_parameters():
+            self._hooks.append(parameter.register_hook(lambda gradient, name=name: self._add(name, gradient)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        gradient = gradient.detach().to("cpu", torch.float32, copy=True)
+        self._sums[name] = self._sums[name] + gradient if name in self._sums else gradient
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean over this rank's micro-batches; zero where there was no gradient."""
+        named = dict(self._engine.stage.named_parameters())
+        return {name: self._sums[name] / self._scale if name in self._sums else torch.zeros(()) for name in named}
+
+
+def _own_losses(engine: TrainingEngine, reference: Reference) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums of nats by layer, as this rank took them, and as they should be."""
+    sums = engine.stage.meter.take(torch.device("cpu"))
+    local = [layer for layer in range(len(sums)) if sums[layer, -1] > 0]
+    return ({f"layer {layer}": sums[layer, :-1] for layer in local},
+            {f"layer {layer}": reference.own_nats[layer] for layer in local})  # fmt: skip
+
+
+def _parameters(engine: TrainingEngine, reference: Reference) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """This rank's working copies, under ZeRO 3 its parts of them, and what they should be."""
+    actual, expected = {}, _pieces(reference.parameters, engine)
+    parameter: Any
+    for name, parameter in engine.stage.named_parameters():
+        held = parameter
+        if hasattr(parameter, "ds_tensor"):
+            held, size = parameter.ds_tensor, parameter.ds_tensor.numel()
+            whole = torch.zeros(size * engine.mesh.topology.data_size)
+            whole[: expected[name].numel()] = expected[name].flatten()
+            expected[name] = whole.narrow(0, size * engine.mesh.at.data, size)
+        actual[name] = held.detach().to("cpu", torch.float32)
+    return actual, expected
+
+
+def _pieces(whole: dict[str, Tensor], engine: TrainingEngine) -> dict[str, Tensor]:
+    """Of the single-device model's tensors those of this rank's stage, cut as it holds them."""
+    mesh = engine.mesh
+    pieces = {}
+    for name, _ in engine.stage.named_parameters():
+        sharding = sharding_of(name)
+        pieces[name] = whole[name] if sharding is None else cut(whole[name], sharding, mesh.at.tensor,
+                                                                mesh.topology.tensor_size)  # fmt: skip
+    return pieces
+
+
+def _place(batch: MicroBatch, mesh: Mesh) -> MicroBatch:
+    return MicroBatch(batch.inputs.to(mesh.device), batch.targets.to(mesh.device), batch.key)
+
+
+def _relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
+    """Norm of the difference over the norm of what is expected; NaN counts as infinite."""
+    squares = sum(float((a.double() - e.double()).square().sum()) for a, e in zip(actual, expected, strict=True))
+    norm = sum(float(e.double().square().sum()) for e in expected)
+    error = (squares / norm) ** 0.5 if norm else squares**0.5
+    return error if error == error else float("inf")
+
+
+def _dot(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return sum(float((first[name].double() * second[name].double()).sum()) for name in second)
