@@ -85,7 +85,7 @@ def verify(source: Source, step: Step = None) -> None:
             problems += found
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
-        raise CheckpointError(f"{len(problems)} files are missing or damaged:\n{listed}")
+        raise CheckpointError(f"missing or damaged files ({len(problems)}):\n{listed}")
 
 
 @app.command()

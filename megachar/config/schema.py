@@ -183,6 +183,11 @@ class TrainingConfig(Section):
     allow_other_data: bool = False
     """Let a run be resumed on another corpus than the one it was saved with."""
 
+    @property
+    def max_checkpoints(self) -> int:
+        """Most checkpoints on the disk at once: the newest, the best, and one that is being written."""
+        return self.keep_checkpoints + int(self.keep_best_checkpoint) + 1
+
 
 class GuardConfig(Section):
     """What happens to a step whose loss or gradient norm is not finite, or spikes. All ranks decide as one.

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from megachar.exit_codes import ExitCode
 from megachar.launching.plan import LaunchPlan
-from megachar.launching.processes import kill_processes
+from megachar.launching.processes import kill_processes, signal_ranks
 from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.failure import Failure
 from megachar.watch.hub import Hub, HubAddress
 
+TOKEN_VARIABLE = "MEGACHAR_ATTEMPT"
+"""Marks the processes of an attempt whose ranks do not connect to its hub."""
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 45.0
 """Processes of a run that has ended are killed after this long. DeepSpeed's launcher gives its ranks 30 s."""
@@ -32,35 +34,48 @@ class Outcome:
 
 
 class Attempt:
-    """The command of a plan, the hub its ranks connect to, and what came of it."""
+    """The command of a plan, the hub its ranks connect to, and what came of it.
+
+    Without ssh every host has a supervisor, and none of them hears of the ranks of the others: there rank 0 has the
+    hub, and a supervisor goes by the status of its own host's launcher.
+    """
 
     def __init__(self, plan: LaunchPlan) -> None:
         self.plan = plan
         self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance)
         self.killed = False
+        self._has_hub = plan.launcher != "no_ssh"
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
         """Start it and wait for its end; no process of it is left afterwards, save on hosts that do not answer."""
         self.hub.start()
         address = HubAddress(own_addresses(self.plan), self.hub.port, self.hub.token)
-        os.environ[HUB_VARIABLE] = str(address)  # which the plan hands to other hosts
+        variable = HUB_VARIABLE if self._has_hub else TOKEN_VARIABLE
+        os.environ[variable] = str(address)  # which the plan hands to other hosts
         try:
             self.plan.prepare()
             self.plan.record_start()
             environment = {**os.environ, **self.plan.environment()}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
+            before = newest_step(self.plan)
             self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
             self._wait()
         finally:
-            del os.environ[HUB_VARIABLE]
+            del os.environ[variable]
             self._clear()
             self.hub.close()
-        return self._outcome(self._process.returncode)
+        if self._has_hub:
+            return self._outcome(self._process.returncode)
+        after = newest_step(self.plan)
+        finished = after == self.plan.experiment.training.total_steps
+        return outcome_of_status(self._process.returncode, after if after != before else None, finished)
 
     def preempt(self, why: str) -> None:
         """Have the ranks save and leave."""
         self.hub.preempt(why)
+        if not self._has_hub:
+            signal_ranks(self.hub.token, signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it at once."""
@@ -106,6 +121,21 @@ class Attempt:
         wrong = cause.kind == "user_error" or (cause.kind == "launcher" and status == ExitCode.USER_ERROR)
         code = ExitCode.USER_ERROR if wrong else ExitCode.FAILED
         return Outcome(code, cause, hub.saved)
+
+
+def outcome_of_status(status: int, saved: int | None, finished: bool) -> Outcome:
+    """How an attempt ended by the status of its launcher alone. DeepSpeed's says 0 also where it was killed."""
+    if status == ExitCode.PREEMPTED or (status == ExitCode.DONE and finished):
+        return Outcome(ExitCode(status), None, saved)
+    code = ExitCode.USER_ERROR if status == ExitCode.USER_ERROR else ExitCode.FAILED
+    error = f"the launcher ended with status {status}; the ranks' logs say why"
+    return Outcome(code, Failure("launcher", (), socket.gethostname(), saved, error), saved)
+
+
+def newest_step(plan: LaunchPlan) -> int | None:
+    """The step of the run's newest checkpoint, by the names of their folders."""
+    steps = (path.name.removeprefix("step-").partition(".")[0] for path in plan.folder.checkpoints.glob("step-*"))
+    return max(map(int, steps), default=None)
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:

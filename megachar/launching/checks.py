@@ -48,7 +48,8 @@ def compare_reports(
         name = min(free, key=lambda name: free[name])
         problem = (
             f"{_size(free[name])} are free, and the checkpoints still to come take {_size(needed_bytes)}: "
-            f"training.keep_checkpoints = {experiment.training.keep_checkpoints}, and one more while it is written; "
+            f"training.keep_checkpoints = {experiment.training.keep_checkpoints}"
+            f"{', the best' if experiment.training.keep_best_checkpoint else ''}, and one more while it is written; "
             f"free space, keep fewer, or set output="
         )
         failures.append(Failure(name, "disk space", problem))

@@ -42,7 +42,14 @@ class RankOutput:
         sys.stdout.flush()
         sys.stderr.flush()
         self._stderr = os.dup(2)
-        self.terminal = Console(file=os.fdopen(os.dup(1), "w"), highlight=False, soft_wrap=True, markup=False)
+        self.terminal = Console(
+            file=os.fdopen(os.dup(1), "w"),
+            # Open MPI gives every rank a terminal of its own and copies what is on it: no place for a progress bar.
+            force_terminal=False if "OMPI_COMM_WORLD_RANK" in os.environ else None,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
         """What was standard output before."""
         self._follower = _Follower(self.log, os.fstat(log).st_size, self.terminal) if rank == 0 else None
         for descriptor in (1, 2):

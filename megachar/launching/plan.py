@@ -159,6 +159,9 @@ class LaunchPlan:
                 exported = "".join(f"{name}={value}\n" for name, value in self.exported().items())
                 with _replaced(self._environment_file) as path:
                     path.write_text(exported, encoding="utf-8")
+            if self.launcher == "slurm":
+                with _replaced(self._slurm_file) as path:
+                    path.write_text("".join(f"{place.host}\n" for place in self.ranks()), encoding="utf-8")
         except OSError as error:
             raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
 
@@ -168,15 +171,17 @@ class LaunchPlan:
         Raises:
             PlatformError: the folder cannot be written.
         """
+        variables = {**self.environment(), **(self.exported() if self.hosts else {})}
         entry = {
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "source": self.source,
             "overrides": self.overrides,
             "resume": self.resume,
             "launcher": self.launcher,
+            "node_rank": self.node_rank,
             "hosts": [{**asdict(host), "address": self.addresses.get(host.name, "")} for host in self.used_hosts()],
             "ranks": [asdict(place) for place in self.ranks()],
-            "environment": {**self.environment(), **(self.exported() if self.hosts else {})},
+            "environment": {name: value for name, value in variables.items() if not name.startswith("MEGACHAR_")},
             "command": self.command(),
         }
         try:
@@ -213,6 +218,8 @@ class LaunchPlan:
             variables["DS_ENV_FILE"] = str(self._environment_file)
         if self.launcher in ("openmpi", "slurm"):
             variables |= {"MASTER_ADDR": self.master_address, "MASTER_PORT": str(self.master_port)}
+        if self.launcher == "slurm":
+            variables["SLURM_HOSTFILE"] = str(self._slurm_file)
         return variables
 
     @property
@@ -222,6 +229,10 @@ class LaunchPlan:
     @property
     def _hostfile(self) -> Path:
         return self.folder.launch.absolute() / "hostfile"
+
+    @property
+    def _slurm_file(self) -> Path:
+        return self.folder.launch.absolute() / "slurm_hosts"
 
     @property
     def _environment_file(self) -> Path:
@@ -255,10 +266,9 @@ class LaunchPlan:
         return [*command, *(part for name in self.exported() for part in ("-x", name))]
 
     def _srun(self) -> list[str]:
-        used = self.used_hosts()
-        names = ",".join(host.name for host in used)
-        return ["srun", "--ntasks", str(self.topology.world_size), "--nodes", str(len(used)), "--nodelist", names,
-                "--distribution", "block", "--kill-on-bad-exit=1"]  # fmt: skip
+        # The order of the hosts is the plan's own: a block distribution goes by the cores that are free.
+        return ["srun", "--ntasks", str(self.topology.world_size), "--nodes", str(len(self.used_hosts())),
+                "--distribution", "arbitrary", "--kill-on-bad-exit=1"]  # fmt: skip
 
     def exported(self) -> dict[str, str]:
         """Variables that follow the run to its hosts."""

@@ -169,7 +169,7 @@ async def _judge(
     addresses: dict[str, str] = {}
     if reports:
         kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
-        being_added = plan.experiment.training.keep_checkpoints + 1 - kept
+        being_added = plan.experiment.training.max_checkpoints - kept
         needed = max(1, being_added) * checkpoint_bytes(plan.experiment) if plan.trains else 0
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)

@@ -23,6 +23,14 @@ def processes_with(token: str) -> Iterator[int]:
                 yield int(path.parent.name)
 
 
+def signal_ranks(token: str, number: signal.Signals) -> None:
+    """Send a signal to the ranks among this machine's processes with `token`, and not to their launchers."""
+    for process in processes_with(token):
+        with contextlib.suppress(OSError):
+            if b"\0RANK=" in Path(f"/proc/{process}/environ").read_bytes():
+                os.kill(process, number)
+
+
 def kill_processes(token: str, hosts: Sequence[str]) -> list[str]:
     """Kill what is left of an attempt here and, by ssh, on `hosts`; returns the hosts that could not be reached."""
     command = KILL.format(shlex.quote(token))

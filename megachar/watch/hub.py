@@ -72,6 +72,8 @@ class Member:
     machine: str
     pid: int
     writer: asyncio.StreamWriter
+    heard: float
+    """When it was last heard of, by the loop's clock."""
     step: int | None = None
     saved: int | None = None
     idle: float = 0.0
@@ -86,6 +88,8 @@ class Member:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; one that cannot be delivered shows elsewhere."""
+        if self.closed:
+            return
         with contextlib.suppress(OSError, RuntimeError):
             self.writer.write(json.dumps(message).encode() + b"\n")
 
@@ -101,6 +105,7 @@ class Hub:
         self.verdict: Failure | None = None
         self.decided, self.preempted = threading.Event(), threading.Event()
         self._signs: list[Failure] = []
+        self._why = ""
         self._decision: asyncio.TimerHandle | None = None
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -119,7 +124,8 @@ class Hub:
 
     def preempt(self, why: str) -> None:
         """Have all ranks save and leave, also those yet to come. Any thread may call it, and a signal's handler."""
-        self._loop.call_soon_threadsafe(self._preempt, why)
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._preempt, why)
 
     def end(self, failure: Failure) -> None:
         """Have all ranks end because of something the hub itself cannot see. Any thread may call it."""
@@ -156,7 +162,7 @@ class Hub:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._attend, host=None, port=self.port, limit=LIMIT_BYTES,
+        server = await asyncio.start_server(self._attend, host=None, port=0, limit=LIMIT_BYTES,
                                             family=socket.AF_INET)  # fmt: skip
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -172,38 +178,40 @@ class Hub:
         await asyncio.sleep(0)
 
     async def _beat(self) -> None:
+        interval, last = beat_interval(self.settings), self._loop.time()
         while True:
-            await asyncio.sleep(beat_interval(self.settings))
+            await asyncio.sleep(interval)
+            now = self._loop.time()
+            if now - last > 2 * interval:  # this machine has slept: what came meanwhile is yet to be read
+                for member in self.members.values():
+                    member.heard += now - last
+            last = now
             self._tell_all({})
+            self._look_for_silence(now)
             self._look_for_hang()
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One rank's connection, from its first message to its end."""
-        limit = self.settings.heartbeat_timeout_seconds * SHARE or None
         member: Member | None = None
         try:
-            hello = json.loads(await asyncio.wait_for(reader.readline(), limit))
+            hello = json.loads(await reader.readline())
             if hello.pop("token") == self.token:
-                member = self.members[hello["rank"]] = Member(**hello, writer=writer)
+                member = self.members[hello["rank"]] = Member(**hello, writer=writer, heard=self._loop.time())
                 if self.verdict is not None:
                     member.tell(self._verdict_for(member, self.verdict))
                 elif self.preempted.is_set():
-                    member.tell({"preempt": True})
-                while line := await asyncio.wait_for(reader.readline(), limit):
+                    member.tell({"preempt": self._why})
+                while line := await reader.readline():
+                    member.heard = self._loop.time()
                     self._take(member, json.loads(line))
-        except asyncio.TimeoutError:
-            if member is not None and member.left is None:
-                self._sign(self._about("silence", member, f"was not heard of for {limit:.0f} s; its process is "
-                                                          f"stopped, or its host is gone"))  # fmt: skip
-                return  # with the connection open: closing it would tell the rank nothing
         except asyncio.CancelledError:
             return  # the hub is closed
         except (OSError, ValueError, KeyError, TypeError):
             pass  # a broken connection, or not one of ours
         if member is not None:
             member.closed = True
-        if member is not None and member.left is None:
-            self._sign(self._about("death", member, "ended without a word, as if killed"))
+            if member.left is None:
+                self._sign(self._about("death", member, "ended without a word, as if killed"))
         writer.close()
 
     def _take(self, member: Member, message: dict[str, Any]) -> None:
@@ -223,8 +231,16 @@ class Hub:
 
     def _preempt(self, why: str) -> None:
         if not self.preempted.is_set():
+            self._why = why
             self.preempted.set()
             self._tell_all({"preempt": why})
+
+    def _look_for_silence(self, now: float) -> None:
+        limit = self.settings.heartbeat_timeout_seconds * SHARE
+        for member in self.members.values() if limit and self.verdict is None else ():
+            if member.left is None and not member.closed and now - member.heard > limit:
+                self._sign(self._about("silence", member, f"was not heard of for {limit:.0f} s; its process is "
+                                                          f"stopped, or its host is gone"))  # fmt: skip
 
     def _look_for_hang(self) -> None:
         limit = self.settings.progress_timeout_seconds * SHARE

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5
 """Between two looks at the launchers."""
 LEAVE_SECONDS = 8
 """A rank that has decided to end is killed by its alarm after this long, whatever it waits for."""
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 5
 """An address of the hub has to answer within."""
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Item = TypeVar("Item")
@@ -138,17 +138,7 @@ class RankWatch:
         Raises:
             PlatformError: none of its addresses answers.
         """
-        errors = []
-        for address in hub.addresses:
-            try:
-                connection = socket.create_connection((address, hub.port), CONNECT_SECONDS)
-                break
-            except OSError as error:
-                errors.append(f"{address}:{hub.port}: {error}")
-        else:
-            raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
-                                f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of "
-                                f"its own hosts")  # fmt: skip
+        connection = self._reach(hub)
         connection.settimeout(LEAVE_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hub.machine == machine_name():
@@ -160,6 +150,17 @@ class RankWatch:
                     "pid": os.getpid()})  # fmt: skip
         self._beat()
         self._wakeup.send(b"\0")
+
+    def _reach(self, hub: HubAddress) -> socket.socket:
+        errors = []
+        for address in hub.addresses:
+            try:
+                return socket.create_connection((address, hub.port), CONNECT_SECONDS)
+            except OSError as error:
+                errors.append(f"{address}:{hub.port}: {error}")
+        raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
+                            f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of its "
+                            f"own hosts")  # fmt: skip
 
     def progress(self, step: int | None = None) -> None:
         """This rank is getting on; `step` steps are done."""
@@ -209,7 +210,7 @@ class RankWatch:
     def _watch(self) -> None:
         selector = selectors.DefaultSelector()
         selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
-        next_look = next_beat = time.monotonic()
+        next_look = next_beat = last = time.monotonic()
         listening = False
         while not self._finished:
             if self._socket is not None and not listening:
@@ -218,6 +219,9 @@ class RankWatch:
             for key, _ in selector.select(max(0.0, min(next_look, next_beat) - time.monotonic())):
                 key.data()
             now = time.monotonic()
+            if now - last > LOOK_SECONDS + beat_interval(self.settings):
+                self._heard += now - last  # this machine has slept, and perhaps the hub's
+            last = now
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
                 self._look_at_launchers()

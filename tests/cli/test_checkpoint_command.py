@@ -61,7 +61,7 @@ def test_verify(call: Call, run: RunFolder) -> None:
     assert done.status == 2
     assert done.out.count("damaged") == 2
     assert done.out.count("whole") == 1
-    assert "CheckpointError: 3 files are missing or damaged:" in done.err
+    assert "CheckpointError: missing or damaged files (3):" in done.err
     assert f"{damaged}/manifest.json is damaged: it is no JSON" in done.err
     assert f"{missing}/weights/blocks.1.safetensors is missing" in done.err
     assert f"{missing}/optimizer/head.safetensors is damaged: its size or sha256" in done.err

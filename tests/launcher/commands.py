@@ -33,3 +33,16 @@ def losses(output: Path, name: str) -> list[tuple[int, float]]:
     """(step, bits per character) of a run."""
     records = read_metrics(RunFolder(output / name), "train")
     return [(record["step"], record["bits_per_character"]) for record in records]
+
+
+def left_over(marker: str) -> list[str]:
+    """Command lines of processes that still hold the marker."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if marker in line:
+            found.append(line)
+    return found

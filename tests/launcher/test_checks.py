@@ -68,6 +68,9 @@ def test_the_disk_must_hold_the_checkpoints_to_come() -> None:
     ((host, problem),) = problems(GOOD, replace(OTHER, free_bytes=2 * 10**8), 10**9)
     assert host == "b"
     assert problem.startswith("disk space: 0.2 GB are free, and the checkpoints still to come take 1 GB")
+    assert "training.keep_checkpoints = 2, the best, and one more while it is written" in problem
+    assert EXPERIMENT.training.max_checkpoints == 4
+    assert load_experiment("t64", ["training.keep_best_checkpoint=false"]).training.max_checkpoints == 3
 
 
 def test_the_addresses_the_others_use() -> None:

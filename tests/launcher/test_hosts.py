@@ -5,11 +5,13 @@ Every run must give the losses of the same run in one process, bit by bit.
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import orjson
 import pytest
 
+from megachar.exit_codes import ExitCode
 from tests.launcher.commands import AS_ROOT, LAUNCH, SMALL, TRAIN, losses, run
 from tests.launcher.machines import Cluster
 
@@ -68,6 +70,23 @@ def test_the_same_command_on_every_host(
         assert result.returncode == 0, result.stdout + result.stderr
         assert other.wait() == 0
     check_run(cluster, tmp_path, expected, result.stdout)
+
+
+def test_without_ssh_all_hosts_leave_on_request(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
+    """One of the two commands is asked to leave: both save, and say that the run can go on."""
+    first, second, _ = cluster.machines
+    command = launch(corpus, tmp_path, cluster, "--launcher", "no_ssh", "training.total_steps=1000000")
+    log = tmp_path / "quickstart" / "logs" / "rank-0000.log"
+    with first.start(command) as one, second.start(command) as other:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and "step 3/" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        second.do("pkill -TERM -o -f 'import main; main'")
+        assert other.wait(60) == ExitCode.PREEMPTED
+        assert one.wait(60) == ExitCode.PREEMPTED
+    assert list((tmp_path / "quickstart" / "checkpoints").glob("step-*"))
+    assert [machine.processes() for machine in cluster.machines] == [[], [], []]
 
 
 def test_plain_torchrun(cluster: Cluster, corpus: Path, tmp_path: Path, expected: list[tuple[int, float]]) -> None:

@@ -6,20 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, TRAIN, losses, run
-
-
-def left_over(marker: str) -> list[str]:
-    """Command lines of processes that still hold the marker."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if marker in line:
-            found.append(line)
-    return found
+from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, TRAIN, left_over, losses, run
 
 
 def test_every_launcher_trains_the_same(corpus: Path, tmp_path: Path) -> None:
@@ -48,11 +35,11 @@ def test_every_launcher_trains_the_same(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_failing_rank_ends_all(corpus: Path, tmp_path: Path) -> None:
     marker = f"output={tmp_path}"
-    script = str(ROOT / "tests" / "launcher" / "failing_train.py")
+    script = str(ROOT / "tools" / "faulty_train.py")
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2",
                "--master_port", "29533", script, *SMALL, f"data.path={corpus}", marker]  # fmt: skip
     since = time.monotonic()
-    result = run(command)
+    result = run(command, environment={"MEGACHAR_FAULT": "raise:1:2"})
     assert result.returncode != 0
     # The terminal shows the error that was first, and no other; its traceback stands in its rank's log.
     shown = [line for line in result.stderr.splitlines() if line.startswith("rank ")]

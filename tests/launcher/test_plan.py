@@ -88,7 +88,7 @@ def test_commands(tmp_path: Path) -> None:
     assert "MASTER_ADDR=10.0.0.7 MASTER_PORT=1234 mpirun -n 2 --host a:1,b:1 " in mpi
     assert " -x MASTER_ADDR -x MASTER_PORT " in mpi
     slurm = shell_command(replace(known, launcher="slurm"))
-    assert "srun --ntasks 2 --nodes 2 --nodelist a,b --distribution block --kill-on-bad-exit=1" in slurm
+    assert f"SLURM_HOSTFILE={tmp_path}/quickstart/launch/slurm_hosts srun --ntasks 2 --nodes 2 " in slurm
     local = shell_command(replace(plan, hosts=(), launcher="local"))
     assert f"--hostfile {os.devnull} --num_gpus 2" in local
 

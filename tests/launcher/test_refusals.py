@@ -177,7 +177,7 @@ def test_no_space_for_the_checkpoints(fresh_cluster: Cluster, refused: Refused) 
     first.do(f"mount -t tmpfs -o size=1m tmpfs {refused.output}")
     rows = refused.rows(first)
     assert_rows(rows, ("localhost", "disk space", "0.00105 GB are free, and the checkpoints still to come take 0.00"))
-    assert "training.keep_checkpoints = 2, and one more while it is written" in rows[0][2]
+    assert "training.keep_checkpoints = 2, the best, and one more while it is written" in rows[0][2]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there are GPUs here")

@@ -35,7 +35,7 @@ from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 
-SAVED, TOTAL = 3, 7
+SAVED, TOTAL = 2, 5
 LOOP_STATE = {"skipped": 2}
 DATA = DataRecord(fingerprint="0", description="random symbols")
 OPTIMIZERS = {

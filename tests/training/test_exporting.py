@@ -109,8 +109,10 @@ def test_every_form_gives_the_same_model(
 
 def test_results_go_beside_what_they_are_about(run: RunFolder, weights: Path, tmp_path: Path) -> None:
     shutil.copytree(run.checkpoints / "step-00000020", tmp_path / "elsewhere")
+    shutil.copytree(run.checkpoints / "step-00000020", run.path / "kept" / "mine")
     for source, expected in (
         (run.path, run.path / "a.json"),
+        (run.path / "kept" / "mine", run.path / "kept" / "mine.a.json"),
         (run.checkpoints / "step-00000020", run.path / "a.json"),
         (tmp_path / "elsewhere", tmp_path / "elsewhere.a.json"),
         (weights, tmp_path / "weights.a.json"),
@@ -173,8 +175,13 @@ def full(*_: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
+def half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    path.write_bytes(b"half of it")
+    full()
+
+
 def test_a_full_disk_leaves_no_export(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "save_file", full)
+    monkeypatch.setattr(exporting, "save_file", half)
     with pytest.raises(ConfigError, match=r"new\.safetensors cannot be written: .*No space left on device; free space"):
         export_checkpoint(find_checkpoint(run), tmp_path / "new.safetensors", "all")
     assert not list(tmp_path.glob("*new*"))

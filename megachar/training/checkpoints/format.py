@@ -10,7 +10,6 @@ and is the one that counts; the one before is deleted once it does. Names that s
 deleted. Nothing is ever unpickled: it is all JSON and safetensors. This file imports no torch.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megachar.config.schema import Experiment
+from megachar.data.digests import hash_file
 from megachar.errors import CheckpointError
 from megachar.training.run_folder import RunFolder
 
@@ -198,11 +198,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
 def fingerprint(path: Path) -> FileRecord:
     """Size and sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return FileRecord(bytes=path.stat().st_size, sha256=digest.hexdigest())
+    return FileRecord(bytes=path.stat().st_size, sha256=hash_file(path, "sha256"))
 
 
 def _place(path: Path) -> tuple[int, int]:
