@@ -20,6 +20,8 @@ TOKEN_VARIABLE = "MEGACHAR_ATTEMPT"
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 45.0
 """Processes of a run that has ended are killed after this long. DeepSpeed's launcher gives its ranks 30 s."""
+FOLLOW_SECONDS = 5.0
+"""And the launcher this long after the last rank. pdsh, for one, waits for a host that has vanished."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Attempt:
                 self.hub.end(Failure("launcher", (), socket.gethostname(), self.hub.steps, error))
             if until is None and (ended or self.hub.verdict is not None or self.hub.complete):
                 until = time.monotonic() + LEAVE_SECONDS
+            if until is not None and self.hub.verdict is not None and not self.hub.connected:
+                until = min(until, time.monotonic() + FOLLOW_SECONDS)
             time.sleep(LOOK_SECONDS)
 
     def _clear(self) -> None:

@@ -69,7 +69,10 @@ class Channel:
     async def close(self) -> None:
         """Hang up; a probe ends then."""
         self._writer.close()
-        if self._process is not None:
+        if self._process is None:
+            with suppress(OSError):
+                await self._writer.wait_closed()
+        else:
             try:
                 await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
             except asyncio.TimeoutError:
@@ -99,7 +102,7 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
     return replace(plan, addresses=verdict.addresses), verdict.failures
 
 
-def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
+def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
     """The command that starts a probe on a host."""
     probe = [sys.executable, "-u", "-m", "megachar.launching.probe"]
     if plan.launcher == "slurm":
@@ -107,8 +110,9 @@ def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
     if not plan.hosts or plan.launcher == "no_ssh" or (plan.launcher == "openmpi" and is_this_machine(host.name)):
         return probe
     variables = [f"{name}={value}" for name, value in plan.exported().items()]
+    seconds = max(1, min(SSH_SECONDS, int(timeout / 2)))  # so that ssh's own word comes before the time is over
     remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", host.name, remote]
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}", host.name, remote]
 
 
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
@@ -214,7 +218,8 @@ async def _connect(plan: LaunchPlan, channels: list[Channel], timeout: float) ->
     called = hosts[1:] if plan.launcher == "no_ssh" else ()
 
     async def start(host: Host) -> None:
-        process = await asyncio.create_subprocess_exec(*probe_command(plan, host), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        command = probe_command(plan, host, timeout)
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         assert process.stdin is not None
         assert process.stdout is not None
         channels.append(Channel(host.name, process.stdout, process.stdin, process))

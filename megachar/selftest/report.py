@@ -96,10 +96,15 @@ class Reporter:
             cells = [_verdict(check, kind, problems, (check, kind) in run, (check, kind) in planned) for kind in kinds]
             table.add_row(check, *cells)
         table.add_section()
+        wrong = {problem.check for problem in problems}
+        follows = False
         for check in CHECKS:
             error = findings.errors.get(check)
-            found = any(problem.check in (check, MODEL) for problem in problems)
-            cell = Text("WRONG", "red") if found else Text("ok", "green") if error is not None else Text("not run")
+            cell = Text("ok", "green") if error is not None else Text("not run")
+            if follows:
+                cell = Text("follows")  # from what was wrong before; it says nothing by itself
+            elif wrong & {check, MODEL}:
+                cell, follows = Text("WRONG", "red"), True
             note = "" if error is None else f" {error:.1e}"
             table.add_row(f"model: {check}", cell + Text(note), *[""] * (len(kinds) - 1))
         table.add_section()
@@ -166,8 +171,10 @@ def _print_problems(problems: list[Problem], places: dict[int, Place], console: 
         return
     table = Table("check", "group", "where", "what is wrong", "seen by", show_lines=True)
     for problem in problems:
-        known = [places.get(rank, Place(rank, "?", "?")) for rank in problem.suspects[:MOST_ROWS]]
-        where = "\n".join(f"rank {place.rank}: {place.host} {place.device}" for place in known)
+        where = "\n".join(
+            f"rank {rank}: {places[rank].host} {places[rank].device}" if rank in places else f"rank {rank}: not known"
+            for rank in problem.suspects[:MOST_ROWS]
+        )
         seen_by = name_ranks(problem.seen_by) if problem.seen_by else ""
         cells = (problem.check, f"{problem.kind}: {name_ranks(problem.ranks)}", where, problem.text, seen_by)
         table.add_row(*(Text(cell) for cell in cells))

@@ -148,8 +148,9 @@ class Hub:
 
     @property
     def connected(self) -> bool:
-        """Whether a rank's connection is open."""
-        return any(not member.closed for member in list(self.members.values()))
+        """Whether a rank's connection is open, other than of those that the verdict says cannot be heard."""
+        mute = self.verdict.ranks if self.verdict is not None and self.verdict.kind == "silence" else ()
+        return any(not member.closed and member.rank not in mute for member in list(self.members.values()))
 
     @property
     def complete(self) -> bool:

@@ -117,9 +117,12 @@ class Machine:
         return [line for line in listed if "sshd" not in line and not line.startswith(("bash -c", "ps -eo"))]
 
     def kill_all(self) -> None:
-        """Kill everything on it but init and sshd's listener."""
-        self.run(["sh", "-c", "kill -9 -1; true"]) if self._process else None
-        self.do(f"pgrep -x sshd >/dev/null || /usr/sbin/sshd -f {self.folder}/sshd_config -E {self.folder}/sshd.log")
+        """Kill everything on it but init; sshd is started anew."""
+        if self._process is None:
+            return
+        self.run(["sh", "-c", "kill -9 -1"])
+        sshd = f"/usr/sbin/sshd -f {self.folder}/sshd_config -E {self.folder}/sshd.log"
+        self.do(f"while pgrep -x sshd >/dev/null; do sleep 0.05; done; {sshd}")
 
     def power_on(self, switch: int, port: str, shared: Path) -> None:
         """Start it, plugged into a switch (a process in its network namespace) at `port`."""

@@ -40,7 +40,7 @@ def check_run(cluster: Cluster, output: Path, expected: list[tuple[int, float]],
 
 
 # From a host of the run, and from a login node that is none.
-@pytest.mark.parametrize(("launcher", "machine"), [("ssh", 0), ("ssh", 2), ("openmpi", 0), ("openmpi", 2)])
+@pytest.mark.parametrize(("launcher", "machine"), [("ssh", 0), ("ssh", 2), ("openmpi", 0)])
 def test_one_command(
     cluster: Cluster, corpus: Path, tmp_path: Path, expected: list[tuple[int, float]], launcher: str, machine: int
 ) -> None:
@@ -124,11 +124,12 @@ def test_the_first_error_of_another_host_is_shown(cluster: Cluster, corpus: Path
     second.do(f"mount --bind {empty} {corpus}")
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(cluster.hostfile([1, 1]))]
     command = [*runner, "--master_addr", first.address, TRAIN, *SMALL, f"data.path={corpus}", f"output={tmp_path}"]
-    try:
-        with first.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            assert process.stdout is not None
-            errors = (line for line in process.stdout if "DataError" in line)
-            assert f"rank 1 on node2: DataError: {corpus} is no prepared corpus" in next(errors)
+    with first.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        try:
+            shown = next(line for line in process.stdout if "DataError" in line)
+        finally:
             first.kill_all()  # node1's rank waits for node2's
-    finally:
-        second.do(f"umount {corpus}")
+            second.do(f"umount {corpus}")
+    assert "rank 1 on node2: " in shown
+    assert f"DataError: {corpus} is no prepared corpus" in shown

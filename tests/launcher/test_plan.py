@@ -9,7 +9,6 @@ import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.errors import PlatformError
-from megachar.launching import plan as plan_module
 from megachar.launching.hostfile import Host, read_hostfile
 from megachar.launching.layout import layout_rows, stage_layers
 from megachar.launching.plan import Launcher, LaunchPlan, shell_command
@@ -125,7 +124,7 @@ def test_a_folder_that_a_remote_shell_would_take_apart(tmp_path: Path) -> None:
         plan.command()
 
 
-def test_an_installation_without_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "TRAIN_SCRIPT", tmp_path / "train.py")
+def test_an_installation_without_the_launcher(tmp_path: Path) -> None:
+    plan = replace(make_plan(tmp_path, {"a": 2}), script=tmp_path / "train.py")
     with pytest.raises(PlatformError, match=r"train.py does not exist; install megachar from a checkout"):
-        make_plan(tmp_path, {"a": 2}).command()
+        plan.command()

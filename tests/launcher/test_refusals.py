@@ -24,7 +24,8 @@ class Refused:
         self.corpus, self.output = corpus, output
 
     def command(self, *options: str) -> list[str]:
-        return [*LAUNCH, *SMALL, f"data.path={self.corpus}", f"output={self.output}", *options]
+        # Dry, so that a refusal that is missing costs no training: starting comes right after.
+        return [*LAUNCH, "--dry-run", *SMALL, f"data.path={self.corpus}", f"output={self.output}", *options]
 
     def rows(self, machine: Machine, *options: str, environment: dict[str, str] | None = None) -> list[Row]:
         """The table of what is wrong, as `machine` shows it."""
@@ -35,7 +36,7 @@ class Refused:
     def read(self, result: subprocess.CompletedProcess[str]) -> list[Row]:
         assert result.returncode == 2, result.stdout + result.stderr
         assert "nothing was started" in result.stderr
-        assert not list(self.output.glob("*/resolved.yaml"))
+        assert not list(self.output.glob("*/launch/*"))  # which are written before anything is started
         lines = [line.split("│") for line in result.stderr.splitlines() if line.startswith("│")]
         return [(host.strip(), check.strip(), problem.strip()) for _, host, check, problem, _ in lines]
 
@@ -99,7 +100,9 @@ def test_hosts_that_cannot_be_reached(fresh_cluster: Cluster, refused: Refused, 
     third.do("pkill -x sshd")
     hostfile = tmp_path / "hosts"
     hostfile.write_text("node1 slots=1\nnode2 slots=1\nnode3 slots=1\nnode9.invalid slots=1\n")
-    rows = refused.rows(first, "--hostfile", str(hostfile), "parallel.data=2", "batch.global_size=64")
+    rows = refused.rows(
+        first, "--hostfile", str(hostfile), "--timeout", "10", "parallel.data=2", "batch.global_size=64"
+    )
     assert_rows(
         rows,
         ("node2", "ssh", f"connect to host node2 port {SSH_PORT}: Connection timed out; `ssh node2` must work without"),
@@ -248,3 +251,9 @@ def test_programs_of_the_launcher(refused: Refused, tmp_path: Path) -> None:
     here = rows[0][0]
     assert_rows(rows, (here, "programs", "pdsh is not installed here; --launcher ssh needs it"),
                 (here, "programs", "ssh is not installed here"))  # fmt: skip
+
+
+def test_mpirun_as_root(cluster: Cluster, refused: Refused) -> None:
+    rows = refused.rows(cluster.machines[0], "--launcher", "openmpi", environment={"OMPI_ALLOW_RUN_AS_ROOT": "0"})
+    problem = "mpirun refuses to run as root; set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    assert_rows(rows, ("node1", "root", problem))

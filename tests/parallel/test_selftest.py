@@ -127,6 +127,9 @@ def test_a_rank_that_scales_its_gradients_wrongly_is_named(
     assert row[0] == "own gradients"
     assert row[1] == f"stage {stage}, replica {replica}: rank {where}"
     assert row[2].startswith(f"rank {where}: ")
+    model = [line for line in report.splitlines() if "model: " in line]
+    assert ["ok" in line for line in model] == [True, False, False, False]
+    assert ["follows" in line for line in model] == [False, False, True, True]
 
 
 def test_a_slow_link_is_named(ranks: Ranks) -> None:
