@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import psutil
@@ -32,8 +31,10 @@ from rich.table import Table
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.exit_codes import ExitCode
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
+from megachar.watch import launchers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -50,7 +51,13 @@ SETTINGS = ["quickstart", "device=cpu", "model.num_layers=4", "model.width=32", 
             "model.local_offsets=[]", "model.context=64", "model.dropout=0.1", "batch.micro_size=4",
             "batch.global_size=16", "schedule.warmup_steps=1", f"training.total_steps={TOTAL_STEPS}",
             "training.log_interval=1", "training.validation_windows=16"]  # fmt: skip
-LAYOUTS = {"pipe 4": (4, 1, 1), "pipe 2 x data 2": (2, 1, 2), "data 4": (1, 1, 4), "pipe 2 x tensor 2": (2, 2, 1)}
+Layout = Literal["pipe 4", "pipe 2 x data 2", "data 4", "pipe 2 x tensor 2"]
+LAYOUTS: dict[Layout, tuple[int, int, int]] = {
+    "pipe 4": (4, 1, 1),
+    "pipe 2 x data 2": (2, 1, 2),
+    "data 4": (1, 1, 4),
+    "pipe 2 x tensor 2": (2, 2, 1),
+}
 """Name -> pipe, tensor, data."""
 VICTIMS = ("rank 0", "rank 1", "rank 2", "rank 3", "launcher", "runner", "supervisor", "supervisor")
 END_SECONDS = 120.0
@@ -62,7 +69,7 @@ Folder = Annotated[Path | None, typer.Option(help="Where runs and results are ke
 class Run:
     """A run and its processes, which are known by the run folder in their command lines."""
 
-    def __init__(self, root: Path, name: str, layout: str, *settings: str) -> None:
+    def __init__(self, root: Path, name: str, layout: Layout, *settings: str) -> None:
         self.folder = RunFolder(root / "runs" / name)
         pipe, tensor, data = LAYOUTS[layout]
         self._arguments = [*SETTINGS, f"data.path={root / 'corpus'}", f"output={root / 'runs'}", f"name={name}",
@@ -106,6 +113,16 @@ class Run:
             time.sleep(0.02)
         return time.time()
 
+    @contextmanager
+    def nothing_left(self) -> Iterator[None]:
+        """Kill what is left of it afterwards, however the block ends."""
+        try:
+            yield
+        finally:
+            for _, process in self.processes():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def steps(self) -> int:
         """Steps in its metrics."""
         return max((record["step"] for record in read_metrics(self.folder, "train")), default=0)
@@ -131,11 +148,11 @@ class Kill:
     layout: str
     victim: str
     when: str
-    ended_by: str
-    """Who went on with it: the supervisor, or this program in its place."""
+    continued_by: str
+    """The supervisor, or this program in its place."""
     gone_seconds: float | None
     """From a supervisor's death to the last process gone."""
-    attempts: int
+    starts: int
     same: bool
 
 
@@ -145,32 +162,35 @@ def runs(
     folder: Folder = None,
     seed: Annotated[int, typer.Option(help="of layouts, victims and moments")] = 1,
     limit: Annotated[float, typer.Option(help="begin no further run after as many seconds; 0: no limit")] = 0,
-    layout: Annotated[str | None, typer.Option(help=f"one of: {', '.join(LAYOUTS)}; default: all in turn")] = None,
+    layout: Annotated[Layout | None, typer.Option(help="default: all in turn")] = None,
 ) -> None:
     """Kill -9 a random process of each run at a random moment of training or saving; compare the final weights."""
     began = time.monotonic()
     with kept(folder) as root:
         results = [Kill(**record) for record in read_lines(root / "kills.jsonl")]
-        references: dict[str, Run] = {}
+        references: dict[Layout, Run] = {}
         for number in track(range(runs), description="runs"):
             if number < len(results) or (limit and time.monotonic() - began > limit):
                 continue
             name = layout or list(LAYOUTS)[number % len(LAYOUTS)]
             if name not in references:
                 references[name] = reference_run(root, name)
-            results.append(kill_one(root, number, name, references[name], random.Random(seed * 1000 + number)))
-            append_line(root / "kills.jsonl", asdict(results[-1]))
+            chance, kill = random.Random(seed * 1000 + number), None
+            while kill is None:  # the process had ended a moment before
+                kill = kill_one(root, number, name, references[name], chance)
+            results.append(kill)
+            append_line(root / "kills.jsonl", asdict(kill))
     table = Table("run", "layout", "killed", "when", "continued by", "starts", "gone after", "weights")
     for kill in results:
         gone = "" if kill.gone_seconds is None else f"{kill.gone_seconds:.1f} s"
-        table.add_row(str(kill.number), kill.layout, kill.victim, kill.when, kill.ended_by, str(kill.attempts), gone,
+        table.add_row(str(kill.number), kill.layout, kill.victim, kill.when, kill.continued_by, str(kill.starts), gone,
                       "the same" if kill.same else "DIFFERENT")  # fmt: skip
     same = sum(kill.same for kill in results)
     Console().print(table, f"{same} of {len(results)} runs ended with the undisturbed run's weights, bit by bit")
     raise typer.Exit(same < len(results))
 
 
-def reference_run(root: Path, layout: str) -> Run:
+def reference_run(root: Path, layout: Layout) -> Run:
     """The undisturbed run of a layout."""
     run = Run(root, f"undisturbed-{layout.replace(' ', '')}", layout, "training.checkpoint_interval=2")
     if run.steps() < TOTAL_STEPS:
@@ -178,33 +198,34 @@ def reference_run(root: Path, layout: str) -> Run:
     return run
 
 
-def kill_one(root: Path, number: int, layout: str, reference: Run, chance: random.Random) -> Kill:
-    """Start a run, kill one of its processes, and see it to its end."""
-    run = Run(root, f"run-{number}", layout, "training.checkpoint_interval=2")
+def kill_one(root: Path, number: int, layout: Layout, reference: Run, chance: random.Random) -> Kill | None:
+    """Start a run, kill one of its processes, and see it to its end; None where the process had ended by itself."""
+    run = Run(root, f"run-{number}-{chance.randrange(1000)}", layout, "training.checkpoint_interval=2")
     victim, saving = chance.choice(VICTIMS), chance.random() < 0.5
     target, delay = chance.randrange(1, TOTAL_STEPS - 3), chance.random()
-    started = run.start("--max-restarts", "3")
-    process: psutil.Process | None = None
-    while run.steps() < target or (saving and not run.saving() and run.steps() < TOTAL_STEPS - 1):
-        check(started.poll() is None, f"{run.folder.path} ended before it was killed")
-        process = process or (run.find(victim) if run.steps() else None)
-        time.sleep(0.001)
-    time.sleep(delay * (0.02 if saving else 0.2))
-    process = process or run.find(victim)
-    check(process is not None, f"{run.folder.path}: no {victim} was found")
-    assert process is not None
-    when = f"step {run.steps()}" + (", saving" if run.saving() else "")
-    process.send_signal(signal.SIGKILL)
-    killed, gone, ended_by = time.time(), None, "supervisor"
-    status = started.wait(END_SECONDS)
-    if victim == "supervisor":
-        gone, ended_by = run.wait_until_gone() - killed, "--resume"
-        if run.steps() < TOTAL_STEPS or not run.folder.plots.exists():
+    with run.nothing_left():
+        started = run.start("--max-restarts", "3")
+        process: psutil.Process | None = None
+        while run.steps() < target or (saving and not run.saving() and run.steps() < TOTAL_STEPS - 1):
+            check(started.poll() is None, f"{run.folder.path} ended before it was killed")
+            process = process or (run.find(victim) if run.steps() else None)
+            time.sleep(0.001)
+        time.sleep(delay * (0.02 if saving else 0.2))
+        process = process or run.find(victim)
+        when = f"step {run.steps()}" + (", saving" if run.saving() else "")
+        if process is None or launchers.is_gone(process):
+            return None
+        process.kill()
+        killed, gone, continued_by = time.time(), None, "supervisor"
+        status = started.wait(END_SECONDS)
+        if victim == "supervisor":
+            gone, continued_by = run.wait_until_gone() - killed, "--resume"
             status = run.start("--max-restarts", "3").wait(END_SECONDS)
-    check(status == 0, f"{run.folder.path} did not reach its end: status {status}")
-    run.wait_until_gone()
-    attempts = len(read_lines(run.folder.launch / "history.jsonl"))
-    return Kill(number, layout, victim, when, ended_by, gone, attempts, run.weights_hash() == reference.weights_hash())
+        check(status == 0, f"{run.folder.path} did not reach its end: status {status}")
+        run.wait_until_gone()
+    starts = len(read_lines(run.folder.launch / "history.jsonl"))
+    same = run.weights_hash() == reference.weights_hash()
+    return Kill(number, layout, victim, when, continued_by, gone, starts, same)
 
 
 FAULTS = {"death": "die", "error": "raise", "stopped": "stop", "asleep": "sleep", "holds the lock": "hold"}
@@ -255,19 +276,20 @@ def end_of(root: Path, name: str, fault: str, *settings: str) -> End:
     """Plant a fault and wait for the end."""
     run = Run(root, name, random.choice(list(LAYOUTS)), *settings)
     rank, step = random.randrange(4), random.randrange(1, 9)
-    started = run.start(MEGACHAR_FAULT=f"{FAULTS[fault]}:{rank}:{step}")
     log, until = run.folder.logs / f"rank-{rank:04d}.log", time.monotonic() + END_SECONDS
     printed = "planted fault at "
-    while not (log.exists() and printed in log.read_text(errors="replace")):
-        check(started.poll() is None and time.monotonic() < until, f"{run.folder.path}: the fault did not happen")
-        time.sleep(0.02)
-    planted = float(log.read_text(errors="replace").partition(printed)[2].split()[0])
-    while any(name.startswith("rank") for name, _ in run.processes()):
-        check(time.monotonic() < until, f"{run.folder.path}: ranks are left")
-        time.sleep(0.02)
-    ranks_gone = time.time()
-    check(started.wait(END_SECONDS) == 1, f"{run.folder.path} did not fail")
-    return End(fault, ranks_gone - planted, run.wait_until_gone() - planted)
+    with run.nothing_left():
+        started = run.start(MEGACHAR_FAULT=f"{FAULTS[fault]}:{rank}:{step}")
+        while not (log.exists() and printed in log.read_text(errors="replace")):
+            check(started.poll() is None and time.monotonic() < until, f"{run.folder.path}: the fault did not happen")
+            time.sleep(0.02)
+        planted = float(log.read_text(errors="replace").partition(printed)[2].split()[0])
+        while any(kind.startswith("rank") for kind, _ in run.processes()):
+            check(time.monotonic() < until, f"{run.folder.path}: ranks are left")
+            time.sleep(0.02)
+        ranks_gone = time.time()
+        check(started.wait(END_SECONDS) == ExitCode.FAILED, f"{run.folder.path} did not fail")
+        return End(fault, ranks_gone - planted, run.wait_until_gone() - planted)
 
 
 def check(holds: bool, otherwise: str) -> None:

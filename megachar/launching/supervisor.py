@@ -76,8 +76,8 @@ class Supervisor:
             number = len(self._causes)
             pause = 0.0 if number == 1 else min(FIRST_PAUSE_SECONDS * 2 ** (number - 2), LONGEST_PAUSE_SECONDS)
             self._say(self._causes[-1].describe())
-            self._say(f"restart {number} of {self.max_restarts} without a new checkpoint"
-                      + (f", in {pause:.0f} s" if pause else ""))  # fmt: skip
+            when = f", in {pause:.0f} s" if pause else ""
+            self._say(f"restart {number} of {self.max_restarts} before the next checkpoint{when}")
             self._pause(pause)
             try:
                 return self._plan_that_starts()

@@ -70,7 +70,7 @@ class Failure:
 
 def failure_of(error: BaseException, rank: int, host: str, step: int | None) -> Failure:
     """The record of an exception that ends a rank."""
-    line = traceback.format_exception_only(error)[-1].strip()
+    line = f"{type(error).__name__}: {error}"
     if isinstance(error, MegacharError):
         return Failure("user_error", (rank,), host, step, line)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
