@@ -40,10 +40,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 FAULTY_TRAIN = Path(__file__).with_name("faulty_train.py")
 LAUNCH = f"""
+import sys
+from functools import partial
 from pathlib import Path
 from megachar.cli import main
 from megachar.launching import plan
 plan.TRAIN_SCRIPT = Path({str(FAULTY_TRAIN)!r})
+sys.modules["megachar.cli.launch"].LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
 main()
 """
 TOTAL_STEPS = 24

@@ -330,8 +330,9 @@ class RankWatch:
         """End the process, even if its log cannot be written; first abort processes that cannot end themselves."""
         self._ending = True
         signal.setitimer(signal.ITIMER_REAL, LEAVE_SECONDS)
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            self._output.close()
+        closing = threading.Thread(target=self._output.close, daemon=True)
+        closing.start()
+        closing.join(LEAVE_SECONDS / 4)  # a terminal may have stopped to take what is shown
         if cause is not None:
             self._log(f"ends: {why}")
             if not (self._supervisor is not None and self.connected):  # which shows it
