@@ -3,12 +3,12 @@
 Every run must give the losses of the same run in one process, bit by bit.
 """
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import orjson
 import pytest
 
 from megachar.exit_codes import ExitCode
@@ -50,7 +50,7 @@ def test_one_command(
     assert result.returncode == 0, result.stdout + result.stderr
     check_run(cluster, tmp_path, expected, result.stdout)
     folder = tmp_path / "quickstart" / "launch"
-    (start,) = [orjson.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    (start,) = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert start["launcher"] == launcher
     assert [place["host"] for place in start["ranks"]] == ["node1", "node2"]
     assert [host["address"] for host in start["hosts"]] == ["10.77.0.1", "10.77.0.2"]

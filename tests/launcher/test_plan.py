@@ -1,10 +1,10 @@
 """Which rank sits where, what starts it, and the same run on fewer hosts."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pytest
 
 from megachar.config.loading import load_experiment
@@ -103,7 +103,7 @@ def test_what_is_frozen_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"NCCL_DEBUG=WARN", "DS_ACCELERATOR=cpu"} <= set((folder / "environment").read_text().splitlines())
     plan.record_start()
     plan.on_hosts((Host("c", 2),)).record_start()
-    starts = [orjson.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    starts = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [[host["name"] for host in start["hosts"]] for start in starts] == [["a", "b"], ["c"]]
     assert starts[0]["command"] == plan.command()
     assert starts[0]["ranks"][1] == {"rank": 1, "host": "b", "local_rank": 0, "at": {"pipe": 1, "data": 0, "tensor": 0}}
