@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from megachar.exit_codes import ExitCode
+from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import kill_processes, signal_ranks
 from megachar.training.watching import HUB_VARIABLE
@@ -143,12 +144,17 @@ def newest_step(plan: LaunchPlan) -> int | None:
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
-    """This machine's addresses as the plan's hosts reach them; the loopback where all ranks run here."""
+    """This machine's addresses as the plan's hosts may reach them, likely ones first; the loopback where all run here.
+
+    A host's address in the plan is as other hosts of the run see it; where it is alone, that is its own loopback.
+    """
     if not plan.hosts:
         return ("127.0.0.1",)
     found: dict[str, None] = {}
     for host in plan.used_hosts():
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((plan.addresses.get(host.name, host.name), 1))  # sends nothing
-            found[probe.getsockname()[0]] = None
-    return tuple(found) or (socket.gethostname(),)
+        for target in (host.name, plan.addresses.get(host.name, host.name)):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 1))  # sends nothing
+                found[probe.getsockname()[0]] = None
+    found |= {address: None for own in interface_addresses().values() for address in own if ":" not in address}
+    return tuple(sorted(found, key=is_loopback))

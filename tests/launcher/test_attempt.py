@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.exit_codes import ExitCode
-from megachar.launching.attempt import newest_step, outcome_of_status
+from megachar.launching.attempt import newest_step, outcome_of_status, own_addresses
+from megachar.launching.hostfile import Host
+from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import signal_ranks
 
@@ -35,6 +38,17 @@ def test_the_newest_checkpoint(tmp_path: Path) -> None:
     for name in ("step-00000090", "step-00000100.1", ".step-00000110.part"):
         (tmp_path / "quickstart" / "checkpoints" / name).mkdir(parents=True)
     assert newest_step(plan) == 100
+
+
+def test_where_ranks_find_the_supervisor(tmp_path: Path) -> None:
+    """Also where the one host left is known by its own loopback address: elsewhere that leads nowhere."""
+    plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart")
+    assert own_addresses(plan) == ("127.0.0.1",)
+    elsewhere = replace(plan, hosts=(Host("node1", 2),), launcher="ssh", addresses={"node1": "127.0.1.1"})
+    found = own_addresses(elsewhere)
+    others = [address for own in interface_addresses().values() for address in own if ":" not in address]
+    assert set(others) <= set(found)
+    assert [is_loopback(address) for address in found] == sorted(is_loopback(address) for address in found)
 
 
 def test_only_ranks_are_signalled() -> None:
