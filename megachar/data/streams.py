@@ -33,7 +33,7 @@ class Streams:
     """S streams over a text of N characters, in segments of t.
 
     A stream has (N - 1) // S characters, each with one after it as its target, of which whole segments are read: of a
-    text, less than S t + S characters are left out.
+    text, at most S t characters are left out.
     """
 
     def __init__(self, num_characters: int, num_streams: int, segment_length: int) -> None:

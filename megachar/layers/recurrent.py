@@ -4,6 +4,7 @@ Shapes: b streams, t characters, e input size, n hidden units, v symbols. Inside
 side by side in the order input, forget, output, candidate.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -135,9 +136,12 @@ class RecurrentLayer(nn.Module):
 
         bias = rows(self.bias)
         weights = [rows(self.input()), rows(self.recurrent()), bias, torch.zeros_like(bias)]
-        # The kernel keeps what a backward pass needs only if it is told that it trains.
         states = (hidden.to(inputs.dtype)[None], cell.to(inputs.dtype)[None])
-        reads, last, last_cell = torch.lstm(
-            inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False
-        )  # biases, layers, dropout, train, bidirectional, batch first
+        with warnings.catch_warnings():
+            # cuDNN would like its weights in one piece, which saves a copy of them for a whole segment.
+            warnings.filterwarnings("ignore", "RNN module weights")
+            # The kernel keeps what a backward pass needs only if it is told that it trains.
+            reads, last, last_cell = torch.lstm(
+                inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False
+            )  # biases, layers, dropout, train, bidirectional, batch first
         return reads, last[0], last_cell[0].to(cell.dtype)

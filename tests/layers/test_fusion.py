@@ -8,7 +8,7 @@ from megachar.layers import fusion
 
 
 def test_without_a_compiler_steps_run_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(function: Callable[..., None], dynamic: bool) -> Callable[..., None]:
+    def broken(function: Callable[..., None], dynamic: bool, fullgraph: bool) -> Callable[..., None]:
         def call(*arguments: Any) -> None:
             raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
 
@@ -27,7 +27,7 @@ def test_with_one_they_are_compiled_and_tried(
     """The arguments of the trial fit the step."""
     calls = []
 
-    def compiler(function: Callable[..., None], dynamic: bool) -> Callable[..., None]:
+    def compiler(function: Callable[..., None], dynamic: bool, fullgraph: bool) -> Callable[..., None]:
         def compiled(*arguments: Any) -> None:
             calls.append(function(*arguments))
 
