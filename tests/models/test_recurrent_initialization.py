@@ -44,6 +44,18 @@ def test_only_the_forget_gate_has_a_bias() -> None:
         assert [part.unique().tolist() for part in layer.bias.split(32)] == [[0.0], [3.0], [0.0], [0.0]]
 
 
+@pytest.mark.parametrize("embedding_size", [0, 400])
+def test_inputs_enter_at_the_same_size_either_way(embedding_size: int) -> None:
+    """One-hot or through an embedding: half a unit at the gates, a whole one at the factor."""
+    model = started(hidden_size=200, embedding_size=embedding_size, vocabulary_size=200)
+    layer = model.layers[0]
+    table = torch.eye(200) if model.embedding is None else model.embedding.weight
+    gates, factor = (table @ layer.input().T).detach().split((800, 200), -1)
+    assert float(gates.std()) == pytest.approx(0.5, rel=0.05)
+    assert float(factor.std()) == pytest.approx(1.0, rel=0.05)
+    assert abs(float(torch.corrcoef(torch.stack([gates[:, :200].flatten(), factor.flatten()]))[0, 1])) < 0.05
+
+
 def test_multiplicative_integration_starts_with_all_of_its_terms() -> None:
     layer = started(cell="milstm").layers[0]
     parts = (layer.alpha, layer.beta_input, layer.beta_hidden)
