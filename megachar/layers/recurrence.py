@@ -49,10 +49,10 @@ def recur(
         The hidden states as they are read, (t, b, n), mask and all; hidden and cell (b, n) after the segment.
     """
     weights = [weight.to(products.dtype) for weight in weights]  # autocast gives the products another type
-    inside = output_gate == "inside"
-    reads, hidden, cell, _ = _Recurrence.apply(
-        cell_name, inside, products, hidden.to(products.dtype), cell, mask, *weights
-    )
+    tensors = (products, hidden.to(products.dtype), cell, mask, *weights)
+    # Inside the function gradients are off: whether a backward pass may follow has to be asked here.
+    keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    reads, hidden, cell, _ = _Recurrence.apply(cell_name, output_gate == "inside", keep, *tensors)
     return reads, hidden, cell
 
 
@@ -181,11 +181,10 @@ _CELLS: dict[str, type[_Cell]] = {
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cell_name: str, inside: bool, products: Tensor, hidden: Tensor, cell: Tensor, mask: Tensor | None,
-        *weights: Tensor,
+        ctx: Any, cell_name: str, inside: bool, keep: bool, products: Tensor, hidden: Tensor, cell: Tensor,
+        mask: Tensor | None, *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         (streams, size), steps = hidden.shape, products.shape[0] // hidden.shape[0]
-        keep = any(ctx.needs_input_grad)
         rows = steps if keep else 1  # without a backward pass all characters share their buffers
         saved = _CELLS[cell_name].new_saved(weights, rows, streams)
         own = _CELLS[cell_name](products.unflatten(0, (steps, streams)), weights, saved)
@@ -231,7 +230,7 @@ class _Recurrence(torch.autograd.Function):
             d_hidden = None  # only the last character's is the state after the segment
             own.product_backward(step, d_gates[step], d_others[step], d_read)
         d_before = d_read if mask is None else d_read * mask
-        return None, None, d_products, d_before, d_cell, None, *own.weight_gradients(d_gates, reads[:-1])
+        return None, None, None, d_products, d_before, d_cell, None, *own.weight_gradients(d_gates, reads[:-1])
 
 
 def _over_segment(outputs: Tensor, inputs: Tensor) -> Tensor:
