@@ -1,11 +1,13 @@
-"""The script that `deepspeed` runs on every process.
+"""The script that every launcher runs on every process.
 
     deepspeed --num_gpus 2 launcher/train.py small data.path=data/corpus parallel.pipe=2
     deepspeed --hostfile hosts launcher/train.py t64-modern data.path=/shared/enwik8 parallel.pipe=4 parallel.data=8
+    torchrun --nproc_per_node 2 launcher/train.py small data.path=data/corpus parallel.pipe=2
+    mpirun -n 2 python launcher/train.py small data.path=data/corpus parallel.pipe=2
 
 `megachar launch` does the same after checking everything that can be checked before processes start. The first
-argument is a preset or a YAML file, the others are overrides; `--resume` goes on with a run. Any launcher that sets
-RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT will do, such as torchrun.
+argument is a preset or a YAML file, the others are overrides; `--resume` goes on with a run. The processes learn their
+ranks from RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or from Open MPI or Slurm.
 """
 
 import argparse
@@ -15,11 +17,16 @@ import warnings
 
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
+from megachar.exit_codes import ExitCode
+from megachar.launching.output import RankOutput
+from megachar.launching.ranks import rank_environment
 from megachar.training.preflight import check_run_folder
+from megachar.training.run_folder import run_folder
+from megachar.training.watching import watch_rank
 
 
 def main() -> int:
-    """Train; returns the exit status: 0, or 2 for an error of the user's making."""
+    """Train; returns the exit status, or ends the process with one (`megachar.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
@@ -29,17 +36,21 @@ def main() -> int:
     # torch warns on every rank of what DeepSpeed calls.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     try:
+        os.environ.update(rank_environment(os.environ))
+        rank = int(os.environ.get("RANK", "0"))
         experiment = load_experiment(arguments.experiment, arguments.overrides)
-        if os.environ.get("RANK", "0") == "0":
+        output = RankOutput(run_folder(experiment), rank)
+    except MegacharError as error:
+        print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return ExitCode.USER_ERROR
+    with watch_rank(experiment, output) as watch:  # ends the process after an error
+        if rank == 0:
             check_run_folder(experiment, arguments.resume)
         from megachar.training.loop import train
 
-        train(experiment, arguments.resume)
-    except MegacharError as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
-    return 0
+        train(experiment, arguments.resume, watch, output.terminal)
+    output.close()
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

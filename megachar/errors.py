@@ -20,5 +20,13 @@ class CheckpointError(MegacharError):
     """A checkpoint is missing, incomplete, damaged, or was written for another model."""
 
 
+class DivergenceError(MegacharError):
+    """Training was stopped because too many steps in a row had a bad loss or gradient."""
+
+
 class PlatformError(MegacharError):
     """The machine or its libraries cannot run what is asked (versions, devices, compilers)."""
+
+
+class Preempted(Exception):
+    """Not an error: the run was asked to leave, has saved a checkpoint, and goes on another time."""

@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "megachar"
 LAYERS = {
-    "": 0, "errors": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "layers": 3, "losses": 3, "models": 4,
-    "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6, "training": 7, "cli": 8,
+    "": 0, "errors": 0, "exit_codes": 0, "files": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
+    "layers": 3, "losses": 3, "models": 4, "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6,
+    "training": 7, "launching": 8, "cli": 9,
 }  # fmt: skip
 """Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
@@ -117,9 +118,10 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "errors", "units", "topology", "config", "data", "cli"}
+    light = {"", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "cli"}
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    training = [f"megachar.training.{name}" for name in ("preflight", "run_folder", "learning_rate")]
+    names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
+    training = [f"megachar.training.{name}" for name in names]
     return [*modules, "megachar.models.counting", "megachar.losses.auxiliary", *training]
 
 
@@ -155,6 +157,9 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("checkpoint inspect /nowhere", 2),
+        ("checkpoint verify /nowhere", 2),
+        ("checkpoint export /nowhere --output /nowhere.safetensors", 2),
     ],
 )
 def test_light_commands_import_neither_torch_nor_deepspeed(arguments: str, status: int) -> None:

@@ -3,7 +3,7 @@
     python tools/benchmark.py engine small                     # one process: the engine against the bare loop
     python tools/benchmark.py pipeline small                    # two stages against one process, one thread each
     python tools/benchmark.py device t64-modern                # characters/s and memory on this machine's device
-
+    python tools/benchmark.py saving t12                       # what a checkpoint costs: standstill, and time to disk
 
 The first argument is a preset or a YAML file, further ones are overrides. Text is random symbols. The layout
 (parallel.*) is the benchmark's; the first two run on CPUs, in fp32.
@@ -12,10 +12,12 @@ The first argument is a preset or a YAML file, further ones are overrides. Text 
 import multiprocessing
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -70,12 +72,12 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
 
     from megachar.losses.auxiliary import layer_weights
     from megachar.parallel.mesh import choose_device
-    from megachar.training.loop import SpeedMeter
+    from megachar.training.speed import SpeedMeter
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
     chosen = choose_device(experiment.device)
-    step, mesh = _engine_on(experiment, chosen)
-    console, meter = Console(), SpeedMeter(experiment, mesh)
+    step, trained = _engine_on(experiment, chosen)
+    console, meter = Console(), SpeedMeter(experiment, trained.mesh)
     total, num_layers = experiment.training.total_steps, experiment.model.num_layers
     for moment, first in (("all layers predicting", 0), ("all intermediate layers silent", total - 1)):
         weights = layer_weights(experiment.auxiliary, num_layers, total, first)
@@ -93,6 +95,60 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
             f"{experiment.name} on {name}, {moment}: {report.characters_per_second:,.0f} characters/s, "
             f"{report.flops_per_second / 1e12:.2f} TFLOP/s{share}, {report.memory_bytes / 2**30:.2f} GiB"
         )
+
+
+@app.command()
+def saving(
+    source: Source,
+    overrides: Overrides = None,
+    rounds: Rounds = 3,
+    steps: Steps = 3,
+    folder: Annotated[Path, typer.Option(help="on the disk to measure; what is written is deleted")] = Path(),
+) -> None:
+    """Seconds that a checkpoint stops training, and until it is safe on disk, while one process trains on."""
+    from megachar.parallel.mesh import choose_device
+    from megachar.parallel.state import EngineState
+    from megachar.training.checkpoints.format import DataRecord
+    from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+    from megachar.training.run_folder import RunFolder
+
+    experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
+    chosen, console = choose_device(experiment.device), Console()
+    step, trained = _engine_on(experiment, chosen)
+    state, saved = EngineState(trained), list[SavedCheckpoint]()
+
+    def timed_step(number: int) -> float:
+        since = time.perf_counter()
+        step(number, _weights(experiment))
+        _wait_for(chosen)
+        return time.perf_counter() - since
+
+    timed_step(0)
+    alone = [timed_step(number) for number in range(steps)]
+    before, meanwhile = _host_memory(), list[float]()
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        data = DataRecord(fingerprint="0", description="random symbols")
+        saver = CheckpointSaver(RunFolder(Path(name)), state, experiment, data, saved.append)
+        for number in range(1, rounds + 1):
+            saver.save(number)
+            while len(saved) < number:
+                meanwhile.append(timed_step(number))
+                saver.poll()
+    table = Table("save", "training stood still", "safe on disk after")
+    for each in saved:
+        table.add_row(str(each.step), f"{each.standstill_seconds:.3f} s", f"{each.seconds:.2f} s")
+    console.print(f"{experiment.name}, a checkpoint of {saved[0].num_bytes / 1e6:,.0f} MB, on {chosen.type}", table)
+    console.print(
+        f"a step: {statistics.median(alone):.3f} s, and {statistics.median(meanwhile):.3f} s while one is written; "
+        f"peak of host memory: {before / 1e9:.2f} GB before, {_host_memory() / 1e9:.2f} GB with saving"
+    )
+
+
+def _host_memory() -> int:
+    """Peak bytes of this process in memory so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def compare(contenders: list["Contender"], rounds: int, steps: int, goal: float) -> None:
@@ -199,7 +255,7 @@ def under_engine(experiment: Experiment) -> Callable[[int], None]:
 
 
 def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tuple[float, ...]], None], Any]:
-    """What trains one step with given layer weights, and the mesh."""
+    """What trains one step with given layer weights, and the engine."""
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.topology import Topology
@@ -212,7 +268,7 @@ def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tupl
     def step(number: int, weights: tuple[float, ...]) -> None:
         engine.train_step(_micro_batches(experiment, number, device), weights, rate)
 
-    return step, mesh
+    return step, engine
 
 
 def _wait_for(device: Any) -> None:

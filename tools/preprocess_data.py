@@ -33,7 +33,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -41,18 +41,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
+from megachar.cli.stages import Stages
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus, SplitName
 from megachar.data.pieces import ModelType, PieceVocabulary
@@ -196,12 +188,6 @@ def spool_beside(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def progress_bar(console: Console) -> Progress:
-    """A bar with bytes, bytes a second and time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn())
-    return Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console)
-
-
 def table_of(corpus: Corpus) -> Table:
     """The sizes of every split, for people."""
     card = corpus.card
@@ -259,15 +245,16 @@ def main(
             sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
             made = choice.make(sources, recipe)
-            bar = progress_bar(errors)
-            task = bar.add_task("Preparing", total=total_bytes(sources))
-            with bar if errors.is_terminal else nullcontext():
+            with Stages(errors)("Preparing", total_bytes(sources)) as progress:
                 prepare_corpus(
                     sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
                     skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers, ranks=ranks,
-                    progress=lambda num_bytes: bar.advance(task, num_bytes),
+                    progress=progress,
                 )  # fmt: skip
         Console().print(table_of(Corpus.open(output)))
+    except KeyboardInterrupt:
+        errors.print("interrupted: nothing was written")
+        raise typer.Exit(128 + signal.SIGINT) from None
     except (MegacharError, OSError) as error:  # OSError: no space left, no permission
         # Text, because a path may hold brackets, which rich would read as markup.
         errors.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)

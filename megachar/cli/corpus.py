@@ -1,4 +1,4 @@
-"""`megachar corpus`: well-known corpora by their names, and a look at what a corpus holds."""
+"""`megachar corpus`: well-known corpora by their names, datasets from elsewhere, and a look at what they hold."""
 
 import signal
 import sys
@@ -26,7 +26,7 @@ VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
-app = typer.Typer(help="Fetch well-known corpora by name; look at what a corpus holds.", no_args_is_help=True)
+app = typer.Typer(help="Fetch corpora by name, adopt datasets, look at what they hold.", no_args_is_help=True)
 app.command()(inspect)
 
 
@@ -105,6 +105,34 @@ def fetch(
         typer.echo(
             f"NOT VERIFIED: no hash of the texts of {name} is known, only one of {corpus.archive.name}", err=True
         )
+
+
+@app.command()
+def adopt(
+    output: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")],
+    train: Annotated[Path | None, typer.Option(help="Dataset of this split, without .bin or .idx.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="The same.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The same.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="SentencePiece model that the tokens belong to; without it they are bytes.")
+    ] = None,
+) -> None:
+    """Make a corpus of datasets that Megatron-LM or GPT-NeoX wrote: checked and linked to, not copied."""
+    from megachar.data.adoption import adopt_datasets
+    from megachar.data.corpus import SplitName
+    from megachar.data.pieces import PieceVocabulary
+    from megachar.data.vocabulary import ByteVocabulary
+
+    given: dict[SplitName, Path | None] = {"train": train, "valid": valid, "test": test}
+    prefixes = {
+        name: path.with_suffix("") if path.suffix in (".bin", ".idx") else path for name, path in given.items() if path
+    }
+    if not prefixes:
+        raise ConfigError("nothing to adopt: give a dataset to --train, --valid or --test")
+    vocabulary = ByteVocabulary() if model is None else PieceVocabulary.load(model)
+    with cleaned_up_on_termination(), errors_of_the_system(output):
+        card = adopt_datasets(prefixes, output, vocabulary, Stages(Console(stderr=True)))
+    print_splits(str(output), card, Console())
 
 
 def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder, such as runs/small.")],
+    run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File to continue, its bytes as they are.")] = None,
     characters: Annotated[int, typer.Option(help="How many characters to generate.")] = 500,
@@ -38,15 +38,15 @@ def generate(
         int | None,
         typer.Option(help="Characters dropped when the window is full: 1 is exact and slow; default: a quarter of it."),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Checkpoint; default: the newest.")] = None,
+    step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
-    from megachar.training.run_folder import RunFolder
+    from megachar.training.checkpoints.sources import load_settings
 
     # All that can be wrong is found before torch is imported, which takes seconds.
-    experiment = RunFolder(run).load_experiment()
+    experiment = load_settings(run)
     context = experiment.model.context
     settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
     settings.check(experiment.model.vocabulary_size)
@@ -61,7 +61,7 @@ def generate(
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
     from megachar.parallel.mesh import choose_device
-    from megachar.training.checkpoints import load_model
+    from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))

@@ -132,6 +132,11 @@ class Blend:
         parts = [f"{corpus.fingerprint} {share}" for corpus, share in zip(self.corpora, shares, strict=True)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
+    def check_unchanged(self) -> None:
+        """`DataError` where a file of any corpus is not the one that was opened."""
+        for corpus in self.corpora:
+            corpus.check_unchanged()
+
     def _check_alike(self) -> None:
         first = self.corpora[0]
         for other in self.corpora[1:]:

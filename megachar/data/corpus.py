@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megachar.data.characters import CharacterVocabulary
-from megachar.data.indexed_dataset import IndexedDataset
+from megachar.data.indexed_dataset import IndexedDataset, idx_path
 from megachar.data.pieces import MODEL_NAME, PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
@@ -99,8 +99,16 @@ class Corpus:
         folder = Path(folder)
         path = folder / CARD_NAME
         if not folder.is_dir():
+            if idx_path(folder).is_file():
+                raise DataError(f"{folder} is a dataset without a {CARD_NAME}; make a corpus of it: {_adopt(folder)}")
             raise DataError(f"no corpus at {folder}: the folder does not exist; prepare it: {PREPARE} {folder}")
         if not path.is_file():
+            datasets = sorted(entry for entry in folder.iterdir() if entry.suffix == ".idx")
+            if datasets:
+                raise DataError(
+                    f"{folder} holds datasets but no {CARD_NAME}; make a corpus of them: "
+                    f"{_adopt(datasets[0].with_suffix(''))}"
+                )
             inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
             raise DataError(
                 f"{folder} is no prepared corpus: it has no {CARD_NAME} (it holds: {inside}). "
@@ -139,6 +147,11 @@ class Corpus:
             f"the corpus {self.folder} has no split '{name}'; it has: {', '.join(self.split_names)}. "
             f"Prepare one with that split: {PREPARE} FOLDER --split 90,5,5"
         )
+
+    def check_unchanged(self) -> None:
+        """`DataError` where a file of an opened split is not the one that was opened."""
+        for dataset in self._opened.values():
+            dataset.check_unchanged()
 
     def _open_split(self, name: SplitName) -> IndexedDataset:
         dataset, card = IndexedDataset(self.folder / name), self.card.splits[name]
@@ -186,6 +199,10 @@ def vocabulary_of(card: VocabularyCard, folder: Path) -> Vocabulary:
             f"{vocabulary.size}: the card was edited or damaged; {again}"
         )
     return vocabulary
+
+
+def _adopt(prefix: Path) -> str:
+    return f"megachar corpus adopt --train {prefix} --output FOLDER"
 
 
 def _read_card(path: Path) -> CorpusCard:

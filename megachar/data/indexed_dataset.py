@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.data.watch import FileWatch
 from megachar.errors import DataError
+from megachar.files import fsync_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -42,15 +44,6 @@ def bin_path(prefix: Path) -> Path:
 def idx_path(prefix: Path) -> Path:
     """The index file of the dataset `prefix`."""
     return prefix.with_name(prefix.name + ".idx")
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names inside `folder` durable: fsync of a file alone does not cover its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def dtype_code(dtype: npt.DTypeLike) -> int:
@@ -128,7 +121,7 @@ class IndexedDatasetWriter:
             idx_path(self.prefix).unlink(missing_ok=True)
             self._bin_temporary.replace(bin_path(self.prefix))
             self._idx_temporary.replace(idx_path(self.prefix))
-            fsync_folder(self.prefix.parent)
+            fsync_path(self.prefix.parent)
         except BaseException:
             self.discard()
             raise
@@ -197,6 +190,7 @@ class IndexedDataset:
         self.prefix = Path(prefix)
         self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
         self._check_both_exist()
+        self._watch = FileWatch((self._bin_path, self._idx_path))
         self._code, self.num_sequences, num_boundaries = self._read_header()
         self.dtype = np.dtype(DTYPES[self._code])
         """Type of a token, little-endian."""
@@ -249,6 +243,10 @@ class IndexedDataset:
                 )
         self._index_is_sound = True
 
+    def check_unchanged(self) -> None:
+        """`DataError` where a file was replaced, written to or removed since it was opened."""
+        self._watch.check()
+
     def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
         """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.
 
@@ -262,12 +260,13 @@ class IndexedDataset:
 
     def tokens_in_documents_below(self, num_tokens: int) -> int:
         """How many tokens lie in documents of fewer than `num_tokens` tokens. Reads the index once, in blocks."""
-        total = 0
+        return sum(int(lengths[lengths < num_tokens].sum()) for lengths in self.document_lengths())
+
+    def document_lengths(self) -> Iterator[Int64]:
+        """Tokens of each document, in order, in blocks (documents of the block,). Reads the index once."""
         for _, boundaries in self._document_blocks():
             # A map of its own, so that the pages it read are given back.
-            lengths = np.diff(self._first_tokens(boundaries, self._map_offsets(0, self.num_sequences)))
-            total += int(lengths[lengths < num_tokens].sum())
-        return total
+            yield np.diff(self._first_tokens(boundaries, self._map_offsets(0, self.num_sequences)))
 
     def _first_tokens(self, sequences: Int64, offsets: Int64) -> Int64:
         """Where these sequences (b,) start, in tokens; the end of the text for number N. `offsets` are all of them."""

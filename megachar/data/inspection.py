@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.data.batches import evenly_spaced_starts
-from megachar.data.corpora.digests import Progress, hash_file
 from megachar.data.corpora.download import Stage, silent_stage
 from megachar.data.corpus import CARD_NAME, PREPARE, Corpus, SplitName
+from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError, DataError

@@ -25,7 +25,7 @@ from megachar.data.corpus import (
     SplitName,
     VocabularyCard,
 )
-from megachar.data.indexed_dataset import bin_path, fsync_folder, idx_path
+from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.preprocessing.copying import copy_text
 from megachar.data.preprocessing.encoding import (
@@ -49,17 +49,18 @@ from megachar.data.preprocessing.plan import (
     parse_split,
     units_of,
 )
-from megachar.data.preprocessing.workers import hash_file, in_order, local_processes, tell_to_stop
+from megachar.data.preprocessing.workers import hash_source, in_order, local_processes, tell_to_stop
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
+from megachar.files import fsync_path
 
 __all__ = [
     "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
-    "prepare_corpus",
+    "prepare_corpus", "whole_folder",
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes of text done since the last call."""
+"""Called with the number of bytes done since the last call, of those that `plan.total_bytes` counts."""
 Writers = Mapping[SplitName, SplitWriter]
 
 
@@ -97,8 +98,8 @@ def prepare_corpus(
     report = progress or (lambda num_bytes: None)
     wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
-        folder = stack.enter_context(_whole_folder(output, durable))
-        split_hashing, source_hashing, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3))
+        folder = stack.enter_context(whole_folder(output, durable))
+        split_hashing, source_hashing, counting, syncing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in "abcd")
         stack.enter_context(_stop_on_error(folder))
         writers: dict[SplitName, SplitWriter] = {}
         for name in SPLIT_NAMES:
@@ -107,7 +108,7 @@ def prepare_corpus(
                 writers[name] = SplitWriter(prefix, vocabulary.dtype, split_hashing, syncing if durable else None)
                 stack.callback(writers[name].abandon)
         if _is_copy(sources, recipe):
-            hashes = _copy(sources, writers, source_hashing, report, chunk_bytes)
+            hashes = _copy(sources, writers, source_hashing, counting, report, chunk_bytes)
         else:
             units = units_of(sources, unit_bytes)
             if ranks is None and num_workers > 1 and len(units) > 1:
@@ -134,12 +135,12 @@ def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
 
 
 def _copy(
-    sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, report: Progress,
-    block_bytes: int | None,
+    sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, counting: ThreadPoolExecutor,
+    report: Progress, block_bytes: int | None,
 ) -> dict[Path, str]:  # fmt: skip
     """Copy plain texts to their splits; the sha256 of each source file."""
     return {
-        source.path: copy_text(number, source, writers, Digest(hashing), report, block_bytes)
+        source.path: copy_text(number, source, writers, Digest(hashing), counting, report, block_bytes)
         for number, source in enumerate(sources)
     }
 
@@ -148,13 +149,26 @@ def _encode_here(
     sources: Sequence[SourceFile], units: Sequence[Unit], recipe: Recipe, writers: Writers, hashing: ThreadPoolExecutor,
     folder: Path, report: Progress,
 ) -> dict[Path, str]:  # fmt: skip
-    """Encode all units in this process; the sha256 of each source file, computed by `hashing` meanwhile."""
-    hashes = {path: hashing.submit(hash_file, path, folder) for path in dict.fromkeys(s.path for s in sources)}
+    """Encode all units in this process; the sha256 of each source file, computed by `hashing` meanwhile.
+
+    Of a plain text that is one of what is read anyway; packed files are read a second time.
+    """
+    packed = {source.path for source in sources if source.text.packing != "plain"}
+    hashed_apart = {path: hashing.submit(hash_source, path, folder) for path in packed}
+    first_sources = {source.path: number for number, source in reversed(list(enumerate(sources)))}
+    digests = {path: Digest(hashing) for path in first_sources if path not in packed}
     for unit in units:
+        path = unit.text.path
+        digest = digests.get(path) if first_sources[path] == unit.source else None
         for block in encode_unit(unit, recipe):
+            if digest is not None:
+                digest.update(block.read)
             writers[unit.segments[block.segment].split].append(unit.source, block)
-            report(block.num_read_bytes)
-    return {path: future.result() for path, future in hashes.items()}
+            report(block.num_done)
+    return {
+        path: digests[path].hexdigest() if path in digests else hashed_apart[path].result()
+        for path in dict.fromkeys(source.path for source in sources)
+    }
 
 
 def _encode_elsewhere(
@@ -170,7 +184,7 @@ def _encode_elsewhere(
     def tasks() -> Iterator[Callable[[Executor], "Future[Any]"]]:
         for number, unit in enumerate(units):
             if first_units[unit.text.path] == number:
-                yield lambda pool, path=unit.text.path: pool.submit(hash_file, path, folder)  # type: ignore[misc]
+                yield lambda pool, path=unit.text.path: pool.submit(hash_source, path, folder)  # type: ignore[misc]
             yield partial(_submit, number, unit, shared, folder)
 
     digests = []
@@ -182,7 +196,7 @@ def _encode_elsewhere(
             for part in result:
                 writers[part.split].append_part(part)
                 remove(part)
-                report(part.num_read_bytes)
+                report(part.num_done)
     return dict(zip(paths, digests, strict=True))
 
 
@@ -263,7 +277,7 @@ def _room_on_disk(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
+def whole_folder(output: Path, durable: bool) -> Iterator[Path]:
     """A new folder beside `output` that takes its name when the block ends well, and is removed otherwise."""
     unique = f"{os.getpid()}.{secrets.token_hex(4)}"
     building = output.with_name(f".{output.name}.new.{unique}")
@@ -273,12 +287,12 @@ def _whole_folder(output: Path, durable: bool) -> Iterator[Path]:
         with _room_on_disk(output):
             yield building
         if durable:
-            fsync_folder(building)
+            fsync_path(building)
         if output.exists():
             output.rename(replaced)
         building.rename(output)
         if durable:
-            fsync_folder(output.parent)
+            fsync_path(output.parent)
     except BaseException:  # also Ctrl-C
         if replaced.exists() and not output.exists():
             replaced.rename(output)

@@ -39,7 +39,7 @@ def recur(
             `milstm`: gates = a * (U h) + x.
         output_gate: `outside`: h = tanh(c) * o; `inside`: h = tanh(c * o).
         products: of the input, all of the first character's first: (t b, 4n) x; for `mlstm` (t b, 5n), x and x_m; for
-            `milstm` (t b, 8n), x and a. Overwritten, which spares a third of the memory and of the time to fill it.
+            `milstm` (t b, 8n), x and a. Overwritten by the gates, which spares memory of their size.
         weights: U (4n, n); for `mlstm` W (4n, n) and M (n, n).
         hidden: before the segment, (b, n), without dropout.
         cell: before the segment, (b, n), at least fp32.

@@ -5,6 +5,8 @@ PipelineEngine drives more than one stage (ZeRO 0-1); DeepSpeedEngine drives a w
 
 import contextlib
 import itertools
+import math
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,13 @@ from megachar.config.deepspeed import EngineConfig, load_engine_config, render_d
 from megachar.config.schema import Experiment
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.stage import MicroBatch, Stage
+from megachar.parallel.step_guard import (
+    StepFigures,
+    StepJudge,
+    can_lower_loss_scale,
+    discard_gradients,
+    gradient_squares,
+)
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """Makes an optimizer from named parameters, whose names are the single-device model's."""
@@ -46,6 +55,28 @@ class TrainingEngine(ABC):
         self.experiment, self.mesh, self.stage, self.engine_config = experiment, mesh, stage, engine_config
         self.accumulation_steps = experiment.batch.num_micro_batches // mesh.topology.data_size
         self.deepspeed: Any = None
+        self._guarded_norm: float | None = None
+
+    def guard_steps(self, judge: StepJudge) -> None:
+        """Ask `judge` before every update, once the gradients are reduced; what it refuses leaves no trace.
+
+        Parameters, optimizer state and the losses gathered stay as they were before the step. Both DeepSpeed engines
+        come through `_take_model_step`, in which they clip, update and zero the gradients.
+        """
+        update = self.deepspeed._take_model_step
+
+        def take_model_step(lr_kwargs: Any) -> None:
+            figures, overflow = self._step_figures()
+            self._guarded_norm = figures.gradient_norm
+            # An overflow that a lower loss scale answers is DeepSpeed's to skip.
+            taken = overflow or judge(figures)
+            self.stage.meter.end_step(keep=taken)
+            if taken:
+                update(lr_kwargs)
+            else:
+                discard_gradients(self.deepspeed, self.engine_config)
+
+        self.deepspeed._take_model_step = take_model_step
 
     def train_step(self, batches: Iterable[MicroBatch], weights: Sequence[float], learning_rate: float) -> None:
         """One optimizer step over this data rank's micro-batches.
@@ -88,14 +119,45 @@ class TrainingEngine(ABC):
 
     @property
     def gradient_norm(self) -> float | None:
-        """Global gradient norm of the last step, before clipping; None where DeepSpeed computes none."""
-        norm = self.deepspeed.get_global_grad_norm()
+        """Global norm of the last step's gradients before clipping; None where neither guard nor DeepSpeed took it."""
+        norm = self._guarded_norm if self._guarded_norm is not None else self.deepspeed.get_global_grad_norm()
         return float(norm) if norm is not None else None
 
     @property
     def skipped_steps(self) -> int:
         """Steps skipped because fp16 gradients overflowed."""
         return int(self.deepspeed.skipped_steps)
+
+    def _step_figures(self) -> tuple[StepFigures, bool]:
+        """What the step at hand is like, and whether its fp16 gradients overflowed and may do so. One sum, one wait.
+
+        The sum is over the default group: over gloo, a ring of hundreds of ranks would take longer than the norm.
+        """
+        losses = self.stage.meter.step_sums(self.mesh.device)
+        if self.mesh.at.tensor:
+            losses[1:] = 0
+        own = torch.cat([losses, gradient_squares(self.deepspeed, self.stage, self.engine_config, self.mesh)])
+        sums = own.clone()
+        dist.all_reduce(sums)
+        all_nats, nats, count, squares, copies = sums.tolist()
+        finite_loss, finite_gradients = math.isfinite(all_nats), math.isfinite(squares + copies)
+        if not finite_gradients and finite_loss and self._may_overflow:
+            return StepFigures(nats / count, math.inf), True
+        suspects = () if finite_loss and finite_gradients else self._suspects(own[:1] if not finite_loss else own[3:])
+        norm = math.sqrt(squares) / self.loss_scale if finite_gradients else math.inf
+        return StepFigures(nats / count if finite_loss else math.nan, norm, suspects), False
+
+    @property
+    def _may_overflow(self) -> bool:
+        return self.engine_config.precision == "fp16" and can_lower_loss_scale(self.optimizer)
+
+    def _suspects(self, own: torch.Tensor) -> tuple[str, ...]:
+        """The ranks on which `own` is not finite; all ranks must call it."""
+        everyone: list[Any] = [None] * self.mesh.topology.world_size
+        where = f"rank {self.mesh.rank} of {socket.gethostname()}"
+        mine = where if not bool(own.isfinite().all()) else None
+        dist.all_gather_object(everyone, mine, group=self.mesh.control_group)
+        return tuple(rank for rank in everyone if rank is not None)
 
     @abstractmethod
     def _train(self) -> None: ...

@@ -5,12 +5,13 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.topology import Coordinates, Topology
 
 SUPPORTED_DEEPSPEED = ((0, 19, 8), (0, 20, 0))
@@ -77,8 +78,13 @@ def choose_device(setting: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def start(topology: Topology, device: torch.device) -> Mesh:
+def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) -> Mesh:
     """Join the process group (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment) and make the groups.
+
+    Args:
+        topology: the layout.
+        device: of this process.
+        timeout_seconds: how long to wait for other ranks, here and in each collective; 0: torch's default.
 
     Raises:
         ConfigError: the number of processes is not the layout's.
@@ -106,7 +112,9 @@ def start(topology: Topology, device: torch.device) -> Mesh:
                         ("MASTER_PORT", "0")):  # fmt: skip
         os.environ.setdefault(name, value)
     if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False)
+        timeout = {"timeout": timedelta(seconds=timeout_seconds)} if timeout_seconds else {}
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, **timeout)
     return make_mesh(topology, device)
 
 
@@ -144,6 +152,21 @@ def check_agreement(what: str, value: str) -> None:
                 f"{what} is not the same everywhere: rank {rank} on {host} has {other}, rank 0 on {everyone[0][1]} has "
                 f"{everyone[0][0]}; give every host the same files and settings"
             )
+
+
+def fail_together(mesh: Mesh, error: MegacharError | None) -> None:
+    """Raise on every rank the error of the first rank that has one. Every rank must call it; None is no error."""
+    if any_rank(mesh, error is not None):
+        everyone: list[Any] = [None] * mesh.topology.world_size
+        dist.all_gather_object(everyone, error, mesh.control_group)
+        raise next(other for other in everyone if other is not None)
+
+
+def any_rank(mesh: Mesh, value: bool) -> bool:
+    """Whether `value` holds on any rank. Every rank must call it; every rank gets the same answer."""
+    flag = torch.tensor(int(value))
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=mesh.control_group)
+    return bool(flag)
 
 
 def check_deepspeed_version(version: str) -> None:

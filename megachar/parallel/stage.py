@@ -145,27 +145,49 @@ class Stage(nn.Module):
 
 
 class LossMeter:
-    """Sums of nats and numbers of predictions of the local layers since the last reset."""
+    """Sums of nats and numbers of predictions of the local layers: of the steps since the last reset, and of this one.
+
+    The two are apart so that a step that is not taken leaves nothing in the losses shown.
+    """
 
     def __init__(self, num_layers: int, num_targets: int) -> None:
         self.shape = (num_layers, num_targets + 1)
-        self._nats: dict[int, Tensor] = {}
-        self._counts: dict[int, int] = {}
+        self._steps: dict[int, tuple[Tensor, int]] = {}
+        self._step: dict[int, tuple[Tensor, int]] = {}
 
     def add(self, layer: int, nats: Tensor, count: int) -> None:
         """Add one micro-batch's sums (n,), each over `count` predictions."""
-        nats = nats.double()
-        self._nats[layer] = self._nats[layer] + nats if layer in self._nats else nats
-        self._counts[layer] = self._counts.get(layer, 0) + count
+        _add(self._step, layer, nats.double(), count)
+
+    def step_sums(self, device: torch.device) -> Tensor:
+        """(3,) in float64, of this step: nats of everything; nats and count of the last layer's first target."""
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        for layer, (nats, count) in self._step.items():
+            sums[0] += nats.sum()
+            if layer == self.shape[0] - 1:
+                sums[1], sums[2] = nats[0], count
+        return sums
+
+    def end_step(self, keep: bool) -> None:
+        """Add this step to those before it, or forget it."""
+        for layer, (nats, count) in self._step.items() if keep else ():
+            _add(self._steps, layer, nats, count)
+        self._step = {}
 
     def take(self, device: torch.device) -> Tensor:
         """(layers, n + 1) in float64: sums of nats per target, then the count; zero for other ranks' layers. Resets."""
+        self.end_step(keep=True)
         sums = torch.zeros(self.shape, dtype=torch.float64, device=device)
-        for layer, nats in self._nats.items():
+        for layer, (nats, count) in self._steps.items():
             sums[layer, :-1] = nats
-            sums[layer, -1] = self._counts[layer]
-        self._nats, self._counts = {}, {}
+            sums[layer, -1] = count
+        self._steps = {}
         return sums
+
+
+def _add(sums: dict[int, tuple[Tensor, int]], layer: int, nats: Tensor, count: int) -> None:
+    before = sums.get(layer)
+    sums[layer] = (before[0] + nats, before[1] + count) if before is not None else (nats, count)
 
 
 class _AttachLoss(torch.autograd.Function):

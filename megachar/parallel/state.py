@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.tensor import cut, join, sharding_of
 
-_SGD_KEYS = ("momentum_buffer",)
-_ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+STATE_KEYS = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq")}
+"""What each optimizer keeps of every parameter."""
 _LOSS_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -32,7 +32,7 @@ class EngineState:
     def __init__(self, engine: TrainingEngine) -> None:
         self.engine, self.mesh = engine, engine.mesh
         self.optimizer = _inner_optimizer(engine.optimizer)
-        self.state_keys = _ADAM_KEYS if "betas" in self.optimizer.defaults else _SGD_KEYS
+        self.state_keys = STATE_KEYS[engine.experiment.optimizer.name]
         if engine.engine_config.zero_stage == 3:
             self._access: _Access = _Partitioned3(engine)
         elif engine.engine_config.zero_stage > 0:
@@ -41,13 +41,18 @@ class EngineState:
             self._access = _Plain(engine)
         self._make_optimizer_state()
 
-    def export(self) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
+    def export(
+        self, host: dict[str, Tensor] | None = None
+    ) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor]]]:
         """Name, weights and optimizer state of every local layer, on the CPU; all ranks must go through all of them.
 
         Weights are keyed by parameter name, optimizer state by `key/parameter name`. Both are empty on all but the
         first data and tensor rank of a stage, which is the one to write them.
+
+        Args:
+            host: memory to copy into, by the same keys; filled at the first export, taken again at later ones.
         """
-        writes = self.mesh.at.data == 0 and self.mesh.at.tensor == 0
+        writes, host = self.mesh.at.data == 0 and self.mesh.at.tensor == 0, {} if host is None else host
         layers: dict[str, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in self.engine.stage.named_parameters():
             layers.setdefault(layer_name(name), []).append((name, parameter))
@@ -55,10 +60,14 @@ class EngineState:
             weights: dict[str, Tensor] = {}
             states: dict[str, Tensor] = {}
             for name, parameter in parameters:
-                weights[name] = self._whole(name, self._access.read(parameter, None))
-                for key in self.state_keys:
-                    states[f"{key}/{name}"] = self._whole(name, self._access.read(parameter, key))
-            yield (layer, weights, states) if writes else (layer, {}, {})
+                for key in (None, *self.state_keys):
+                    whole = self._whole(name, self._access.read(parameter, key))
+                    if writes:
+                        named, tensors = (name, weights) if key is None else (f"{key}/{name}", states)
+                        tensors[named] = self._copy_to(host, named, whole)
+            if self.mesh.device.type == "cuda":
+                torch.cuda.current_stream().synchronize()  # for the copies
+            yield layer, weights, states
 
     def restore(self, read: Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]) -> None:
         """Set every local parameter and its optimizer state.
@@ -108,13 +117,19 @@ class EngineState:
             setattr(self.engine.optimizer.loss_scaler, key, value)
 
     def _whole(self, name: str, piece: Tensor) -> Tensor:
-        """The tensor cut over the tensor ranks, put together again, on the CPU."""
+        """The tensor cut over the tensor ranks, put together again."""
         sharding, size = sharding_of(name), self.mesh.topology.tensor_size
         if sharding is not None and size > 1:
             pieces = [torch.empty_like(piece) for _ in range(size)]
             dist.all_gather(pieces, piece.contiguous(), group=self.mesh.tensor_group)
             piece = join(pieces, sharding)
-        return piece.detach().to("cpu", torch.float32, copy=True)
+        return piece.detach()
+
+    def _copy_to(self, host: dict[str, Tensor], name: str, whole: Tensor) -> Tensor:
+        """`whole` in fp32 in host memory of its own; complete once the device's stream is through."""
+        if name not in host:
+            host[name] = torch.empty(whole.shape, dtype=torch.float32, pin_memory=self.mesh.device.type == "cuda")
+        return host[name].copy_(whole, non_blocking=True)
 
     def _piece(self, name: str, whole: Tensor) -> Tensor:
         sharding, size = sharding_of(name), self.mesh.topology.tensor_size
@@ -135,7 +150,7 @@ class EngineState:
             state = self.optimizer.state[master]
             for key in self.state_keys:
                 state.setdefault(key, torch.zeros_like(master, dtype=torch.float32))
-            if self.state_keys == _ADAM_KEYS and "step" not in group:  # apex counts in the group
+            if "betas" in group and "step" not in group:  # apex counts in the group
                 device = master.device if group.get("fused") else "cpu"
                 state.setdefault("step", torch.zeros((), dtype=torch.float32, device=device))
         link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)

@@ -53,11 +53,15 @@ class Report:
 
 
 class Display:
-    """A context manager around training; silent on all ranks but the main one."""
+    """A context manager around training; silent on all ranks but the main one.
 
-    def __init__(self, total_steps: int, first_step: int, active: bool) -> None:
+    The bar is drawn on `terminal`, where standard output is led into a log and shown above the bar from there.
+    """
+
+    def __init__(self, total_steps: int, first_step: int, active: bool, terminal: Console | None = None) -> None:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total = active, total_steps
+        terminal = terminal or self.console
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -66,8 +70,8 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=not (active and self.console.is_terminal),
+            console=terminal,
+            disable=not (active and terminal.is_terminal),
         )
         self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step)
 

@@ -1,140 +1,168 @@
 """The training loop, from top to bottom."""
 
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from rich.console import Console
+
 from megachar.config.schema import Experiment
+from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
-from megachar.models.counting import training_flops_per_character
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
+from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.checkpoints import list_checkpoints, restore_checkpoint, save_checkpoint
-from megachar.training.display import Display, Report
-from megachar.training.hardware import peak_flops, peak_memory_bytes, peak_memory_of_all_ranks
+from megachar.training.checkpoints.format import DataRecord
+from megachar.training.checkpoints.reading import restore_checkpoint
+from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
+from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
-from megachar.training.metrics import MetricsWriter, layer_bits
 from megachar.training.micro_batches import MicroBatchSource
 from megachar.training.optimizers import build_optimizer, describe_kernels
-from megachar.training.plots import plot_run
 from megachar.training.preflight import check_data
-from megachar.training.run_folder import RunFolder, run_folder
+from megachar.training.run_folder import run_folder
+from megachar.training.run_log import RunLog
+from megachar.training.speed import SpeedMeter
+from megachar.training.watching import connect_watch
+from megachar.watch.rank import RankWatch
 
 
-def train(experiment: Experiment, resume: bool) -> None:
+def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Console | None = None) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
+        watch: runs beside it, and ends this process when another one fails.
+        terminal: where the main rank draws its progress bar, if not on standard output.
+
+    Raises:
+        Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
-    blend = check_data(experiment)
-    parallel, training = experiment.parallel, experiment.training
-    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), choose_device(experiment.device))
-    check_agreement("the experiment", experiment.model_dump_json())
-    check_agreement(f"the data, {blend.description}", blend.fingerprint)
-    folder = run_folder(experiment)
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    state = EngineState(engine)
-    source = MicroBatchSource(experiment, blend, mesh)
-    saved = list_checkpoints(folder) if resume else []  # a run that stopped before its first starts anew
-    step = restore_checkpoint(saved[-1], state, experiment) if saved else 0
-    writer = _open_run(folder, experiment, mesh, step)
+    training = experiment.training
+    setup = _set_up(experiment, resume, watch)
+    mesh, state, source, guard = setup.mesh, setup.state, setup.source, setup.guard
+    engine = state.engine
+    step = setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
-    with Display(training.total_steps, step, active=mesh.is_main) as display:
-        display.note(_headline(experiment, source, mesh, step))
+    with RunLog(experiment, mesh, step, terminal) as log:
+        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, partial(_saved, watch, log))
+        log.note(_headline(experiment, source, mesh, step))
+        log.damaged(step, setup.resumed.damaged)
+        watch.progress(step)
         while step < training.total_steps:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            engine.train_step(source.training(step), weights, rate)
+            batches = source.training(step + guard.skipped_batches)
+            engine.train_step(watch.each(batches), weights, rate)
             step += 1
+            watch.progress(step)
+            bad = guard.review(step)
+            if bad is not None:
+                returned = _go_back(bad, guard, saver, state, experiment)
+                log.bad_step(bad, returned)
+                if returned is not None:
+                    step = returned
+                    meter.restart()
+                    continue
             meter.count(weights)
-            display.advance(step)
+            log.advance(step)
+            saver.poll()
             finished = step == training.total_steps
+            leaves = any_rank(mesh, watch.preempt_asked) and not finished
             validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
-            saves = _due(step, training.checkpoint_interval) or finished
+            validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
+            if validates or saves:
+                _check_unchanged(source, saver)
 
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
-                display.report(report)
-                if writer is not None:
-                    counters = {"skipped_steps": engine.skipped_steps, "layers": layer_bits(losses)}
-                    writer.write("train", step, {**report.record(), **counters})
+                log.losses(report, losses, engine.skipped_steps)
                 meter.restart()
             if validates:
-                losses = engine.evaluate(source.validation(), source.validation_micro_batches, weights)
-                validation = losses.bits_per_character()
-                display.note(f"step {step}: validation {validation:.4f} bits per character")
-                if writer is not None:
-                    writer.write("validation", step, {"bits_per_character": validation, "layers": layer_bits(losses)})
+                losses = engine.evaluate(watch.each(source.validation()), source.validation_micro_batches, weights)
+                validation = log.validation(step, losses)
                 meter.restart()
             if saves:
-                path = save_checkpoint(folder, state, step, experiment)
-                display.note(f"step {step}: saved {path}")
+                saver.save(step, validation if validates else None, guard.state)
                 meter.restart()
-
-        peaks = peak_memory_of_all_ranks(mesh.device)
-        display.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
-
-    if writer is not None:
-        writer.write("end", step, {"memory_bytes_by_rank": peaks})
-        writer.close()
-        for path in plot_run(folder):
-            display.note(f"plot: {path}")
+            if leaves:
+                break
+        saver.finish()
+        log.end(step)
+    if step < training.total_steps:
+        raise Preempted
 
 
-class SpeedMeter:
-    """Counts characters and operations since its last restart."""
+@dataclass(frozen=True)
+class _Setup:
+    """What training works with."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        self.model, self.auxiliary, self.device = experiment.model, experiment.auxiliary, mesh.device
-        self.characters_per_step = experiment.batch.global_size * experiment.model.context
-        peak = peak_flops(mesh.device, load_engine_config(experiment.deepspeed).precision)
-        self.peak = peak * mesh.topology.world_size if peak is not None else None
-        self.restart()
-
-    def restart(self) -> None:
-        """Count from here: after a report, and after anything that was not training."""
-        self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
-
-    def count(self, weights: Sequence[float]) -> None:
-        """One more step was taken, with these layer weights."""
-        classifiers = float(sum(weight > 0 for weight in weights) * self.auxiliary.num_targets)
-        if not self.auxiliary.multiple_positions:
-            classifiers /= self.model.context
-        self._flops += training_flops_per_character(self.model, classifiers) * self.characters_per_step
-        self._steps += 1
-
-    def report(
-        self, step: int, bits: float, rate: float, gradient_norm: float | None, validation: float | None
-    ) -> Report:
-        """The figures since the last restart."""
-        seconds = max(time.perf_counter() - self._since, 1e-9)
-        flops = self._flops / seconds
-        return Report(
-            step=step,
-            bits_per_character=bits,
-            learning_rate=rate,
-            characters_per_second=self._steps * self.characters_per_step / seconds,
-            flops_per_second=flops,
-            device_share=flops / self.peak if self.peak is not None else None,
-            memory_bytes=peak_memory_bytes(self.device),
-            gradient_norm=gradient_norm,
-            validation=validation,
-        )
+    mesh: Mesh
+    state: EngineState
+    source: MicroBatchSource
+    guard: Guard
+    data: DataRecord
+    resumed: Resumption
 
 
-def _open_run(folder: RunFolder, experiment: Experiment, mesh: Mesh, step: int) -> MetricsWriter | None:
-    """On the main rank: record what the run is, and open its metrics."""
-    if not mesh.is_main:
+def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
+    """Join the other ranks, build this one's part, and bring it to where training goes on."""
+    blend = check_data(experiment)
+    mesh = _join(experiment, watch)
+    check_agreement(f"the data, {blend.description}", blend.fingerprint)
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    state = EngineState(engine)
+    source = MicroBatchSource(experiment, blend, mesh)
+    data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
+    resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
+    guard = Guard(experiment.guard)
+    guard.watch(engine, resumed.position.loop_state)
+    return _Setup(mesh, state, source, guard, data, resumed)
+
+
+def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
+    """Find the other ranks, and see that they were given the same experiment."""
+    parallel = experiment.parallel
+    topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
+    mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
+    connect_watch(watch)
+    check_agreement("the experiment", experiment.model_dump_json())
+    return mesh
+
+
+def _go_back(
+    bad: BadStep, guard: Guard, saver: CheckpointSaver, state: EngineState, experiment: Experiment
+) -> int | None:
+    """Restore the newest checkpoint after a bad step; its number of steps, or None where the step is only skipped."""
+    if experiment.guard.action != "rollback":
         return None
-    folder.record(experiment, render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed)), step)
-    return MetricsWriter(folder)
+    saver.finish()
+    checkpoint, _ = newest_whole(saver.folder, state.mesh)
+    if checkpoint is None:
+        return None
+    position = restore_checkpoint(checkpoint, state, experiment)
+    guard.go_back(position.loop_state, position.step, bad.step)
+    state.engine.gather_losses()  # of the steps taken back
+    return position.step
+
+
+def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
+    """`DataError` on all ranks where the corpus is not what it was; a save that is under way is brought to its end."""
+    try:
+        source.check_unchanged()
+    except DataError:
+        saver.finish()
+        raise
+
+
+def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:
+    watch.saved(saved.step)
+    log.saved(saved)
 
 
 def _due(step: int, interval: int) -> bool:

@@ -2,10 +2,13 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from megachar.errors import PlatformError
 from megachar.parallel.engine import LossSums
 from megachar.training.run_folder import RunFolder
 
@@ -32,9 +35,13 @@ class MetricsWriter:
         self._board = SummaryWriter(str(folder.tensorboard))
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Record `values` of `kind` ("train" or "validation") after `step` steps."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        """Record `values` of `kind`, such as "train", after `step` steps; `PlatformError` where the disk is full."""
+        with self._naming_files():
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+            self._mirror(kind, step, values)
+
+    def _mirror(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -44,9 +51,19 @@ class MetricsWriter:
                     self._board.add_scalar(f"{kind}_layers/{layer:02d}_target{target}_bits", value, step)
 
     def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        """Flush and close both; `PlatformError` as from `write`."""
+        with self._naming_files():
+            self._file.close()
+            self._board.close()
+
+    @contextmanager
+    def _naming_files(self) -> Iterator[None]:
+        """A full disk as an error of ours."""
+        try:
+            yield
+        except OSError as error:
+            raise PlatformError(f"{self._file.name} or the TensorBoard files beside it cannot be written: "
+                                f"{error.strerror}; free space, then go on with --resume") from error  # fmt: skip
 
 
 def _torn_end(folder: RunFolder) -> bool:

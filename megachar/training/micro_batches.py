@@ -8,8 +8,9 @@ from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
 from megachar.data.reader import WindowReader, training_reader, validation_reader
 from megachar.data.sampler import Int64, UInt64, window_numbers
+from megachar.errors import DataError
 from megachar.layers.dropout import DropoutKey
-from megachar.parallel.mesh import Mesh
+from megachar.parallel.mesh import Mesh, fail_together
 from megachar.parallel.stage import MicroBatch
 
 
@@ -17,7 +18,7 @@ class MicroBatchSource:
     """The micro-batches of one data rank. Number i of a step belongs to data rank i % data ranks."""
 
     def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
-        self.seed, self.batch, self.mesh = experiment.seed, experiment.batch, mesh
+        self.seed, self.batch, self.mesh, self._blend = experiment.seed, experiment.batch, mesh, blend
         self.draws_masks = experiment.model.dropout > 0
         data, context, num_targets = experiment.data, experiment.model.context, experiment.auxiliary.num_targets
         self._train = training_reader(blend, data, context, num_targets, experiment.seed)
@@ -45,6 +46,15 @@ class MicroBatchSource:
         total = self.validation_micro_batches * ranks
         for number in range(self.mesh.at.data, total, ranks):
             yield self._read(self._valid, window_numbers(0, number, self.batch.micro_size, total), None)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError` on every rank if any of them sees other files than those it opened. All must call it."""
+        error: DataError | None = None
+        try:
+            self._blend.check_unchanged()
+        except DataError as failure:
+            error = failure
+        fail_together(self.mesh, error)
 
     def _read(self, reader: WindowReader, windows: UInt64, key: DropoutKey | None) -> MicroBatch:
         inputs, targets = reader.read(windows)

@@ -40,9 +40,24 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def failures(self) -> Path:
+        """One record (`watch.failure`) per rank that failed, and of whoever ended a run."""
+        return self.path / "failures"
+
+    @property
     def plots(self) -> Path:
         """Pictures."""
         return self.path / "plots"
+
+    @property
+    def logs(self) -> Path:
+        """What each rank printed: rank-0000.log and so on."""
+        return self.path / "logs"
+
+    @property
+    def launch(self) -> Path:
+        """How the run was started: hosts, layout, command, and the files the command names."""
+        return self.path / "launch"
 
     def load_experiment(self) -> Experiment:
         """The experiment the run was started with."""

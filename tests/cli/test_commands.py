@@ -171,34 +171,37 @@ def test_launch_refuses_a_run_that_exists(corpus: Path, tmp_path: Path, call: Ca
 
 
 def command_of(done: Done) -> list[str]:
-    """The one line that --dry-run prints."""
+    """The last line that --dry-run prints, after the table of the layout, without the variables it sets."""
     assert done.status == 0, done.err
-    assert len(done.out.splitlines()) == 1
-    return shlex.split(done.out)
+    words = shlex.split(done.out.splitlines()[-1])
+    return words[words.index(sys.executable) :]
 
 
 def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
-    """The command is printed whole, with what the user gave, and nothing is written."""
+    """The layout and the whole command are printed, and nothing is written but the experiment that it names."""
     overrides = [f"data.path={corpus}", f"output={tmp_path}/my runs", "parallel.data=2", "parallel.tensor=2"]
-    command = command_of(call("launch", BASE, *overrides, "--dry-run"))
+    done = call("launch", BASE, *overrides, "--dry-run")
+    assert "pipe 2 x tensor 2 x data 2" in done.out
+    command = command_of(done)
     assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     script = next(index for index, word in enumerate(command) if word.endswith("launcher/train.py"))
     assert Path(command[script]).is_file()
-    assert command[script + 1 :] == [BASE, *overrides]
+    assert command[script + 1 :] == [f"{tmp_path}/my runs/base/launch/experiment.yaml"]
     options = command[3:script]
     assert options[options.index("--num_gpus") + 1] == "8"  # pipe 2 x tensor 2 x data 2
     assert 1024 <= int(options[options.index("--master_port") + 1]) < 65536
     assert options[options.index("--hostfile") + 1] == "/dev/null"
-    assert not (tmp_path / "my runs").exists()
+    written = [path for path in (tmp_path / "my runs").rglob("*") if path.is_file()]
+    assert [str(path) for path in written] == command[script + 1 :]
 
 
 def test_dry_run_with_a_hostfile(corpus: Path, tmp_path: Path, call: Call) -> None:
     hosts = tmp_path / "hosts"
     given = ["launch", BASE, f"data.path={corpus}", f"output={tmp_path}/runs", "--hostfile", str(hosts), "--dry-run"]
-    refused(call(*given), r"PlatformError: hostfile [^\n]*hosts does not exist; each line [^\n]*HOST slots=GPUS")
+    refused(call(*given), r"PlatformError: hostfile [^\n]* cannot be read: [^\n]*; each line [^\n]*HOST slots=GPUS")
     hosts.write_text("localhost slots=2\n")
-    command = command_of(call(*given))
-    assert command[command.index("--hostfile") + 1] == str(hosts)
+    command = command_of(call(*given, "--launcher", "no_ssh", "--node-rank", "0"))
+    assert command[command.index("--hostfile") + 1] == f"{tmp_path}/runs/base/launch/hostfile"
     assert "--num_gpus" not in command
 
 

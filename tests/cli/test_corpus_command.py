@@ -20,8 +20,8 @@ from rich.console import Console
 from megachar.cli import main
 from megachar.cli.stages import Stages, errors_of_the_system
 from megachar.data.corpora import registry
-from megachar.data.corpora.digests import Digest
 from megachar.data.corpus import Corpus
+from megachar.data.digests import Digest
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import DataError

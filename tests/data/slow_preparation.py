@@ -1,8 +1,12 @@
-"""Prepares a corpus slowly, so that a test can meet it at work: slow_preparation.py INPUT OUTPUT NUM_WORKERS."""
+"""Prepares a corpus slowly, so that a test can meet it at work: slow_preparation.py INPUT OUTPUT NUM_WORKERS.
+
+NUM_WORKERS is "mpi" for the ranks of an MPI job.
+"""
 
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import MegacharError
 
@@ -32,11 +37,16 @@ def main() -> None:
     """See the top."""
     signal.signal(signal.SIGTERM, stop)
     source, output, num_workers = sys.argv[1:]
+    with_mpi = num_workers == "mpi"
     try:
-        prepare_corpus(
-            cut_by_position(Path(source)), Path(output), SlowVocabulary(), overwrite=True, num_workers=int(num_workers),
-            unit_bytes=1000, chunk_bytes=500,
-        )  # fmt: skip
+        with mpi_ranks() if with_mpi else nullcontext((None, 1)) as (executor, num_ranks):
+            if with_mpi and executor is None:
+                return
+            prepare_corpus(
+                cut_by_position(Path(source)), Path(output), SlowVocabulary(), overwrite=True,
+                num_workers=1 if with_mpi else int(num_workers), ranks=(executor, num_ranks) if executor else None,
+                unit_bytes=1000, chunk_bytes=500,
+            )  # fmt: skip
     except MegacharError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,26 +1,14 @@
-import errno
-import fcntl
 import hashlib
-import json
-import os
 import secrets
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from megachar.data.corpora.digests import Digest
-from megachar.data.corpora.download import Downloader, check_space, part_path
-from megachar.data.corpora.registry import Archive
+from megachar.data.corpora.download import part_path
 from megachar.errors import DataError
 from tests.data.corpora_server import (
-    Answer,
     PlannedServer,
     Request,
     chunked,
@@ -30,50 +18,7 @@ from tests.data.corpora_server import (
     without_length,
     without_ranges,
 )
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def content() -> bytes:
-    return secrets.token_bytes(50_000 + secrets.randbelow(1000))
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "downloads" / "corpus.zip"
-
-
-def archive_of(content: bytes, *addresses: str, **more: Any) -> Archive:
-    digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-    return Archive(addresses, "corpus.zip", digest, **{"num_bytes": len(content), **more})
-
-
-def downloader(**settings: Any) -> Downloader:
-    """Quick to try again, and deaf to the proxies of the environment."""
-    fast: dict[str, Any] = {"attempts": 3, "timeout_seconds": 20, "pause_seconds": 0.001, "chunk_bytes": 4096}
-    return Downloader(**{**fast, "opener": build_opener(ProxyHandler({})), **settings})
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def fetch(content: bytes, target: Path, *plan: Answer, **settings: Any) -> PlannedServer:
-    """Download `content` from a server with this plan, successfully; the server, with what it was asked."""
-    with PlannedServer(*plan) as server:
-        downloader(**settings).fetch(archive_of(content, f"{server.address}/corpus.zip"), target)
-    assert target.read_bytes() == content
-    assert names(target.parent) == ["corpus.zip"]
-    return server
-
-
-def refuse(content: bytes, target: Path, message: str, *plan: Answer, **settings: Any) -> PlannedServer:
-    """The download fails with `message`, and nothing is there under the final name."""
-    with PlannedServer(*plan) as server, pytest.raises(DataError, match=message):
-        downloader(**settings).fetch(archive_of(content, f"{server.address}/corpus.zip"), target)
-    assert not target.exists()
-    return server
+from tests.data.downloads_by_hand import archive_of, downloader, fetch, names, refuse
 
 
 def test_whole_at_once(content: bytes, target: Path) -> None:
@@ -321,83 +266,3 @@ def test_progress(content: bytes, target: Path) -> None:
         ("Verifying corpus.zip", len(content), len(content)),
     ]
     assert stages[0][2][0] == 100
-
-
-def test_no_room(content: bytes, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=len(content) - 1))
-    refuse(content, target, r"has room for [\d,]+ bytes, but [\d,]+ are needed: make room", file(content))
-    # What is there already needs no room.
-    part_path(target).write_bytes(content[:1])
-    fetch(content, target, file(content))
-
-
-def test_room_in_a_folder_to_be(tmp_path: Path) -> None:
-    check_space(tmp_path / "not" / "yet", 0)
-    with pytest.raises(DataError, match=rf"{tmp_path} has room for"):
-        check_space(tmp_path / "not" / "yet", 1 << 62)
-
-
-def test_full_disk_keeps_what_has_arrived(content: bytes, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def __init__(self, part: Any) -> None:
-            self.part = part
-
-        def write(self, chunk: bytes) -> int:
-            if os.fstat(self.part.fileno()).st_size + len(chunk) > 20_000:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return int(self.part.write(chunk))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.part, name)
-
-    copy = Downloader._copy
-    monkeypatch.setattr(
-        Downloader, "_copy", lambda self, response, part, *more: copy(self, response, Full(part), *more)
-    )
-    with PlannedServer(file(content)) as server, pytest.raises(OSError, match="No space left"):
-        downloader().fetch(archive_of(content, server.address), target)
-    assert not target.exists()
-    kept = part_path(target).read_bytes()
-    assert kept == content[: len(kept)] != b""
-    monkeypatch.undo()
-    assert fetch(content, target, file(content)).ranges == [f"bytes={len(kept)}-"]
-
-
-def test_two_at_once(content: bytes, target: Path) -> None:
-    target.parent.mkdir()
-    with part_path(target).open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process is downloading"):
-            downloader().fetch(archive_of(content), target)
-    fetch(content, target, file(content))
-
-
-def test_killed_in_the_middle(content: bytes, target: Path) -> None:
-    """A process that is killed leaves a part, from which the next one goes on."""
-    code = """
-import json, sys
-from pathlib import Path
-from megachar.data.corpora.digests import Digest
-from megachar.data.corpora.download import Downloader
-from megachar.data.corpora.registry import Archive
-address, sha256, size, target = json.loads(sys.argv[1])
-Downloader(timeout_seconds=30).fetch(Archive((address,), "corpus.zip", Digest("sha256", sha256), size), Path(target))
-"""
-    with PlannedServer(stalling(content, 12_345), file(content, etag=None)) as server:
-        arguments = json.dumps([server.address, hashlib.sha256(content).hexdigest(), len(content), str(target)])
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
-        process = subprocess.Popen([sys.executable, "-c", code, arguments], env=environment)
-        try:
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline and process.poll() is None:
-                if part_path(target).exists() and part_path(target).stat().st_size == 12_345:
-                    break
-                time.sleep(0.01)
-            assert process.poll() is None
-        finally:
-            process.kill()
-            process.wait(10)
-        assert not target.exists()
-        downloader().fetch(archive_of(content, server.address), target)
-    assert target.read_bytes() == content
-    assert server.ranges == [None, "bytes=12345-"]

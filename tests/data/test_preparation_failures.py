@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def started(*command: object) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *command: object, program: Sequence[str] = (sys.executable,), environment: Mapping[str, str] = ENVIRONMENT
+) -> Iterator[subprocess.Popen[str]]:
     """A command as the first of a process group of its own, which does not outlive the block."""
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, start_new_session=True, text=True,
+        [*program, *map(str, command)], cwd=ROOT, env=environment, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -120,6 +123,21 @@ def test_killed_parent_leaves_no_workers(place: Path) -> None:
         process.wait()
         wait_for(lambda: not group(process.pid), 10)
     assert tree(place / "corpus") == before
+
+
+@needs_proc
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_interrupt_while_workers_start(place: Path, seconds: float) -> None:
+    before = tree(place)
+    options = ("--documents", "line", "--workers", 2, "--output", place / "corpus", "--overwrite")
+    with started(TOOL, place / "text", *options) as process:
+        wait_for(lambda: workers_of(process))
+        time.sleep(seconds)  # until they import what they need
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+        wait_for(lambda: not group(process.pid), 5)
+    assert (process.returncode, output, errors) == (130, "", "interrupted: nothing was written\n")
+    assert tree(place) == before
 
 
 def test_error_in_a_worker(place: Path) -> None:
@@ -213,6 +231,30 @@ def test_error_in_a_rank(place: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False)
     assert done.returncode == 2
     assert done.stderr.count("line 1: not JSON") == 1, done.stderr
+    assert tree(place) == before
+
+
+@needs_proc
+def test_killed_rank(place: Path) -> None:
+    """mpirun ends the others, and the first rank tidies up before."""
+    before = tree(place)
+    command = mpirun(3, "tests/data/slow_preparation.py", place / "text", place / "corpus", "mpi")
+    # On a busy machine the second that mpirun gives may be too short.
+    environment = {**ENVIRONMENT, "OMPI_MCA_odls_base_sigkill_timeout": "3"}
+    with started(*command, program=(), environment=environment) as process:
+        wait_for(lambda: has_parts(place))
+        ranks = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                arguments = path.read_bytes().split(b"\0")
+                if str(place / "text").encode() in arguments and b"mpirun" not in arguments[0]:
+                    ranks.append(int(path.parent.name))
+        assert len(ranks) == 3
+        os.kill(sorted(ranks)[secrets.choice((1, 2))], signal.SIGKILL)  # the first writes
+        _, errors = process.communicate(timeout=30)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 5)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "exited on signal 9" in errors
     assert tree(place) == before
 
 

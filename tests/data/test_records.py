@@ -1,4 +1,3 @@
-import gc
 import itertools
 import json
 import random
@@ -11,7 +10,7 @@ import pytest
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.preprocessing.records import RecordError, line_of_record, parse_records
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
+from megachar.errors import ConfigError, DataError
 from tests.data.preprocessing_by_hand import json_lines, random_records
 
 GOOD = '{"text": "good"}'
@@ -71,7 +70,8 @@ def test_two_wrongs_do_not_make_a_right() -> None:
     """Lines that, joined as elements of an array, would make as many good records as there are lines."""
     split_over_two = ['{"a": [{}', '{}], "text": "x"}']
     two_on_one = ['{"text": "a"}, {"text": "b"}']
-    for lines in (split_over_two + two_on_one, two_on_one + split_over_two, ['{"text": "a"},0,{"text": "b"}', GOOD]):
+    spaced = ['{"text": "a"} {"text": "b"}', '{"a": [{', '}], "text": "x"}']
+    for lines in (split_over_two + two_on_one, two_on_one + split_over_two, spaced, spaced[1:] + spaced[:1]):
         with pytest.raises(RecordError, match="not JSON"):
             parse_records("\n".join(lines).encode(), "text", False)
 
@@ -81,14 +81,17 @@ def test_invalid_utf8_in_a_line() -> None:
         parse_records(b'{"text": "\xff"}', "text", False)
 
 
-def test_the_collector_is_left_as_it_was() -> None:
-    for enabled in (True, False):
-        (gc.enable if enabled else gc.disable)()
-        try:
-            parse_records(GOOD.encode(), "text", False)
-            assert gc.isenabled() == enabled
-        finally:
-            gc.enable()
+def test_other_fields_are_passed_over() -> None:
+    assert texts_of(b'{"a": "\xff", "text": "one"}\n{"text": "two", "b": 1e999}') == ([b"one", b"two"], 0)
+
+
+def test_line_ends_of_two_characters() -> None:
+    assert texts_of(b'{"text": "a"}\r\n{"text": "b"}\r\n') == ([b"a", b"b"], 0)
+
+
+def test_a_key_that_cannot_be_looked_for() -> None:
+    with pytest.raises(ConfigError, match=r"the key 'a\"b' of JSON lines cannot be looked for .*: rename it"):
+        parse_records(GOOD.encode(), 'a"b', False)
 
 
 def test_bad_lines_are_named_or_counted(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import torch
 from megachar.config.loading import save_experiment
 from megachar.config.schema import DataConfig, Experiment, ModelConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.vocabulary import ByteVocabulary
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.models.transformer import Transformer
-from megachar.training import checkpoints
+from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
+MakeRun = Callable[[bytes, Vocabulary], Path]
 
 
 @pytest.fixture
@@ -40,19 +41,29 @@ def text(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, text: npt.NDArray[np.uint8], make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder with a corpus (valid and test), whose checkpoint exists in memory only."""
-    (tmp_path / "text").write_bytes(text.tobytes())
-    corpus = tmp_path / "corpus"
-    prepare_corpus(cut_by_position(tmp_path / "text", "20,40,40"), corpus, ByteVocabulary())
-    model = make_model(32)
-    experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
-    folder = tmp_path / "runs" / "small"
-    folder.mkdir(parents=True)
-    save_experiment(experiment, folder / "resolved.yaml")
+def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Run folders with a corpus (train, valid and test) of a text, whose checkpoint exists in memory only."""
 
-    def load_model(run: Path, step: int | None = None) -> checkpoints.LoadedModel:
-        return checkpoints.LoadedModel(model, experiment, 70 if step is None else step)
+    def make(text: bytes, vocabulary: Vocabulary) -> Path:
+        (tmp_path / "text").write_bytes(text)
+        corpus = tmp_path / "corpus"
+        prepare_corpus(cut_by_position(tmp_path / "text", "20,40,40"), corpus, vocabulary)
+        model = make_model(32, vocabulary_size=vocabulary.size)
+        experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
+        folder = tmp_path / "runs" / "small"
+        folder.mkdir(parents=True)
+        save_experiment(experiment, folder / "resolved.yaml")
 
-    monkeypatch.setattr(checkpoints, "load_model", load_model)
-    return folder
+        def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
+            return reading.LoadedModel(model, experiment, 70 if step is None else step)
+
+        monkeypatch.setattr(reading, "load_model", load_model)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run(text: npt.NDArray[np.uint8], make_run: MakeRun) -> Path:
+    """A run over bytes."""
+    return make_run(text.tobytes(), ByteVocabulary())

@@ -13,10 +13,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from megachar.cli.evaluate import evaluate
+from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
+from megachar.data.pieces import PieceVocabulary
+from megachar.data.vocabulary import Vocabulary
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.units import word_perplexity
+from tests.evaluation.conftest import MakeRun
 
 
 def invoke(*arguments: Any) -> str:
@@ -59,6 +63,36 @@ def test_part_of_a_split_at_the_papers_stride(run: Path, tmp_path: Path) -> None
     assert json.loads((tmp_path / "copy.json").read_text()) == saved
     assert "1: each from the whole context (the paper's protocol)" in output
     assert "50 characters (the first of the split)" in output
+
+
+@pytest.mark.parametrize("name", ["characters", "sentencepiece"])
+def test_figures_per_byte_and_word(make_run: MakeRun, name: str) -> None:
+    """Tokens of several bytes, counted apart by decoding, and words by splitting."""
+    text = "zwölf große Bären\nsahen dächsen zu \n".encode() * 30
+    vocabulary: Vocabulary
+    if name == "characters":
+        vocabulary = CharacterVocabulary.learn([(text, str)], None, bytes_for_others=False)
+    else:
+        vocabulary = PieceVocabulary.train([(text, str)], 280, "bpe")
+    run = make_run(text, vocabulary)
+    unit = "token" if name == "sentencepiece" else "character"
+    output = invoke(run)
+    saved = json.loads((run / "evaluation-valid-stride4-step70.json").read_text())
+    tokens = Corpus.open(corpus_of(run)).split("valid").tokens
+    valid = vocabulary.decode(tokens)
+    assert len(valid) > 1.01 * tokens.size
+    assert saved["num_bytes"] == len(valid)
+    assert saved["num_words"] == len(valid.split()) + valid.count(b"\n")
+    assert saved["bits_per_byte"] == pytest.approx(saved["nats"] / np.log(2) / len(valid))
+    assert saved["word_perplexity"] == pytest.approx(np.exp(saved["nats"] / saved["num_words"]))
+    assert f"{saved['bits_per_byte']:.4f} ({len(valid):,} bytes)" in output
+    assert f"bits per {unit} " in output
+    assert f" {tokens.size:,} {unit}s" in output
+    invoke(run, "--max-characters", 100)
+    part = json.loads((run / "evaluation-valid-stride4-step70-first100.json").read_text())
+    assert part["num_bytes"] == len(vocabulary.decode(tokens[:100]))
+    assert part["bits_per_byte"] == pytest.approx(part["nats"] / np.log(2) / part["num_bytes"])
+    assert "word_perplexity" not in part
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [

@@ -10,7 +10,7 @@ from megachar.config.schema import Experiment, ModelConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.models.transformer import Transformer
-from megachar.training import checkpoints
+from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
@@ -41,10 +41,10 @@ def run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) 
     folder.mkdir(parents=True)
     save_experiment(experiment, folder / "resolved.yaml")
 
-    def load_model(run: Path, step: int | None = None) -> checkpoints.LoadedModel:
-        return checkpoints.LoadedModel(model, experiment, 70 if step is None else step)
+    def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
+        return reading.LoadedModel(model, experiment, 70 if step is None else step)
 
-    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    monkeypatch.setattr(reading, "load_model", load_model)
     return folder
 
 

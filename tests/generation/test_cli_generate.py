@@ -16,7 +16,7 @@ from megachar.generation.decoding import TerminalDecoder
 from megachar.generation.generator import generate as continue_text
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
-from megachar.training import checkpoints
+from megachar.training.checkpoints import reading
 
 
 def invoke(*arguments: Any, **options: Any) -> Any:
@@ -31,7 +31,7 @@ def invoke(*arguments: Any, **options: Any) -> Any:
 
 
 def expected(run: Path, prompt: bytes, count: int, settings: SamplingSettings, slide: int | None = None) -> bytes:
-    model = checkpoints.load_model(run).model
+    model = reading.load_model(run).model
     return bytes(continue_text(model, list(prompt), count, Sampler(settings, 256), slide))
 
 

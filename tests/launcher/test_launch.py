@@ -1,39 +1,12 @@
-"""Training through real launchers: `megachar launch` (DeepSpeed's runner), torchrun, and a rank that fails."""
+"""Training through real launchers on one machine: `megachar launch`, deepspeed, torchrun, mpirun; a rank that fails."""
 
 import os
-import subprocess
+import shutil
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder
-
-ROOT = Path(__file__).resolve().parents[2]
-# Clipping is off: stages add up the gradient norm in another order than one process does.
-SMALL = ["quickstart", "model.num_layers=2", "model.width=32", "model.num_heads=2", "model.local_offsets=[]",
-         "training.total_steps=4", "training.log_interval=1", "training.validation_windows=4",
-         "schedule.warmup_steps=1", "training.gradient_clipping=0"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    (folder / "text").write_bytes(np.random.default_rng(1).integers(97, 123, 8000, dtype=np.uint8).tobytes())
-    prepare_corpus(cut_by_position(folder / "text"), folder / "prepared", ByteVocabulary())
-    return folder / "prepared"
-
-
-def run(command: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, TRAIN, losses, run
 
 
 def left_over(marker: str) -> list[str]:
@@ -50,24 +23,27 @@ def left_over(marker: str) -> list[str]:
 
 
 def test_every_launcher_trains_the_same(corpus: Path, tmp_path: Path) -> None:
-    """DeepSpeed's runner over two stages, torchrun over two stages, and one plain process: the same bits."""
-    train = str(ROOT / "launcher" / "train.py")
-    launch = [sys.executable, "-c", "from megachar.cli import main; main()", "launch"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", train]
+    """Over two stages under every launcher, and in one plain process: the same bits."""
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull, "--num_gpus", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     commands = {
-        "deepspeed": [*launch, *SMALL],
-        "torchrun": [*torchrun, *SMALL],
-        "plain": [sys.executable, train, *SMALL, "parallel.pipe=1"],
+        "plain": [sys.executable, TRAIN, *SMALL, "parallel.pipe=1"],
+        "launch": [*LAUNCH, *SMALL],
+        "deepspeed": [*runner, "--master_port", "29537", TRAIN, *SMALL],
+        "torchrun": [*torchrun, TRAIN, *SMALL],
     }
-    losses = {}
+    if shutil.which("mpirun"):
+        mpirun = ["mpirun", "-n", "2", "--host", "localhost:2", "--bind-to", "none"]
+        commands["mpirun"] = [*mpirun, sys.executable, TRAIN, *SMALL]
     for name, command in commands.items():
-        result = run([*command, f"data.path={corpus}", f"output={tmp_path}", f"name={name}"])
+        where = [f"data.path={corpus}", f"output={tmp_path}", f"name={name}"]
+        result = run([*command, *where], environment=AS_ROOT)
         assert result.returncode == 0, result.stderr
         assert "step 4: saved" in result.stdout
-        records = read_metrics(RunFolder(tmp_path / name), "train")
-        losses[name] = [(record["step"], record["bits_per_character"]) for record in records]
-    assert len(losses["plain"]) == 4
-    assert losses["deepspeed"] == losses["torchrun"] == losses["plain"]
+        assert "step 4: saved" in (tmp_path / name / "logs" / "rank-0000.log").read_text()
+        assert (tmp_path / name / "logs" / "rank-0001.log").exists() == (name != "plain")
+        assert losses(tmp_path, name) == losses(tmp_path, "plain")
+    assert len(losses(tmp_path, "plain")) == 4
 
 
 def test_a_failing_rank_ends_all(corpus: Path, tmp_path: Path) -> None:
@@ -78,7 +54,12 @@ def test_a_failing_rank_ends_all(corpus: Path, tmp_path: Path) -> None:
     since = time.monotonic()
     result = run(command)
     assert result.returncode != 0
-    assert "the planted fault" in result.stderr
+    # The terminal shows the error that was first, and no other; its traceback stands in its rank's log.
+    shown = [line for line in result.stderr.splitlines() if line.startswith("rank ")]
+    assert len(shown) == 1
+    assert shown[0].startswith("rank 1 on ")
+    assert shown[0].endswith("RuntimeError: the planted fault")
+    assert "Traceback" in (tmp_path / "quickstart" / "logs" / "rank-0001.log").read_text()
     assert time.monotonic() - since < 90
     assert left_over(marker) == []
 

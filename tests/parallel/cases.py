@@ -1,5 +1,6 @@
 """What ranks and the single-device reference both do: train a few steps on the same random micro-batches."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,8 +67,8 @@ class Outcome:
     """Sums of nats (layers, n) of the micro-batches of step 99, without dropout."""
 
 
-def reference(experiment: Experiment, steps: int) -> Outcome:
-    """The plain single-device model under torch.optim, in one process, in fp32."""
+def reference(experiment: Experiment, steps: int, refused: Collection[int] = ()) -> Outcome:
+    """The plain single-device model under torch.optim, in one process, in fp32; without the updates of some steps."""
     model, outcome = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed), Outcome()
     optimizer = build_optimizer(experiment, model.named_parameters())
     total = experiment.batch.num_micro_batches
@@ -83,7 +84,8 @@ def reference(experiment: Experiment, steps: int) -> Outcome:
             nats += sums.double()
         if step == 0:
             outcome.gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}  # type: ignore[union-attr]
-        optimizer.step()
+        if step not in refused:
+            optimizer.step()
         outcome.nats.append(nats.numpy())
     outcome.parameters = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     return outcome

@@ -1,6 +1,7 @@
 """fp16 with loss scaling: the joined auxiliary gradients carry the scale, on every stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,24 @@ from tests.parallel.pool import RankPool
 Ranks = Callable[[int], RankPool]
 
 
-def train_in_fp16(values: dict[str, Any], steps: int) -> Outcome:
-    """On a rank: `train`, on a CPU that DeepSpeed would refuse for fp16; torch computes it all the same."""
+@contextmanager
+def fp16_on_cpu() -> Iterator[None]:
+    """On a rank: fp16 on a CPU, which DeepSpeed would refuse; torch computes it all the same."""
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
     accelerator.is_fp16_supported = lambda: True
     accelerator.supported_dtypes = lambda: []
     try:
-        return train(values, steps)
+        yield
     finally:
         del accelerator.is_fp16_supported, accelerator.supported_dtypes
+
+
+def train_in_fp16(values: dict[str, Any], steps: int) -> Outcome:
+    """On a rank: `train`, in fp16."""
+    with fp16_on_cpu():
+        return train(values, steps)
 
 
 @pytest.mark.parametrize(("pipe", "tensor", "data"), [(1, 1, 1), (2, 1, 1), (4, 1, 1), (2, 2, 1), (1, 1, 2)])

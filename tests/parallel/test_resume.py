@@ -13,12 +13,14 @@ from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.checkpoints import list_checkpoints, load_model
+from megachar.training.checkpoints.format import FileRecord, list_checkpoints
+from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
+from tests.parallel.unwatched import unwatched
 
 Ranks = Callable[[int], RankPool]
 TOTAL, STOP = 8, 3
@@ -42,7 +44,7 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
 
 def train_case(values: dict[str, Any], resume: bool) -> None:
     """On a rank: the whole training loop."""
-    train(Experiment.model_validate(values), resume)
+    train(Experiment.model_validate(values), resume, unwatched())
 
 
 def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
@@ -50,10 +52,9 @@ def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
             for record in read_metrics(folder, kind)]  # fmt: skip
 
 
-def file_hashes(folder: RunFolder, step: int) -> dict[str, Any]:
+def file_hashes(folder: RunFolder, step: int) -> dict[str, FileRecord]:
     checkpoint = next(found for found in list_checkpoints(folder) if found.step == step)
-    files: dict[str, Any] = checkpoint.manifest["files"]
-    return files
+    return checkpoint.manifest.files
 
 
 ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.1}
@@ -142,7 +143,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
     """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
     import os
 
-    from megachar.training import checkpoints
+    from megachar.training.checkpoints import files
 
     experiment = Experiment.model_validate(values)
     if os.environ["RANK"] == "1":
@@ -150,9 +151,9 @@ def failing_save_case(values: dict[str, Any]) -> None:
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        checkpoints.save_file = full
+        files.write_durably = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
-    train(extended, resume=True)
+    train(extended, True, unwatched())
 
 
 def test_another_model_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def disagreeing_case(values: dict[str, Any]) -> None:
     """On a rank: every rank has another seed."""
     import os
 
-    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False)
+    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False, unwatched())
 
 
 def test_ranks_that_disagree_are_told(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

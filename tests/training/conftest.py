@@ -3,10 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.models.transformer import Transformer
+from megachar.training.run_folder import RunFolder
 from tests.torch_fixtures import one_thread, seed
+from tests.training.checkpoints_by_hand import small, write_run
 
 MakeCorpus = Callable[..., Path]
 
@@ -22,3 +26,20 @@ def make_corpus(tmp_path: Path) -> MakeCorpus:
         return tmp_path / "corpus"
 
     return make
+
+
+@pytest.fixture
+def model(seed: int) -> Transformer:
+    """In training mode, with auxiliary classifiers, every parameter random."""
+    experiment = small()
+    model = Transformer(experiment.model, experiment.auxiliary)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: Transformer) -> RunFolder:
+    """A run with the checkpoints of `write_run`."""
+    return write_run(RunFolder(tmp_path / "run"), dict(model.named_parameters()), small())

@@ -1,87 +1,27 @@
-"""Reading checkpoints; writing them needs ranks and is tested in tests/parallel."""
+"""Reading checkpoints; saving them needs ranks and is tested in tests/parallel."""
 
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
-from megachar.config.loading import load_experiment, save_experiment
-from megachar.config.schema import Experiment
+import megachar
+from megachar.config.loading import save_experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.transformer import Transformer
-from megachar.training.checkpoints import (
-    find_checkpoint,
-    list_checkpoints,
-    load_model,
-    restore_checkpoint,
-)
+from megachar.training.checkpoints import reading
+from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
+from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
 from megachar.training.run_folder import RunFolder
-from tests.config.conftest import BASE
+from tests.training.checkpoints_by_hand import layer_of, optimizer_state, small
 
-SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]
 FILE = "weights/blocks.1.safetensors"
-
-
-def small(*overrides: str) -> Experiment:
-    return load_experiment(BASE, [*SMALL, *overrides])
-
-
-def layer_of(name: str) -> str:
-    return ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
-
-
-def write_checkpoint(run: RunFolder, step: int, weights: dict[str, Tensor], experiment: Experiment) -> Path:
-    """A checkpoint by hand, as the format is described in megachar/training/checkpoints.py."""
-    path = run.checkpoints / f"step-{step:08d}"
-    files = {}
-    for kind in ("weights", "optimizer"):
-        (path / kind).mkdir(parents=True)
-        for layer in sorted({layer_of(name) for name in weights}):
-            tensors = {name: tensor.contiguous() for name, tensor in weights.items() if layer_of(name) == layer}
-            name = f"{kind}/{layer}.safetensors"
-            save_file(tensors, path / name)
-            data = (path / name).read_bytes()
-            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    auxiliary = experiment.auxiliary
-    identity = {
-        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
-        "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
-        "optimizer": experiment.optimizer.name,
-    }
-    manifest = {"format_version": 1, "step": step, "optimizer_steps": step, "loss_scaler": None,
-                "experiment": identity, "files": files}  # fmt: skip
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    return path
-
-
-@pytest.fixture
-def model(seed: int) -> Transformer:
-    """In training mode, with auxiliary classifiers, every parameter random."""
-    experiment = small()
-    model = Transformer(experiment.model, experiment.auxiliary)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.5)
-    return model
-
-
-@pytest.fixture
-def run(tmp_path: Path, model: Transformer) -> RunFolder:
-    """Checkpoints of steps 5, 20 and 100; the weights of step s are the model's times s / 100."""
-    folder, experiment = RunFolder(tmp_path / "run"), small()
-    folder.path.mkdir()
-    save_experiment(experiment, folder.experiment_file)
-    for step in (100, 5, 20):
-        weights = {name: value.detach() * (step / 100) for name, value in model.named_parameters()}
-        write_checkpoint(folder, step, weights, experiment)
-    return folder
 
 
 def test_listed_in_order(run: RunFolder) -> None:
@@ -126,16 +66,16 @@ def test_no_checkpoint_of_that_step(run: RunFolder) -> None:
 def test_tensors_are_read_as_they_were(run: RunFolder, model: Transformer) -> None:
     for layer in ("embedding", "blocks.0", "blocks.1", "head"):
         expected = {name: value for name, value in model.named_parameters() if layer_of(name) == layer}
-        found = find_checkpoint(run).read("weights", layer)
+        found = read_layer(find_checkpoint(run), "weights", layer)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def damaged(run: RunFolder, message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"step-00000100/{FILE} {message}.*; delete .*step-00000100 to go on"):
-        find_checkpoint(run).read("weights", "blocks.1")
-    find_checkpoint(run).read("weights", "blocks.0")
-    find_checkpoint(run, 20).read("weights", "blocks.1")
+        read_layer(find_checkpoint(run), "weights", "blocks.1")
+    read_layer(find_checkpoint(run), "weights", "blocks.0")
+    read_layer(find_checkpoint(run, 20), "weights", "blocks.1")
 
 
 def test_a_flipped_bit(run: RunFolder, seed: int) -> None:
@@ -208,18 +148,23 @@ def test_load_model_of_an_edited_run(run: RunFolder) -> None:
         load_model(run.path)
 
 
-def test_a_checkpoint_of_the_same_model_is_restored(run: RunFolder, model: Transformer) -> None:
+def test_a_checkpoint_of_the_same_model_is_restored(
+    run: RunFolder, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With another learning rate, number of steps and layout: they are no part of what has to fit."""
+    monkeypatch.setattr(reading, "fail_together", lambda mesh, error: None)  # there are no other ranks
     read: dict[str, Any] = {}
     state: Any = SimpleNamespace(
-        restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True))
+        mesh=None, restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True))
     )
     resumed = small("optimizer.learning_rate=1", "training.total_steps=7000", "parallel.data=2", "seed=3")
-    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == 20
-    assert state.optimizer_steps == 20
-    assert state.loss_scaler is None
-    for kind in ("weights", "optimizer"):
-        assert torch.equal(read[kind]["head.norm.weight"], model.head.norm.weight * 0.2), kind
+    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == Position(20, {"skipped": 3})
+    assert state.optimizer_steps == 19
+    assert state.loss_scaler == {}
+    weight = model.head.norm.weight.detach() * 0.2
+    assert torch.equal(read["weights"]["head.norm.weight"], weight)
+    expected = optimizer_state("head.norm.weight", "exp_avg_sq", weight)
+    assert torch.equal(read["optimizer"]["exp_avg_sq/head.norm.weight"], expected)
 
 
 @pytest.mark.parametrize(
@@ -236,3 +181,41 @@ def test_a_checkpoint_of_another_model_is_not_restored(run: RunFolder, override:
     state: Any = None  # refused before it is touched
     with pytest.raises(CheckpointError, match=message):
         restore_checkpoint(find_checkpoint(run), state, small(override))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"manifest\.json is damaged: it is no JSON \(.*\); delete .*step-00000100 to go on"),
+        ("[]", r"manifest\.json is damaged \(the whole of it: .*\); delete "),
+        ('{"format_version": 2}', r"manifest\.json is of format version 2; this megachar reads 1$"),
+        ('{"format_version": 1}', r"manifest\.json is damaged \(step: Field required\); delete "),
+        (None, r"manifest\.json is missing; delete "),
+    ],
+)
+def test_a_damaged_manifest(run: RunFolder, text: str | None, message: str) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path.parent)
+    assert find_checkpoint(run).step == 20
+
+
+def test_a_manifest_that_cannot_be_read(run: RunFolder) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read: Is a directory; delete "):
+        read_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("package", ["parallel", "evaluation", "generation", "training", "cli"])
+def test_nothing_is_unpickled(package: str) -> None:
+    """Whatever reads checkpoints calls neither torch.load nor pickle, with or without weights_only."""
+    for path in (Path(megachar.__file__).parent / package).rglob("*.py"):
+        found = re.findall(
+            r"torch\.load\(|\bpickle\.|import pickle|allow_pickle|joblib", path.read_text(encoding="utf-8")
+        )
+        assert not found, f"{path}: {found}"

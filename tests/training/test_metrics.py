@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megachar.errors import PlatformError
 from megachar.parallel.engine import LossSums
 from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics
 from megachar.training.run_folder import RunFolder
@@ -76,3 +77,16 @@ def test_layer_bits() -> None:
     assert bits[0] == [None, None]
     assert bits[1] == pytest.approx([2 / math.log(2), 3 / math.log(2)], abs=1e-6)
     json.dumps(bits, allow_nan=False)
+
+
+def test_a_full_disk_is_told(folder: RunFolder) -> None:
+    writer = MetricsWriter(folder)
+    writer.write("train", 1, {"x": 1})
+    with writer._file, Path("/dev/full").open("a", encoding="utf-8") as full:
+        writer._file = full
+        with pytest.raises(PlatformError, match="cannot be written: No space left on device; free space, then go on"):
+            writer.write("train", 2, {"x": 2})
+        with pytest.raises(PlatformError, match="cannot be written"):
+            writer.close()
+    writer._board.close()
+    assert [entry["step"] for entry in read_metrics(folder, "train")] == [1]

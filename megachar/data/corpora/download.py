@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, Request, build_opener
 
-from megachar.data.corpora.digests import Progress, hash_file
 from megachar.data.corpora.registry import Archive
+from megachar.data.digests import Progress, hash_file
 from megachar.errors import DataError
 
 # Some publishers refuse Python's own name.

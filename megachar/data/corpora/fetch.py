@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from megachar.data.corpora.digests import hash_file
 from megachar.data.corpora.download import Downloader, Stage, check_space, silent_stage
 from megachar.data.corpora.registry import NamedCorpus, TextFile
 from megachar.data.corpora.unpack import Members, check_text, extract_members, find_members, is_archive
 from megachar.data.corpus import CorpusCard
+from megachar.data.digests import hash_file
 from megachar.data.preprocess import SourceFile, check_output, cut_by_position, one_file_per_split, prepare_corpus
 from megachar.data.preprocessing.inputs import Input
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary

@@ -8,8 +8,8 @@ but would let no wrong text pass.
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from megachar.data.corpora.digests import Digest
 from megachar.data.corpus import SplitName
+from megachar.data.digests import Digest
 from megachar.data.preprocess import DEFAULT_SPLIT
 from megachar.errors import ConfigError
 
@@ -75,8 +75,21 @@ class NamedCorpus:
         return f"archive: {self.archive.digest.algorithm}\ntext: {known}"
 
 
-_MAHONEY = ("https://mattmahoney.net/dc/", "http://mattmahoney.net/dc/")
-_CUT = "by position: bytes [0, 90M) train, [90M, 95M) valid, [95M, 100M) test"
+def _mahoney(name: str, summary: str, num_bytes: int, archive: Digest, text: Digest) -> NamedCorpus:
+    """10^8 characters of Wikipedia by Matt Mahoney; `num_bytes` are those of the archive."""
+    file = f"{name}.zip"
+    return NamedCorpus(
+        name=name,
+        summary=summary,
+        licence="Wikipedia's text: GFDL",
+        splits="by position: bytes [0, 90M) train, [90M, 95M) valid, [95M, 100M) test",
+        archive=Archive(
+            tuple(f"{scheme}://mattmahoney.net/dc/{file}" for scheme in ("https", "http")), file, archive, num_bytes
+        ),
+        texts=(TextFile(name, None, text),),
+        text_bytes=100_000_000,
+        cut=DEFAULT_SPLIT,
+    )
 
 
 def _wikitext(split: SplitName, digest: Digest) -> TextFile:
@@ -88,41 +101,19 @@ def _penn_treebank(split: SplitName, md5: str) -> TextFile:
 
 
 CORPORA: tuple[NamedCorpus, ...] = (
-    NamedCorpus(
-        name="enwik8",
-        summary="first 10^8 bytes of the English Wikipedia's XML of 3 March 2006 (Hutter Prize); 205 byte values occur",
-        licence="Wikipedia's text: GFDL",
-        splits=_CUT,
-        archive=Archive(
-            addresses=tuple(f"{folder}enwik8.zip" for folder in _MAHONEY),
-            name="enwik8.zip",
-            digest=Digest("sha256", "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc"),
-            num_bytes=36_445_475,
-        ),
-        texts=(
-            TextFile(
-                "enwik8",
-                None,
-                Digest("sha256", "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"),
-            ),
-        ),
-        text_bytes=100_000_000,
-        cut=DEFAULT_SPLIT,
+    _mahoney(
+        "enwik8",
+        "first 10^8 bytes of the English Wikipedia's XML of 3 March 2006 (Hutter Prize); 205 byte values occur",
+        36_445_475,
+        Digest("sha256", "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc"),
+        Digest("sha256", "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"),
     ),
-    NamedCorpus(
-        name="text8",
-        summary="10^8 characters of the same Wikipedia, cleaned to 27 symbols: a-z and the space",
-        licence="Wikipedia's text: GFDL",
-        splits=_CUT,
-        archive=Archive(
-            addresses=tuple(f"{folder}text8.zip" for folder in _MAHONEY),
-            name="text8.zip",
-            digest=Digest("sha256", "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232"),
-            num_bytes=31_344_016,
-        ),
-        texts=(TextFile("text8", None, Digest("md5", "3bea1919949baf155f99411df5fada7e")),),
-        text_bytes=100_000_000,
-        cut=DEFAULT_SPLIT,
+    _mahoney(
+        "text8",
+        "10^8 characters of the same Wikipedia, cleaned to 27 symbols: a-z and the space",
+        31_344_016,
+        Digest("sha256", "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232"),
+        Digest("md5", "3bea1919949baf155f99411df5fada7e"),
     ),
     NamedCorpus(
         name="wikitext2",
@@ -162,19 +153,9 @@ CORPORA: tuple[NamedCorpus, ...] = (
             num_bytes=1_792_209_805,
         ),
         texts=(
-            TextFile(
-                "training-monolingual.tokenized.shuffled/news.en-*-of-00100",
-                "train",
-                num_members=99,
-            ),
-            TextFile(
-                "heldout-monolingual.tokenized.shuffled/news.en.heldout-00001-of-00050",
-                "valid",
-            ),
-            TextFile(
-                "heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050",
-                "test",
-            ),
+            TextFile("training-monolingual.tokenized.shuffled/news.en-*-of-00100", "train", num_members=99),
+            TextFile("heldout-monolingual.tokenized.shuffled/news.en.heldout-00001-of-00050", "valid"),
+            TextFile("heldout-monolingual.tokenized.shuffled/news.en.heldout-00000-of-00050", "test"),
         ),
         text_bytes=4_200_000_000,
     ),

@@ -8,9 +8,11 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from megachar.data.corpora.digests import CHUNK_BYTES, Progress, update_hash
 from megachar.data.corpora.registry import NamedCorpus, TextFile
+from megachar.data.digests import Progress, update_hash
 from megachar.errors import DataError
+
+CHUNK_BYTES = 1 << 20
 
 Members = dict[str, Path]
 """The files that a text consists of: their paths in the archive or folder -> where they lie."""

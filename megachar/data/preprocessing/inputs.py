@@ -8,7 +8,7 @@ import lzma
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,38 +128,42 @@ def open_text(text: Input, start: int = 0) -> Iterator[IO[bytes]]:
 
     Reading raises DataError where an archive is damaged or cut off.
     """
+    with open_measured(text, start) as (file, _):
+        yield file
+
+
+@contextmanager
+def open_measured(text: Input, start: int = 0) -> Iterator[tuple[IO[bytes], Callable[[], int] | None]]:
+    """As `open_text`, with what tells how many bytes of the file were read, where `work_bytes` counts those."""
     with _unpacking(str(text)):
         if text.packing == "plain":
             # Unbuffered: blocks are larger than any buffer, and read-ahead would hide a file that is cut meanwhile.
             with text.path.open("rb", buffering=0) as file:
                 file.seek(start)
-                yield file
+                yield file, None
             return
         assert start == 0, "a packed text is read from its start"
-        with _open_packed(text) as unpacked:
-            yield unpacked
+        if text.member is not None:
+            with zipfile.ZipFile(text.path) as archive, archive.open(text.member) as member:
+                yield member, None
+            return
+        with text.path.open("rb") as packed, _unpacked(text.packing, packed) as unpacked:
+            yield unpacked, packed.tell
 
 
-def _open_packed(text: Input) -> IO[bytes]:
-    if text.packing == "gz":
-        return cast(IO[bytes], gzip.open(text.path, "rb"))
-    if text.packing == "bz2":
-        return bz2.open(text.path, "rb")
-    if text.packing == "xz":
-        return lzma.open(text.path, "rb")
-    if text.packing == "zst":
-        return _open_zst(text.path)
-    assert text.member is not None
-    # The member keeps the archive's file open for as long as it needs it.
-    return zipfile.ZipFile(text.path).open(text.member)
-
-
-def _open_zst(path: Path) -> IO[bytes]:
+def _unpacked(packing: Packing, packed: IO[bytes]) -> IO[bytes]:
+    if packing == "gz":
+        return cast(IO[bytes], gzip.open(packed, "rb"))
+    if packing == "bz2":
+        return bz2.open(packed, "rb")
+    if packing == "xz":
+        return lzma.open(packed, "rb")
+    assert packing == "zst"
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
         from backports import zstd
-    return cast(IO[bytes], zstd.ZstdFile(path, "rb"))
+    return cast(IO[bytes], zstd.ZstdFile(packed, "rb"))
 
 
 @contextmanager
@@ -179,6 +183,12 @@ def _unpacking(name: str) -> Iterator[None]:
         if type(error).__name__ == "ZstdError":
             raise DataError(f"{name} is damaged or cut off ({error}): fetch or copy it again") from None
         raise
+
+
+def work_bytes(text: Input) -> int:
+    """Bytes that reading it is counted in: of the text, where its size is known, or of the packed file."""
+    known = text.packing == "plain" or text.member is not None
+    return unpacked_size(text) if known else text.path.stat().st_size
 
 
 def unpacked_size(text: Input) -> int:

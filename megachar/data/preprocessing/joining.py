@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,11 @@ from megachar.data.vocabulary import Int64
 from megachar.errors import DataError
 
 PUMP_BYTES = 1 << 20
+NUM_BUFFERS = 4
 SYNC_BYTES = 64 << 20
 _INDEX_DOCUMENTS = 1 << 16
+
+Result = TypeVar("Result")
 
 
 class Digest:
@@ -48,12 +51,10 @@ class Digest:
         self._waiting.append(future)
         return future
 
-    def copy(self) -> "Digest":
-        """A digest of the same data so far, which goes its own way."""
-        self._finish()
-        other = Digest(self._pool)
-        other._hash = self._hash.copy()
-        return other
+    def begin_as(self, other: "Digest") -> None:
+        """Take the data of `other` so far for what came first here, where nothing did yet."""
+        other._finish()
+        self._hash = other._hash.copy()
 
     def hexdigest(self) -> str:
         """The hash of all data."""
@@ -154,11 +155,15 @@ class SplitWriter:
         self._open_tokens += part.num_tokens - closed
         self._count(part.num_tokens, part.num_bytes, part.words, part.num_skipped_lines)
 
-    def append_bytes(self, data: memoryview, words: WordCounter) -> None:
-        """Add bytes that are tokens as they are, already given to `digest`."""
+    def append_bytes(self, data: memoryview) -> None:
+        """Add bytes that are tokens as they are, already given to `digest`; their words are added apart."""
         self._bin.write(data)
         self._open_tokens += len(data)
-        self._count(len(data), len(data), words, 0)
+        self._count(len(data), len(data), WordCounter(), 0)
+
+    def add_words(self, words: WordCounter) -> None:
+        """Add the words of the next bytes."""
+        self._words.join(words)
 
     def close(self) -> SplitCard:
         """End the dataset, which is then on the disk for good if that was wanted; DataError where it has no token."""
@@ -256,7 +261,7 @@ class Buffer:
 
     def __init__(self, size: int) -> None:
         self._memory = memoryview(bytearray(size))
-        self._readers: list[Future[None]] = []
+        self._readers: list[Future[Any]] = []
         self.data = self._memory[:0]
 
     def fill(self, file: IO[bytes], most: int) -> int:
@@ -267,14 +272,19 @@ class Buffer:
         self.data = self._memory[:count]
         return int(count)
 
+    def used_by(self, reader: "Future[Result]") -> "Future[Result]":
+        """Keep the bytes until `reader` is done; gives it back."""
+        self._readers.append(reader)
+        return reader
+
     def hashed_by(self, digest: Digest) -> None:
         """Give the bytes to a digest."""
-        self._readers.append(digest.update(self.data))
+        self.used_by(digest.update(self.data))
 
 
 def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = PUMP_BYTES) -> Iterator[Buffer]:
     """The next `num_bytes` of an unbuffered file, block by block in buffers that are used again."""
-    buffers = [Buffer(block_bytes) for _ in range(4)]
+    buffers = [Buffer(block_bytes) for _ in range(NUM_BUFFERS)]
     remaining, number = num_bytes, 0
     while remaining:
         buffer = buffers[number % len(buffers)]

@@ -44,11 +44,11 @@ def training_text(sources: Sequence[SourceFile], recipe: Recipe, most_bytes: int
     for unit in units_of(sources):
         if all(segment.split != wanted for segment in unit.segments):
             continue
-        for block in read_text(unit, recipe, Cut.WORDS):
-            if unit.segments[block.segment].split != wanted:
+        for text in read_text(unit, recipe, Cut.WORDS):
+            if unit.segments[text.block.segment].split != wanted:
                 continue
-            yield block.text, partial(place_of, unit, recipe, block)
+            yield text.text, partial(place_of, unit, recipe, text)
             if remaining is not None:
-                remaining -= len(block.text)
+                remaining -= len(text.text)
                 if remaining <= 0:
                     return

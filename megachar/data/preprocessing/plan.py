@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from megachar.data.corpus import SPLIT_NAMES, SplitName
-from megachar.data.preprocessing.inputs import Input, find_inputs, unpacked_size
+from megachar.data.preprocessing.inputs import Input, find_inputs, unpacked_size, work_bytes
 from megachar.errors import DataError
 
 DEFAULT_SPLIT = "90,5,5"  # of enwik8 and text8, in every paper
@@ -91,10 +91,9 @@ def cut_by_position(texts: Texts, split: str = DEFAULT_SPLIT) -> list[SourceFile
     return sources
 
 
-def total_bytes(sources: Sequence[SourceFile]) -> int | None:
-    """Bytes of all unpacked texts; None where that is known only after unpacking."""
-    known = all(size is not None for source in sources for _, size in source.pieces)
-    return sum(source.num_bytes for source in sources) if known else None
+def total_bytes(sources: Sequence[SourceFile]) -> int:
+    """Bytes that preparing them is counted in: of the texts, or of packed files whose unpacked size is not written."""
+    return sum(work_bytes(source.text) for source in sources)
 
 
 def one_file_per_split(files: Mapping[SplitName, Texts]) -> list[SourceFile]:

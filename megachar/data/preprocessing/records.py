@@ -1,16 +1,18 @@
 """JSON lines: the texts of many records at once."""
 
-import gc
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 
 from megachar.data.vocabulary import Int64
+from megachar.errors import ConfigError
+
+_LINE_END, _RETURN, _OPENS, _CLOSES = b"\n\r{}"
+# What the decoder raises on bytes that are no JSON, or JSON of another shape.
+_REFUSALS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class RecordError(ValueError):
@@ -36,15 +38,17 @@ class Records:
 def parse_records(lines: bytes, key: str, skip_bad: bool) -> Records:
     """The texts under `key` in whole JSON lines; blank lines are passed over.
 
-    RecordError where a line is no JSON object or has no text under the key, unless `skip_bad`.
+    RecordError where a line is no JSON object or has no text under the key, unless `skip_bad`. What stands under other
+    keys is passed over without a close look.
     """
-    texts = _parse_at_once(lines, key)
+    decoder = _decoder(key)
+    texts = _parse_at_once(lines, decoder)
     num_skipped = 0
     if texts is None:  # some line is blank or bad: take them one by one
         texts = []
         for number, line in enumerate(lines.split(b"\n")):
             try:
-                texts.extend(_parse_line(line, number, key))
+                texts.extend(_parse_line(line, number, key, decoder))
             except RecordError:
                 if not skip_bad:
                     raise
@@ -57,9 +61,10 @@ def parse_records(lines: bytes, key: str, skip_bad: bool) -> Records:
 
 def line_of_record(lines: bytes, key: str, record: int) -> int:
     """Number in `lines`, from 0, of the line that holds the record of that number, bad and blank lines not counted."""
+    decoder = _decoder(key)
     for number, line in enumerate(lines.split(b"\n")):
         try:
-            record -= len(_parse_line(line, number, key))
+            record -= len(_parse_line(line, number, key, decoder))
         except RecordError:
             continue
         if record < 0:
@@ -67,61 +72,77 @@ def line_of_record(lines: bytes, key: str, record: int) -> int:
     raise AssertionError("no such record")
 
 
-def _parse_at_once(lines: bytes, key: str) -> list[str] | None:
-    """All texts by one call of the parser, or None where the lines are not all good records.
+@lru_cache(maxsize=1)
+def _decoder(key: str) -> Any:
+    """Decodes objects with a text under `key`, and makes nothing of their other keys."""
+    try:
+        # No cycles can begin in a record, so the garbage collector need not walk over them again and again.
+        record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, gc=False)
+    except ValueError as error:
+        raise ConfigError(f"the key {key!r} of JSON lines cannot be looked for ({error}): rename it") from None
+    return msgspec.json.Decoder(record)
 
-    The lines become the elements of one array. Between them stands a number drawn afresh each time: an element that is
-    not followed by it spans two lines or is one of two on a line, and then the lines are taken one by one.
+
+def _parse_at_once(lines: bytes, decoder: Any) -> list[str] | None:
+    """All texts by one call of the decoder, or None where the lines are not all good records.
+
+    The decoder takes line ends for spaces, so that each line holds one record is seen apart.
     """
     body = lines.rstrip(b"\r\n")
     if not body:
         return []
-    mark = secrets.randbits(62)
-    with _no_garbage_collection():
-        try:
-            values: list[Any] = orjson.loads(b"[%b]" % body.replace(b"\n", b",%d," % mark))
-        except orjson.JSONDecodeError:
-            return None
-        gaps = body.count(b"\n")
-        if len(values) != 2 * gaps + 1 or values[1::2].count(mark) != gaps:
-            return None
-        try:
-            texts = [record[key] for record in values[::2]]
-        except (KeyError, TypeError):
-            return None
-        return texts if set(map(type, texts)) == {str} else None
+    num_lines = _num_objects(body)
+    if num_lines is None:
+        return None
+    try:
+        records = decoder.decode_lines(body)
+    except _REFUSALS:
+        return None
+    return [record.text for record in records] if len(records) == num_lines else None
 
 
-def _parse_line(line: bytes, number: int, key: str) -> list[str]:
+def _num_objects(body: bytes) -> int | None:
+    """The number of lines, if each begins with { and ends with }; else None.
+
+    In JSON no { follows a } inside a value without a comma between them, nor a line end in a string. So values that
+    pass lie on one line each; but a line may still hold two.
+    """
+    text = np.frombuffer(body, dtype=np.uint8)
+    line_ends = np.flatnonzero(text == _LINE_END)
+    if text[0] != _OPENS or text[-1] != _CLOSES:
+        return None
+    last = line_ends - 1
+    last -= text[last] == _RETURN
+    good = bool((text[last] == _CLOSES).all() and (text[line_ends + 1] == _OPENS).all())
+    return line_ends.size + 1 if good else None
+
+
+def _parse_line(line: bytes, number: int, key: str, decoder: Any) -> list[str]:
     """The text of a line, or none where it is blank."""
     if not line.strip():
         return []
     try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(number, f"not JSON ({error})") from None
+        return [decoder.decode(line).text]
+    except _REFUSALS as error:
+        raise RecordError(number, _what_is_wrong(line, key, error)) from None
+
+
+def _what_is_wrong(line: bytes, key: str, error: Exception) -> str:
+    """Why a line that the decoder refused with `error` is no record with a text."""
+    try:
+        record = msgspec.json.decode(line)
+    except _REFUSALS as reason:
+        return f"not JSON ({reason})"
     if not isinstance(record, dict):
-        raise RecordError(number, f"no JSON object but {_shortened(record)}")
+        return f"no JSON object but {_shortened(record)}"
     if key not in record:
         known = ", ".join(list(record)[:8]) or "none"
-        raise RecordError(number, f"no key {key!r}; its keys are: {known}")
+        return f"no key {key!r}; its keys are: {known}"
     if not isinstance(record[key], str):
-        raise RecordError(number, f"no text under the key {key!r} but {_shortened(record[key])}")
-    return [record[key]]
+        return f"no text under the key {key!r} but {_shortened(record[key])}"
+    return str(error)
 
 
 def _shortened(value: Any) -> str:
-    text = orjson.dumps(value).decode()
+    text = msgspec.json.encode(value).decode()
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """The collector would walk over all records again and again, and they hold no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from megachar.data.preprocessing.inputs import open_text
+from megachar.data.preprocessing.inputs import open_measured
 from megachar.data.preprocessing.plan import Segment, Unit
 from megachar.data.vocabulary import Cut
 from megachar.errors import DataError
@@ -40,6 +40,8 @@ class Block:
     position: int
     """Of the first byte, in the unpacked text."""
     text: bytes
+    num_done: int
+    """Of the bytes that the work is counted in (`inputs.work_bytes`), since the last block."""
 
 
 def rule_of(cut: Cut) -> CutRule:
@@ -101,14 +103,16 @@ def read_blocks(unit: Unit, outer: CutRule, inner: CutRule, block_bytes: int) ->
     """
     segments = unit.segments
     lookbehind = int(segments[0].start > 0)
-    with open_text(unit.text, segments[0].start - lookbehind) as file:
+    done = 0
+    with open_measured(unit.text, segments[0].start - lookbehind) as (file, file_position):
         window = _Window(file, segments[0].start - lookbehind, block_bytes)
         window.position = segments[0].start
         if lookbehind:
             window.skip_to_cut(outer)
         for number, segment in enumerate(segments):
             for position, text in window.segment(segment, outer, inner):
-                yield Block(number, position, text)
+                before, done = done, done + len(text) if file_position is None else file_position()
+                yield Block(number, position, text, done - before)
         planned = segments[-1].stop
         if planned is not None and window.ended and window.end < planned:
             raise DataError(

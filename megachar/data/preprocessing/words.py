@@ -53,8 +53,8 @@ class WordCounter:
         self.ends_inside = False
 
 
-# Small enough that a block and its masks stay in the processor's cache: over 10 times faster than whole chunks.
-_BLOCK_BYTES = 1 << 16
+# Small enough that a block and its masks stay in the processor's cache, large enough that the calls do not count.
+_BLOCK_BYTES = 1 << 17
 
 
 def count_words(text: npt.NDArray[np.uint8]) -> int:
@@ -70,9 +70,11 @@ def count_words(text: npt.NDArray[np.uint8]) -> int:
         # 9 to 13 are the other whitespace bytes; smaller ones wrap round to large numbers.
         np.less(np.subtract(block, np.uint8(9), out=shifted), 5, out=other)
         np.logical_or(np.equal(block, 32, out=space), other, out=space)
-        starts = np.greater(space[:-1], space[1:], out=other[:-1])
-        total += int(np.count_nonzero(starts)) + (before_is_space and not space[0])
-        before_is_space = bool(space[-1])
+        # Changes are starts and ends by turns; what comes before the block and after it tells which are more.
+        changes = int(np.count_nonzero(np.logical_xor(space[:-1], space[1:], out=other[:-1])))
+        first_is_space, last_is_space = bool(space[0]), bool(space[-1])
+        total += (changes + first_is_space - last_is_space) // 2 + (before_is_space and not first_is_space)
+        before_is_space = last_is_space
     return total
 
 

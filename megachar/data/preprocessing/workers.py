@@ -1,7 +1,7 @@
 """Who does the work: this process, a pool of processes on this machine, or the ranks of an MPI job."""
 
+import concurrent.futures
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,10 +15,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, cast
 
+from megachar.data.digests import hash_file
 from megachar.data.preprocessing.encoding import STOP_NAME, Stopped
 from megachar.errors import ConfigError, DataError
 
-_HASH_BYTES = 8 << 20
+LAST_WORD_SECONDS = 0.3
+"""How long those who are told to stop are waited for; mpirun gives the ranks it ends one second."""
 
 
 @contextmanager
@@ -61,11 +63,14 @@ def in_order(
     pending: deque[Future[Any]] = deque()
     try:
         for task in tasks:
-            pending.append(task(executor))
+            with _interrupts_kept_from_children():
+                pending.append(task(executor))
             if len(pending) > 2 * num_workers:
-                yield pending.popleft().result()
+                yield pending[0].result()
+                pending.popleft()
         while pending:
-            yield pending.popleft().result()
+            yield pending[0].result()
+            pending.popleft()
     except BrokenProcessPool:
         raise DataError(
             "a worker process died (killed, or out of memory?): nothing was written; start again, with fewer --workers "
@@ -74,7 +79,8 @@ def in_order(
     finally:
         if pending:
             tell_to_stop(folder)
-            executor.shutdown(wait=True, cancel_futures=True)
+            # Not for ever: of a rank that was killed nothing will be heard, and this one is soon killed with it.
+            concurrent.futures.wait([future for future in pending if not future.cancel()], LAST_WORD_SECONDS)
 
 
 def tell_to_stop(folder: Path) -> None:
@@ -83,20 +89,28 @@ def tell_to_stop(folder: Path) -> None:
         (folder / STOP_NAME).touch()
 
 
-def hash_file(path: Path, folder: Path | None = None) -> str:
+def hash_source(path: Path, folder: Path) -> str:
     """The sha256 of a file. Stopped where `folder` holds the file that says so."""
-    # Large, since this may be a thread that has to wait for its turn after each.
-    digest, buffer = hashlib.sha256(), bytearray(_HASH_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            if folder is not None and (folder / STOP_NAME).exists():
-                raise Stopped
-            digest.update(memoryview(buffer)[:count])
-    return digest.hexdigest()
+
+    def check(num_bytes: int) -> None:
+        if (folder / STOP_NAME).exists():
+            raise Stopped
+
+    return hash_file(path, "sha256", check)
+
+
+@contextmanager
+def _interrupts_kept_from_children() -> Iterator[None]:
+    """Ctrl-C, which every process of a terminal gets, does not reach processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C, which every process of a terminal gets, to the parent; end when the parent is gone."""
+    """Leave Ctrl-C to the parent; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -8,7 +8,8 @@ from typing import Any
 
 from megachar.errors import DataError
 
-CHUNK_BYTES = 1 << 20
+# Large, since this may be a thread that has to wait for its turn after each.
+BUFFER_BYTES = 8 << 20
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call."""
@@ -46,8 +47,9 @@ def hash_file(path: Path, algorithm: str, progress: Progress | None = None) -> s
 
 def update_hash(hashed: Any, path: Path, progress: Progress | None = None) -> None:
     """Add the content of the file `path` to a running hash."""
+    buffer = memoryview(bytearray(BUFFER_BYTES))
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            hashed.update(chunk)
+        while count := file.readinto(buffer):
+            hashed.update(buffer[:count])
             if progress is not None:
-                progress(len(chunk))
+                progress(count)

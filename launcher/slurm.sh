@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# A job for Slurm. Submit it from the checkout, with what `megachar launch` takes:
+#
+#     sbatch launcher/slurm.sh t64-modern data.path=/shared/enwik8 output=/shared/runs parallel.pipe=8 parallel.data=8
+#
+# Options of sbatch go before the script, and win over these: one task per GPU, whole nodes.
+#SBATCH --job-name=megachar
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --output=megachar-%j.log
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:?submit this script: sbatch launcher/slurm.sh EXPERIMENT}"
+[ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
+exec megachar launch "$@" --launcher slurm

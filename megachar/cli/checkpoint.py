@@ -1,0 +1,170 @@
+"""`megachar checkpoint`: look at checkpoints, compare them with their hashes, take them out into one file and back."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Column, Table
+from rich.text import Text
+
+from megachar.errors import CheckpointError, ConfigError
+from megachar.training.checkpoints.format import (
+    Checkpoint,
+    TrainingState,
+    checkpoint_folders,
+    list_checkpoints,
+    read_checkpoint,
+)
+from megachar.training.checkpoints.retention import best_of
+from megachar.training.checkpoints.single_file import OPTIMIZER_PREFIX, problem_of, read_card, tensor_shapes
+from megachar.training.checkpoints.sources import find_source, is_checkpoint, load_settings, refuse_step
+from megachar.training.run_folder import RunFolder
+
+app = typer.Typer(help="Inspect, verify, export and import checkpoints.", no_args_is_help=True)
+
+Source = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
+Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
+
+LAYOUT_NOTE = "none: whole fp32 tensors, which resume on any pipe x tensor x data x ZeRO that fits the model"
+
+
+@app.command()
+def inspect(source: Source, step: Step = None) -> None:
+    """What is in a checkpoint, and which ones a run has."""
+    console = Console(highlight=False)
+    experiment = load_settings(source)
+    state: TrainingState
+    if source.is_file():
+        refuse_step(source, step)
+        state, shapes = read_card(source), tensor_shapes(source)
+    else:
+        checkpoint = find_source(source, step)
+        if not is_checkpoint(source):
+            _print_run(RunFolder(source), console)
+        source, state, shapes = checkpoint.path, checkpoint.manifest, _shapes(checkpoint)
+    model = experiment.model
+    rows = [
+        ("experiment", experiment.name),
+        ("step", f"{state.step:,} of {experiment.training.total_steps:,} (optimizer: {state.optimizer_steps:,})"),
+        ("model", f"{model.num_layers} layers of {model.width}, {model.num_heads} heads, context {model.context:,}, "
+                  f"{model.vocabulary_size} symbols"),
+        ("weights", _describe(shapes, lambda name: not name.startswith(OPTIMIZER_PREFIX))),
+        ("optimizer", _describe(shapes, lambda name: name.startswith(OPTIMIZER_PREFIX))),
+        ("optimizer is", experiment.optimizer.name),
+        ("trained in", state.precision or "not recorded"),
+        ("validation", _bits(state.validation_bits)),
+        ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
+        *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())),
+        ("layout", LAYOUT_NOTE),
+    ]  # fmt: skip
+    console.print(str(source), style="bold", soft_wrap=True, markup=False)
+    table = Table(show_header=False)
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+@app.command()
+def verify(source: Source, step: Step = None) -> None:
+    """Compare every file with its sha256: of all checkpoints of a run, or of the one that is named."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    problems: list[str] = []
+    if source.is_file():
+        refuse_step(source, step)
+        problem = problem_of(source)
+        problems += [problem] if problem else []
+        console.print(f"{source}: {'damaged' if problem else 'whole'}")
+    else:
+        for path in _folders(source, step):
+            found = _problems(path)
+            console.print(f"{path}: {'damaged' if found else 'whole'}")
+            problems += found
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise CheckpointError(f"{len(problems)} files are missing or damaged:\n{listed}")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Run folder such as runs/small, or a checkpoint's.")],
+    output: Annotated[Path, typer.Option(help="File to write, such as small.safetensors; its JSON goes beside it.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Auxiliary classifiers and optimizer state as well, to train on.")
+    ] = False,
+    step: Step = None,
+) -> None:
+    """Write a checkpoint as one safetensors file: the weights for inference, or all that training needs."""
+    if source.is_file():
+        raise ConfigError(f"{source} is a file already; name a run folder or a checkpoint's folder")
+    checkpoint = find_source(source, step)
+
+    from megachar.training.checkpoints.exporting import export_checkpoint
+
+    export_checkpoint(checkpoint, output, "all" if everything else "inference")
+    typer.echo(f"saved {output} ({decimal(output.stat().st_size)}), step {checkpoint.step:,}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file of `megachar checkpoint export --all`.")],
+    run: Annotated[Path, typer.Argument(help="Run folder to put it into; made where there is none.")],
+) -> None:
+    """Make a checkpoint of an exported file, from which training goes on."""
+    from megachar.training.checkpoints.exporting import import_file
+
+    checkpoint = import_file(file, run)
+    typer.echo(f"saved {checkpoint.path}")
+    typer.echo(f"go on with: megachar launch {RunFolder(run).experiment_file} --resume")
+
+
+def _print_run(folder: RunFolder, console: Console) -> None:
+    """One line per checkpoint."""
+    found = list_checkpoints(folder)
+    best = best_of(found)
+    table = Table("checkpoint", Column("validation", justify="right"), Column("size", justify="right"), "")
+    for checkpoint in found:
+        table.add_row(
+            checkpoint.path.name,
+            _bits(checkpoint.manifest.validation_bits),
+            decimal(checkpoint.num_bytes),
+            "best" if checkpoint == best else "",
+        )
+    console.print(table)
+
+
+def _folders(source: Path, step: int | None) -> list[Path]:
+    """The checkpoints to verify, also those whose manifests are damaged."""
+    run = RunFolder(source)
+    if step is None and not is_checkpoint(source) and run.experiment_file.is_file() and checkpoint_folders(run):
+        return checkpoint_folders(run)
+    return [find_source(source, step).path]
+
+
+def _problems(path: Path) -> list[str]:
+    try:
+        return read_checkpoint(path).problems()
+    except CheckpointError as error:
+        return [str(error)]
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Of all tensors, by the names they have in an exported file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in checkpoint.manifest.files:
+        prefix = OPTIMIZER_PREFIX if name.startswith(OPTIMIZER_PREFIX) else ""
+        shapes |= {prefix + tensor: shape for tensor, shape in tensor_shapes(checkpoint.path / name).items()}
+    return shapes
+
+
+def _describe(shapes: dict[str, tuple[int, ...]], belongs: Callable[[str], bool]) -> str:
+    """How much those tensors are whose names belong."""
+    sizes = [math.prod(shape) for name, shape in shapes.items() if belongs(name)]
+    return f"{sum(sizes):,} numbers in {len(sizes):,} tensors, {decimal(4 * sum(sizes))}" if sizes else "none"
+
+
+def _bits(bits: float | None) -> str:
+    return "-" if bits is None else f"{bits:.4f} bits per character"

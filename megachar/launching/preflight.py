@@ -1,0 +1,303 @@
+"""Ask all hosts at once whether the run can start there. Nothing is started, and all that is wrong is found."""
+
+import asyncio
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from megachar.errors import PlatformError
+from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
+from megachar.launching.hostfile import Host
+from megachar.launching.network import is_this_machine
+from megachar.launching.plan import LaunchPlan
+from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
+
+SSH_SECONDS = 10
+CLOSE_SECONDS = 2
+PROGRAMS = {"local": (), "ssh": ("ssh", "pdsh"), "no_ssh": (), "openmpi": ("mpirun",), "slurm": ("srun", "scontrol")}
+"""What must be installed where the run is launched, by launcher."""
+PROGRAMS_THERE = {"openmpi": ["orted"]}
+"""What must be installed on every host."""
+
+
+class Channel:
+    """A line of talk with a host's probe."""
+
+    def __init__(
+        self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, process: Process | None = None
+    ) -> None:
+        self.name, self._reader, self._writer, self._process = name, reader, writer, process
+
+    async def ask(self, kind: str, message: Any) -> dict[str, Any]:
+        """The answer to a message; raises EOFError where none comes any more."""
+        await self.tell(kind, message)
+        while line := (await self._reader.readline()).decode(errors="replace"):
+            if line.startswith(MARK):
+                answer: dict[str, Any] = json.loads(line.removeprefix(MARK))
+                return answer
+        raise EOFError
+
+    async def tell(self, kind: str, message: Any) -> None:
+        """Send a message that nothing answers."""
+        with suppress(ConnectionError):  # then no answer comes either
+            self._writer.write(f"{json.dumps({kind: asdict(message)})}\n".encode())
+            await self._writer.drain()
+
+    async def failure(self) -> Failure:
+        """Why the probe ended before it answered."""
+        if self._process is None:
+            return Failure(self.name, "answer", "it hung up; see what the command says there")
+        assert self._process.stderr is not None
+        said = (await self._process.stderr.read()).decode(errors="replace").strip()
+        last = said.splitlines()[-1] if said else "it said nothing"
+        if await self._process.wait() == 255:
+            return Failure(self.name, "ssh", f"{last}; `ssh {self.name}` must work without a password")
+        mend = f"install the same megachar there, run by {sys.executable} in {Path.cwd()}"
+        return Failure(self.name, "megachar", f"{last}; {mend}")
+
+    async def close(self) -> None:
+        """Hang up; a probe ends then."""
+        self._writer.close()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
+            except asyncio.TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+
+def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]]:
+    """See that the run can start: the plan with the hosts' addresses, and what is wrong, on whichever host.
+
+    With `no_ssh` the hosts call the first one, which examines them all; it gives up after `timeout` seconds, as on a
+    host that does not answer.
+
+    Raises:
+        PlatformError: the hosts have too few slots, or the run folder cannot be written.
+    """
+    used = plan.used_hosts()
+    if plan.node_rank >= len(used):
+        names = ", ".join(host.name for host in used)
+        own = plan.hosts[plan.node_rank].name
+        raise PlatformError(f"{own} gets no ranks: all fit on {names}; start the run there alone")
+    if plan.launcher == "no_ssh" and plan.node_rank > 0:
+        verdict = answer_first_host(plan, timeout)
+    else:
+        failures = _missing_programs(plan)
+        verdict = Verdict(failures, {}) if failures else asyncio.run(_examine(plan, timeout))
+    return replace(plan, addresses=verdict.addresses), verdict.failures
+
+
+def probe_command(plan: LaunchPlan, host: Host) -> list[str]:
+    """The command that starts a probe on a host."""
+    probe = [sys.executable, "-u", "-m", "megachar.launching.probe"]
+    if plan.launcher == "slurm":
+        return ["srun", "--nodes=1", "--ntasks=1", "--overlap", "--nodelist", host.name, *probe]
+    if not plan.hosts or plan.launcher == "no_ssh" or (plan.launcher == "openmpi" and is_this_machine(host.name)):
+        return probe
+    variables = [f"{name}={value}" for name, value in plan.exported().items()]
+    remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", host.name, remote]
+
+
+def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
+    """Call the first host, answer what it asks, and return what it found."""
+    first, own = plan.hosts[0].name, plan.hosts[plan.node_rank].name
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection = socket.create_connection((plan.master_address, plan.master_port), SSH_SECONDS)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                problem = (f"{first} does not answer at {plan.master_address} port {plan.master_port} within "
+                           f"{timeout:g} s: {error}; run the same command there")  # fmt: skip
+                return Verdict([Failure(own, "call", problem)], {})
+            time.sleep(0.2)
+    with connection, connection.makefile("r") as lines, connection.makefile("w") as out:
+        connection.settimeout(None)
+        out.write(json.dumps(_hello(plan)) + "\n")
+        out.flush()
+        verdict = serve(lines, out)
+    return verdict or Verdict([Failure(own, "call", f"{first} hung up; see what the command says there")], {})
+
+
+async def _examine(plan: LaunchPlan, timeout: float) -> Verdict:
+    channels: list[Channel] = []
+    with _probe_file(plan) as token:
+        try:
+            failures = await _connect(plan, channels, timeout)
+            verdict = await _judge(plan, channels, token, timeout, failures)
+            await asyncio.gather(*(channel.tell("verdict", verdict) for channel in channels))
+        finally:
+            await asyncio.gather(*(channel.close() for channel in channels))
+    return verdict
+
+
+async def _judge(
+    plan: LaunchPlan, channels: Sequence[Channel], token: str, timeout: float, failures: list[Failure]
+) -> Verdict:
+    """Question all hosts, compare what they say, and have them try the ways to each other."""
+    hosts = plan.used_hosts()
+
+    def question(channel: Channel) -> Question:
+        return Question(
+            experiment=plan.experiment.model_dump(mode="json"),
+            hosts=[host.name for host in plan.hosts],
+            folder=str(plan.folder.launch.absolute()),
+            token=token,
+            programs=PROGRAMS_THERE.get(plan.launcher, []),
+            # With no_ssh this very program listens there.
+            master_port=plan.master_port if channel.name == hosts[0].name and plan.launcher != "no_ssh" else 0,
+        )
+
+    answers, silent = await _ask_all(channels, "question", question, timeout)
+    failures = [*failures, *silent]
+    reports = {host.name: Report(**answers[host.name]) for host in hosts if host.name in answers}
+    addresses: dict[str, str] = {}
+    if reports:
+        kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
+        being_added = plan.experiment.training.keep_checkpoints + 1 - kept
+        needed = max(1, being_added) * checkpoint_bytes(plan.experiment)
+        failures += compare_reports(reports, hosts, plan.experiment, needed)
+        addresses, misnamed = choose_addresses(reports)
+        failures += misnamed
+    if plan.hosts and hosts[0].name in addresses:
+        peers = {name: (address, reports[name].ports) for name, address in addresses.items()}
+        meeting = Meeting(addresses[hosts[0].name], peers)
+        ways, silent = await _ask_all(
+            [channel for channel in channels if channel.name in reports], "meeting", lambda _: meeting, timeout
+        )
+        failures += [*silent, *reach_failures({name: Reach(**way) for name, way in ways.items()})]
+    order = [host.name for host in hosts]
+    return Verdict(sorted(failures, key=lambda failure: order.index(failure.host)), addresses)
+
+
+async def _ask_all(
+    channels: Sequence[Channel], kind: str, message: Callable[[Channel], Any], timeout: float
+) -> tuple[dict[str, dict[str, Any]], list[Failure]]:
+    """Answers by host, and the hosts that gave none."""
+
+    async def ask(channel: Channel) -> dict[str, Any] | Failure:
+        try:
+            return await asyncio.wait_for(channel.ask(kind, message(channel)), timeout)
+        except asyncio.TimeoutError:
+            return Failure(
+                channel.name, "answer", f"no answer within {timeout:g} s; see whether it is overloaded or down"
+            )
+        except EOFError:
+            return await channel.failure()
+
+    answers = await asyncio.gather(*(ask(channel) for channel in channels))
+    named = list(zip(channels, answers, strict=True))
+    return (
+        {channel.name: answer for channel, answer in named if not isinstance(answer, Failure)},
+        [answer for answer in answers if isinstance(answer, Failure)],
+    )
+
+
+async def _connect(plan: LaunchPlan, channels: list[Channel], timeout: float) -> list[Failure]:
+    """Open a channel to every host, into `channels`; returns what went wrong."""
+    hosts = plan.used_hosts()
+    called = hosts[1:] if plan.launcher == "no_ssh" else ()
+
+    async def start(host: Host) -> None:
+        process = await asyncio.create_subprocess_exec(*probe_command(plan, host), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        channels.append(Channel(host.name, process.stdout, process.stdin, process))
+
+    await asyncio.gather(*(start(host) for host in hosts if host not in called))
+    return await _wait_for_calls(plan, called, channels, timeout) if called else []
+
+
+async def _wait_for_calls(
+    plan: LaunchPlan, hosts: Sequence[Host], channels: list[Channel], timeout: float
+) -> list[Failure]:
+    """Take the calls of the other hosts, which run this command too."""
+    failures: list[Failure] = []
+    waited_for = {host.name for host in hosts}
+    complete = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            hello = json.loads(await reader.readline())
+            name = plan.hosts[hello["node_rank"]].name
+        except (ValueError, KeyError, TypeError, IndexError):  # not one of us
+            writer.close()
+            return
+        if name not in waited_for:
+            problem = f"{hello['host_name']} calls itself host {hello['node_rank']} too; give each its own --node-rank"
+            failures.append(Failure(hosts[0].name if name == plan.hosts[0].name else name, "call", problem))
+            writer.close()
+            return
+        if hello["settings"] != _hello(plan)["settings"]:
+            problem = "it was started with other settings or another hostfile; run the same command on every host"
+            failures.append(Failure(name, "settings", problem))
+        channels.append(Channel(name, reader, writer))
+        waited_for.discard(name)
+        if not waited_for:
+            complete.set()
+
+    try:
+        server = await asyncio.start_server(take, "", plan.master_port)
+    except OSError as error:
+        problem = f"port {plan.master_port} is taken: {error}; end what listens there, or take another --master-port"
+        return [Failure(plan.hosts[0].name, "port", problem)]
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(complete.wait(), timeout)
+    server.close()
+    problem = f"it did not call within {timeout:g} s; run the same command there"
+    return [*failures, *(Failure(name, "call", problem) for name in sorted(waited_for))]
+
+
+def _hello(plan: LaunchPlan) -> dict[str, Any]:
+    """What a host says when it calls the first one."""
+    settings = [plan.experiment.model_dump(mode="json"), [asdict(host) for host in plan.hosts], plan.resume]
+    return {"node_rank": plan.node_rank, "host_name": socket.gethostname(), "settings": settings}
+
+
+def _missing_programs(plan: LaunchPlan) -> list[Failure]:
+    """What keeps the launcher itself from starting, on the machine that launches."""
+    here, launcher = socket.gethostname(), plan.launcher
+    failures = [
+        Failure(here, "programs", f"{name} is not installed here; --launcher {launcher} needs it")
+        for name in PROGRAMS[launcher]
+        if shutil.which(name) is None
+    ]
+    allowed = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+    if launcher == "openmpi" and os.geteuid() == 0 and any(os.environ.get(name) != "1" for name in allowed):
+        problem = f"mpirun refuses to run as root; set {'=1 and '.join(allowed)}=1, or run as another user"
+        failures.append(Failure(here, "root", problem))
+    return failures
+
+
+@contextmanager
+def _probe_file(plan: LaunchPlan) -> Iterator[str]:
+    """The name of a new file in the run's launch folder; what was made for it is gone afterwards."""
+    folder, token = plan.folder.launch, f".probe-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / token).touch()
+    except OSError as error:
+        raise PlatformError(
+            f"the run folder {plan.folder.path} cannot be written: {error}; set output=FOLDER"
+        ) from error
+    try:
+        yield token
+    finally:
+        (folder / token).unlink(missing_ok=True)
+        with suppress(OSError):  # unless something is in them
+            folder.rmdir()
+            plan.folder.path.rmdir()

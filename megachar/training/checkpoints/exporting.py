@@ -1,0 +1,165 @@
+"""Checkpoints out into a single file, and back. Every tensor of the checkpoint is in host memory meanwhile."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from megachar.config.loading import parse_experiment, save_experiment
+from megachar.config.schema import Experiment
+from megachar.errors import CheckpointError, ConfigError
+from megachar.files import fsync_path
+from megachar.parallel.state import STATE_KEYS, layer_name
+from megachar.training.checkpoints.files import fsync_file, publish, write_durably, write_layer
+from megachar.training.checkpoints.format import (
+    FORMAT_VERSION,
+    Checkpoint,
+    Manifest,
+    TrainingState,
+    fingerprint,
+    identity,
+    list_checkpoints,
+    new_folder,
+)
+from megachar.training.checkpoints.reading import read_layer, weight_shapes
+from megachar.training.checkpoints.single_file import (
+    METADATA_KEY,
+    OPTIMIZER_PREFIX,
+    Card,
+    json_path,
+    problem_of,
+    read_card,
+    tensor_shapes,
+)
+from megachar.training.checkpoints.sources import load_settings
+from megachar.training.run_folder import RunFolder
+
+Contents = Literal["inference", "all"]
+
+
+def check_output(output: Path) -> None:
+    """`ConfigError` where an export cannot go to `output`."""
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"--output {output}: the name must end in .safetensors; its JSON goes beside it")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist; make it first")
+    for path in (output, json_path(output)):
+        if path.exists():
+            raise ConfigError(f"{path} exists already; name another file, or delete it first")
+
+
+def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) -> None:
+    """Write a checkpoint as `output` and the JSON beside it; neither has its name before it is whole.
+
+    Raises:
+        ConfigError: `output` exists or cannot be written.
+        CheckpointError: the checkpoint is damaged.
+    """
+    check_output(output)
+    experiment = load_settings(checkpoint.path)
+    tensors: dict[str, Tensor] = {}
+    for layer in sorted({Path(name).name.removesuffix(".safetensors") for name in checkpoint.manifest.files}):
+        tensors |= read_layer(checkpoint, "weights", layer)
+        if contents == "all":
+            states = read_layer(checkpoint, "optimizer", layer)
+            tensors |= {OPTIMIZER_PREFIX + name: tensor for name, tensor in states.items()}
+    if contents == "inference":
+        tensors = {name: tensors[name] for name in weight_shapes(experiment, with_auxiliary=False)}
+    values = {name: getattr(checkpoint.manifest, name) for name in TrainingState.model_fields}
+    card = Card(**{**values, "settings": experiment.model_dump(mode="json")}, contents=contents)
+    part = output.with_name(f".{output.name}.part")
+    try:
+        save_file(tensors, part, {"format": "pt", METADATA_KEY: card.model_dump_json()})
+        fsync_file(part)
+        beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
+        part.rename(output)
+        write_durably(json_path(output), (json.dumps(beside, indent=1) + "\n").encode())
+        fsync_path(output.parent)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error
+
+
+def import_file(file: Path, run: Path) -> Checkpoint:
+    """Make a checkpoint of an exported file in a run folder, made where there is none; training resumes from it.
+
+    Raises:
+        ConfigError: the folder is something else, has that step already, or cannot be written.
+        CheckpointError: the file holds no optimizer state, is damaged, or is of another model than the run.
+    """
+    card, folder = read_card(file), RunFolder(run)
+    if card.contents != "all":
+        raise CheckpointError(f"{file} holds inference weights only: training cannot go on from it; export with --all "
+                              f"(evaluate and generate take the file as it is)")  # fmt: skip
+    settings = load_settings(file)
+    placed = {**settings.model_dump(), "name": folder.path.name, "output": str(folder.path.parent)}
+    experiment = _experiment_of(folder, parse_experiment(placed, str(run)), card.step, file)
+    _check_tensors(file, experiment)
+    if json_path(file).is_file() and (problem := problem_of(file)) is not None:
+        raise CheckpointError(f"{problem}; copy both again")
+    with _cleared_up(folder) as part:
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in load_file(file).items():
+            kind = "optimizer" if name.startswith(OPTIMIZER_PREFIX) else "weights"
+            path = f"{kind}/{layer_name(name.rpartition('/')[2])}.safetensors"
+            layers.setdefault(path, {})[name.removeprefix(OPTIMIZER_PREFIX)] = tensor
+        files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
+        manifest = Manifest(
+            **{name: getattr(card, name) for name in TrainingState.model_fields},
+            format_version=FORMAT_VERSION,
+            experiment=identity(experiment),
+            files=files,
+        )
+        checkpoint = publish(part, new_folder(folder, card.step), manifest)
+        if not folder.experiment_file.exists():
+            save_experiment(experiment, folder.experiment_file)
+    return checkpoint
+
+
+def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path) -> Experiment:
+    """The experiment of the run a file goes into: its own, or `wanted` for a new one."""
+    if not folder.experiment_file.exists():
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise ConfigError(f"{folder.path} is there and is no run folder; name one, or a folder to be made")
+        return wanted
+    there = folder.load_experiment()
+    for key, value in identity(wanted).items():
+        if identity(there)[key] != value:
+            raise CheckpointError(f"{file} has {key} = {value}, the run {folder.path} has {key} = "
+                                  f"{identity(there)[key]}; name another run folder")  # fmt: skip
+    if any(checkpoint.step == step for checkpoint in list_checkpoints(folder)):
+        raise ConfigError(f"{folder.path} has a checkpoint of step {step} already; delete it, or name another folder")
+    return there
+
+
+def _check_tensors(file: Path, experiment: Experiment) -> None:
+    """`CheckpointError` unless the file holds exactly the weights and the optimizer state of the experiment."""
+    weights = weight_shapes(experiment, with_auxiliary=True)
+    keys = STATE_KEYS[experiment.optimizer.name]
+    expected = weights | {f"{OPTIMIZER_PREFIX}{key}/{name}": shape for key in keys for name, shape in weights.items()}
+    found = tensor_shapes(file)
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            here, wanted = found.get(name, "none"), expected.get(name, "none")
+            raise CheckpointError(f"{file} does not fit its own settings: {name} has shape {here} and should have "
+                                  f"{wanted}; export it again")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _cleared_up(folder: RunFolder) -> Iterator[Path]:
+    """A folder to write a checkpoint in; what was made is removed if that fails."""
+    part, made = folder.checkpoints / ".import.part", not folder.path.exists()
+    try:
+        part.mkdir(parents=True)
+        yield part
+    except BaseException as error:
+        shutil.rmtree(folder.path if made else part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ConfigError(f"{folder.path} cannot be written: {error}; free space, or name another") from error
+        raise

@@ -1,0 +1,212 @@
+"""Checkpoints that know no layout: whole fp32 tensors by layer, a manifest written last, one rename.
+
+    checkpoints/step-00001000/
+        manifest.json                    what it is, and size and sha256 of every file
+        weights/blocks.17.safetensors    parameter name -> tensor
+        optimizer/blocks.17.safetensors  state key / parameter name -> tensor
+
+A folder without a manifest is not a checkpoint. A step that is saved again, after a resume, lies in step-00001000.1
+and is the one that counts; the one before is deleted once it does. Names that start with a dot are being written or
+deleted. Nothing is ever unpickled: it is all JSON and safetensors. This file imports no torch.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from megachar.config.schema import Experiment
+from megachar.errors import CheckpointError
+from megachar.training.run_folder import RunFolder
+
+FORMAT_VERSION: Final = 1
+MANIFEST = "manifest.json"
+_FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class FileRecord(_Record):
+    """What a file must be."""
+
+    bytes: int
+    sha256: str
+
+
+class DataRecord(_Record):
+    """Which text a run reads."""
+
+    fingerprint: str
+    description: str
+
+
+class TrainingState(_Record):
+    """All that a checkpoint keeps beside tensors."""
+
+    step: int
+    """Steps taken when it was saved."""
+    optimizer_steps: int
+    """Updates the optimizer has counted; fewer than `step` where some were skipped."""
+    loss_scaler: dict[str, float]
+    """State of the fp16 loss scaling; empty in other precisions."""
+    loop_state: dict[str, Any] = {}
+    """Small state of the training loop's own, of JSON's types."""
+    validation_bits: float | None = None
+    """Bits per character of the validation after this very step; None where there was none."""
+    precision: str = ""
+    """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
+    data: DataRecord | None = None
+    """What it was trained on."""
+    settings: dict[str, Any] | None = None
+    """The whole experiment, resolved."""
+
+
+class Manifest(TrainingState):
+    """`manifest.json`: all that is known of a checkpoint without reading its tensors."""
+
+    format_version: Literal[1]
+    experiment: dict[str, Any]
+    """What must be the same for the checkpoint to fit (`identity`)."""
+    files: dict[str, FileRecord]
+    """Of every file, by its path inside the folder."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose manifest is whole."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def step(self) -> int:
+        """Steps taken when it was saved."""
+        return self.manifest.step
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its tensors' files."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
+    def problem(self, name: str) -> str | None:
+        """Compare one file with the manifest: what is wrong with it, None if nothing is."""
+        path, expected = self.path / name, self.manifest.files.get(name)
+        try:
+            if expected is None or not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != expected.bytes or fingerprint(path) != expected:
+                return f"{path} is damaged: its size or sha256 is not the manifest's"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        return None
+
+    def problems(self, names: Iterable[str] | None = None) -> list[str]:
+        """What is wrong with these files, by default with any: empty for a whole checkpoint."""
+        chosen = sorted(self.manifest.files) if names is None else names
+        return [problem for name in chosen if (problem := self.problem(name)) is not None]
+
+    @property
+    def mend(self) -> str:
+        """What to do about a checkpoint that cannot be read."""
+        return f"delete {self.path} to go on from an older checkpoint"
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`; `CheckpointError` naming the manifest if that is missing or damaged."""
+    file, mend = path / MANIFEST, f"delete {path} to go on from an older checkpoint"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if version not in (None, FORMAT_VERSION):
+            raise CheckpointError(f"{file} is of format version {version}; this megachar reads {FORMAT_VERSION}")
+        return Checkpoint(path, Manifest.model_validate(values))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; {mend}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; {mend}") from error
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole of it"
+        raise CheckpointError(f"{file} is damaged ({where}: {error.errors()[0]['msg']}); {mend}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: it is no JSON ({error}); {mend}") from error
+
+
+def checkpoint_folders(folder: RunFolder) -> list[Path]:
+    """Folders of a run that are checkpoints by their names, whole or not, oldest first."""
+    if not folder.checkpoints.is_dir():
+        return []
+    found = [path for path in folder.checkpoints.iterdir() if _FOLDER_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_place)
+
+
+def new_folder(folder: RunFolder, step: int) -> Path:
+    """The path for a checkpoint of `step`: one that counts before all of that step that are there."""
+    there = [_place(path)[1] for path in checkpoint_folders(folder) if _place(path)[0] == step]
+    return folder.checkpoints / (f"step-{step:08d}.{max(there) + 1}" if there else f"step-{step:08d}")
+
+
+def find_checkpoint(folder: RunFolder, step: int | None = None) -> Checkpoint:
+    """The newest checkpoint of a run whose manifest is whole, or the one of `step`; `CheckpointError` if none is."""
+    found = list_checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"{folder.path} has no whole checkpoint yet; train until training.checkpoint_interval")
+    if step is None:
+        return found[-1]
+    for checkpoint in reversed(found):
+        if checkpoint.step == step:
+            return checkpoint
+    steps = ", ".join(str(checkpoint.step) for checkpoint in found)
+    raise CheckpointError(f"{folder.path} has no checkpoint of step {step}; it has those of step {steps}")
+
+
+def list_checkpoints(folder: RunFolder) -> list[Checkpoint]:
+    """All checkpoints of a run whose manifests are whole, oldest first."""
+    found = []
+    for path in checkpoint_folders(folder):
+        try:
+            found.append(read_checkpoint(path))
+        except CheckpointError:
+            continue
+    return found
+
+
+def check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -> None:
+    """Raise `CheckpointError` unless the checkpoint fits the experiment in these `keys` of `identity`."""
+    saved, now = checkpoint.manifest.experiment, identity(experiment)
+    for key in keys:
+        if saved.get(key) != now[key]:
+            raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
+                                  f"{key} = {now[key]}; set it back, or start a new run")  # fmt: skip
+
+
+def identity(experiment: Experiment) -> dict[str, Any]:
+    """What must be the same for a checkpoint to fit: the model's shapes, its classifiers and the optimizer's kind."""
+    auxiliary = experiment.auxiliary
+    return {
+        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
+        "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
+        "optimizer": experiment.optimizer.name,
+    }
+
+
+def fingerprint(path: Path) -> FileRecord:
+    """Size and sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return FileRecord(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Step, and how often that step had been saved before: what orders the folders."""
+    match = _FOLDER_NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 0)

@@ -1,0 +1,111 @@
+"""Tensors out of a checkpoint: into an engine, or into the single-device model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from megachar.config.schema import Experiment
+from megachar.errors import CheckpointError
+from megachar.models.transformer import Transformer
+from megachar.parallel.mesh import fail_together
+from megachar.parallel.state import EngineState, layer_name
+from megachar.training.checkpoints.format import Checkpoint, check_identity
+from megachar.training.checkpoints.single_file import read_card, tensor_shapes
+from megachar.training.checkpoints.sources import find_source, load_settings, refuse_step
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model at inference: on the CPU, in fp32, in evaluation mode, without auxiliary classifiers."""
+
+    model: Transformer
+    experiment: Experiment
+    step: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run goes on."""
+
+    step: int
+    """Steps taken."""
+    loop_state: dict[str, Any]
+    """What the training loop had saved of its own."""
+
+
+def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
+    """Tensors of one layer; `kind` is "weights" or "optimizer". The file is compared with the manifest first."""
+    name = f"{kind}/{layer}.safetensors"
+    problem = checkpoint.problem(name)
+    if problem is not None:
+        raise CheckpointError(f"{problem}; {checkpoint.mend}")
+    try:
+        return load_file(checkpoint.path / name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{checkpoint.path / name} cannot be read: {error}; {checkpoint.mend}") from error
+
+
+def load_model(source: Path, step: int | None = None) -> LoadedModel:
+    """The model of a run folder at `step`, by default its newest checkpoint; of one checkpoint; of an exported file.
+
+    Raises:
+        ConfigError: `source` is none of them, or `step` is given where there is only one.
+        CheckpointError: it has no such checkpoint, or the checkpoint is damaged.
+    """
+    experiment = load_settings(source)
+    names = weight_shapes(experiment, with_auxiliary=False)
+    if source.is_file():
+        refuse_step(source, step)
+        found_step, stored = read_card(source).step, _read_file(source, names)
+    else:
+        checkpoint = find_source(source, step)
+        check_identity(checkpoint, experiment, "model")
+        found_step, stored = checkpoint.step, {}
+        for layer in sorted({layer_name(name) for name in names}):
+            stored |= read_layer(checkpoint, "weights", layer)
+    model = Transformer(experiment.model, auxiliary=None, kernels="torch")
+    model.load_state_dict({name: stored[name] for name in names})
+    return LoadedModel(model.eval(), experiment, found_step)
+
+
+def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the single-device model, with its auxiliary classifiers or at inference."""
+    with torch.device("meta"):
+        model = Transformer(experiment.model, experiment.auxiliary if with_auxiliary else None, kernels="torch")
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _read_file(path: Path, names: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """These weights of an exported file."""
+    shapes = tensor_shapes(path)
+    for name, shape in names.items():
+        if shapes.get(name) != shape:
+            raise CheckpointError(f"{path} does not fit its own settings: {name} has shape {shapes.get(name, 'none')} "
+                                  f"and should have {shape}; export it again")  # fmt: skip
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: Experiment) -> Position:
+    """Put a checkpoint's weights and optimizer state into an engine; returns where it goes on. Every rank must call it.
+
+    Raises:
+        CheckpointError: on every rank: it is of another model or optimizer, or a rank found it damaged.
+    """
+    check_identity(checkpoint, experiment, "model", "auxiliary", "optimizer")
+    error: CheckpointError | None = None
+    try:
+        state.restore(
+            lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer))
+        )
+    except CheckpointError as failure:
+        error = failure
+    fail_together(state.mesh, error)
+    state.optimizer_steps = checkpoint.manifest.optimizer_steps
+    state.loss_scaler = checkpoint.manifest.loss_scaler
+    return Position(checkpoint.step, dict(checkpoint.manifest.loop_state))

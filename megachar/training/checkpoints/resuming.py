@@ -1,0 +1,124 @@
+"""Which checkpoint a run goes on from: the newest that is whole, the same on all ranks."""
+
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.distributed as dist
+
+from megachar.config.schema import Experiment
+from megachar.errors import CheckpointError, DataError
+from megachar.parallel.mesh import Mesh
+from megachar.parallel.state import EngineState
+from megachar.training.checkpoints.format import (
+    MANIFEST,
+    Checkpoint,
+    DataRecord,
+    FileRecord,
+    checkpoint_folders,
+    fingerprint,
+    read_checkpoint,
+)
+from megachar.training.checkpoints.reading import Position, restore_checkpoint
+from megachar.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A checkpoint that could not be used."""
+
+    name: str
+    """Of its folder."""
+    reason: str
+    """With the path of the first file that is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a run goes on, by default at its start."""
+
+    position: Position = field(default_factory=lambda: Position(0, {}))
+    damaged: tuple[Damage, ...] = ()
+    """Newer checkpoints that were passed over."""
+
+
+def resume_run(folder: RunFolder, state: EngineState, experiment: Experiment, data: DataRecord) -> Resumption:
+    """Restore the newest whole checkpoint; a run that was stopped before its first is at its start.
+
+    Every rank must call it; every rank goes on from the same one, or raises the same error.
+
+    Raises:
+        CheckpointError: none is whole, or it is of another model or optimizer.
+        DataError: it was trained on other data than `data`, and the experiment does not allow that.
+    """
+    checkpoint, damaged = newest_whole(folder, state.mesh)
+    if checkpoint is None:
+        return Resumption()
+    _check_data(checkpoint, data, experiment)
+    return Resumption(restore_checkpoint(checkpoint, state, experiment), damaged)
+
+
+def newest_whole(folder: RunFolder, mesh: Mesh) -> tuple[Checkpoint | None, tuple[Damage, ...]]:
+    """The newest checkpoint of which every file is what its manifest says, and the newer ones that were passed over.
+
+    All ranks must call it and get the same; None where there is no checkpoint at all. Every rank reads a share of the
+    files, so that a disk that one host does not see is noticed as well.
+
+    Raises:
+        CheckpointError: on every rank: there are checkpoints, and none of them is whole.
+    """
+    names: list[Any] = [[path.name for path in reversed(checkpoint_folders(folder))]]
+    dist.broadcast_object_list(names, src=0, group=mesh.control_group)
+    damaged: list[Damage] = []
+    for name in names[0]:
+        everyone: list[Any] = [None] * mesh.topology.world_size
+        dist.all_gather_object(everyone, _examine(folder, name, mesh), mesh.control_group)
+        reason = next((findings.problem for findings in everyone if findings.problem is not None), None)
+        other = next((findings.host for findings in everyone if findings.manifest != everyone[0].manifest), None)
+        if reason is None and other is not None:
+            reason = f"{folder.checkpoints / name} on {other} is another than on {everyone[0].host}"
+        if reason is None:
+            return read_checkpoint(folder.checkpoints / name), tuple(damaged)
+        damaged.append(Damage(name, reason))
+    if damaged:
+        reasons = "\n".join(f"  {damage.reason}" for damage in damaged)
+        raise CheckpointError(
+            f"{folder.path} has no whole checkpoint to resume from:\n{reasons}\n"
+            f"put the files back, or move {folder.path} away and start anew without --resume"
+        )
+    return None, ()
+
+
+def _check_data(checkpoint: Checkpoint, data: DataRecord, experiment: Experiment) -> None:
+    """`DataError` where the checkpoint's run read another text and the experiment does not allow it."""
+    saved = checkpoint.manifest.data
+    if saved is None or saved.fingerprint == data.fingerprint or experiment.training.allow_other_data:
+        return
+    raise DataError(
+        f"{checkpoint.path} was trained on {saved.description} ({saved.fingerprint}), and the data are now "
+        f"{data.description} ({data.fingerprint}); put that corpus back, or go on with this one by "
+        f"training.allow_other_data=true"
+    )
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What one rank saw of a checkpoint."""
+
+    host: str
+    manifest: FileRecord | None = None
+    problem: str | None = None
+
+
+def _examine(folder: RunFolder, name: str, mesh: Mesh) -> _Findings:
+    """Read the manifest and this rank's share of the files."""
+    host, path = socket.gethostname(), folder.checkpoints / name
+    at = f" (rank {mesh.rank} on {host})" if mesh.topology.world_size > 1 else ""
+    try:
+        checkpoint = read_checkpoint(path)
+        manifest = fingerprint(path / MANIFEST)
+    except (CheckpointError, OSError) as error:
+        return _Findings(host, problem=f"{str(error).partition(';')[0]}{at}")
+    share = sorted(checkpoint.manifest.files)[mesh.rank :: mesh.topology.world_size]
+    problem = next(iter(checkpoint.problems(share)), None)
+    return _Findings(host, manifest, None if problem is None else f"{problem}{at}")

@@ -1,0 +1,118 @@
+"""Everything a run says of itself: shown on the terminal and recorded in its folder, both by the main rank."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.schema import Experiment
+from megachar.errors import ConfigError, MegacharError
+from megachar.parallel.engine import LossSums
+from megachar.parallel.mesh import Mesh, fail_together
+from megachar.training.checkpoints.resuming import Damage
+from megachar.training.checkpoints.saving import SavedCheckpoint
+from megachar.training.display import Display, Report
+from megachar.training.guard import BadStep
+from megachar.training.hardware import peak_memory_of_all_ranks
+from megachar.training.metrics import MetricsWriter, layer_bits
+from megachar.training.plots import plot_run
+from megachar.training.run_folder import run_folder
+
+
+class RunLog:
+    """A context manager around training. Every rank must make every call; what cannot be written raises on all."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None) -> None:
+        """Record what the run is, and go on with its metrics after `step` steps.
+
+        Raises:
+            ConfigError: the run folder cannot be written.
+        """
+        self.experiment, self.mesh, self.folder = experiment, mesh, run_folder(experiment)
+        self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal)
+        self._writer: MetricsWriter | None = None
+        error: ConfigError | None = None
+        if mesh.is_main:
+            rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+            try:
+                self.folder.record(experiment, rendered, step)
+                self._writer = MetricsWriter(self.folder)
+            except OSError as failure:
+                error = ConfigError(f"the run folder {self.folder.path} cannot be written: {failure}; make it "
+                                    f"writable, free space, or set output=ANOTHER")  # fmt: skip
+        fail_together(mesh, error)
+
+    def __enter__(self) -> "RunLog":
+        self._display.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.__exit__(kind, error, trace)
+
+    def note(self, text: str) -> None:
+        """Show a line."""
+        self._display.note(text)
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        self._display.advance(step)
+
+    def losses(self, report: Report, losses: LossSums, skipped_steps: int) -> None:
+        """The figures of an interval, unless all its steps were refused."""
+        if not losses.counts.any():
+            return
+        self._display.report(report)
+        counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
+        self._record("train", report.step, {**report.record(), **counters})
+
+    def validation(self, step: int, losses: LossSums) -> float:
+        """Returns the bits per character."""
+        bits = losses.bits_per_character()
+        self.note(f"step {step}: validation {bits:.4f} bits per character")
+        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses)})
+        return bits
+
+    def bad_step(self, bad: BadStep, returned: int | None) -> None:
+        """A step that was refused; `returned`: to the checkpoint of so many steps, None where it was only skipped."""
+        action = (
+            "update skipped" if returned is None else f"back to the checkpoint of step {returned}, past its batches"
+        )
+        self.note(f"step {bad.step}: {action}: {bad.reason}")
+        self._record("guard", bad.step, {**bad.record, "action": "skip" if returned is None else "rollback"})
+        if returned is not None:
+            self.advance(returned)
+
+    def saved(self, saved: SavedCheckpoint) -> None:
+        """A checkpoint that is safe on disk."""
+        self.note(f"step {saved.step}: {saved.line()}")
+        self._record("checkpoint", saved.step, saved.record())
+
+    def damaged(self, step: int, damaged: Sequence[Damage]) -> None:
+        """Checkpoints that were passed over when the run was resumed at `step`."""
+        for damage in damaged:
+            self.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
+            self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
+
+    def end(self, step: int) -> None:
+        """Record what is known only at the end, and plot a finished run."""
+        peaks = peak_memory_of_all_ranks(self.mesh.device)
+        self.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
+        self._record("end", step, {"memory_bytes_by_rank": peaks})
+        if self._writer is not None:
+            self._writer.close()
+            if step == self.experiment.training.total_steps:
+                for path in plot_run(self.folder):
+                    self.note(f"plot: {path}")
+
+    def _record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        error: MegacharError | None = None
+        if self._writer is not None:
+            try:
+                self._writer.write(kind, step, values)
+            except MegacharError as failure:
+                error = failure
+        fail_together(self.mesh, error)

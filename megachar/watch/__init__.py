@@ -1,0 +1,1 @@
+"""What runs beside training so that a failure anywhere ends a run everywhere. Imports no torch."""

@@ -1,0 +1,98 @@
+"""Why a run ends: one record for the wire, for the run folder and for people."""
+
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from megachar.errors import MegacharError
+from megachar.exit_codes import ExitCode
+
+Kind = Literal["exception", "user_error", "death", "silence", "hang", "launcher", "preemption"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that went wrong."""
+
+    kind: Kind
+    ranks: tuple[int, ...]
+    """Where; none if it was no rank's doing."""
+    host: str
+    step: int | None
+    """Steps the rank had taken; None before the first."""
+    error: str
+    """One line."""
+    traceback: str = ""
+    consequence: bool = False
+    """An exception that communication raised: as a rule, because of what happened on another rank."""
+    time: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Status of a rank that ends because of this, where it is not one of `ranks`."""
+        codes = {"user_error": ExitCode.USER_ERROR, "preemption": ExitCode.PREEMPTED,
+                 "launcher": ExitCode.LAUNCHER_LOST}  # fmt: skip
+        return codes.get(self.kind, ExitCode.PEER_FAILED)
+
+    def describe(self) -> str:
+        """Where, when and what, with the traceback on lines of its own."""
+        return self.line() + (f"\n{self.traceback.rstrip()}" if self.traceback else "")
+
+    def line(self) -> str:
+        """Where, when and what."""
+        who = f"rank{'s' * (len(self.ranks) > 1)} {', '.join(map(str, self.ranks))} on " if self.ranks else ""
+        when = f", step {self.step}" if self.step is not None else ""
+        return f"{who}{self.host}{when}: {self.error}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For the wire and the disk."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Failure":
+        """The inverse of `as_json`."""
+        return Failure(**{**values, "ranks": tuple(values["ranks"])})
+
+    def write(self, folder: Path) -> Path:
+        """Record it in a folder, under a name that sorts by time."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.time)) + f".{int(self.time % 1 * 1000):03d}"
+        path = folder / f"{stamp}-{self.kind}-{'rank-' + str(self.ranks[0]) if self.ranks else 'run'}.json"
+        path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def failure_of(error: BaseException, rank: int, host: str, step: int | None) -> Failure:
+    """The record of an exception that ends a rank."""
+    line = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, MegacharError):
+        return Failure("user_error", (rank,), host, step, line)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    text = "".join(traceback.format_exception(error))
+    return Failure("exception", (rank,), host, step, line, text, bool(frames) and communicates(frames[-1]))
+
+
+def read_failures(folder: Path) -> Iterator[Failure]:
+    """The recorded failures of a run, oldest first."""
+    for path in sorted(folder.glob("*.json")):
+        yield Failure.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def communicates(frame: FrameType) -> bool:
+    """Whether a frame without Python callees waits for other ranks: it is torch.distributed's, or DeepSpeed's own."""
+    path = frame.f_code.co_filename
+    return "/torch/distributed/" in path or "/deepspeed/" in path
+
+
+def place_of(frame: FrameType | None) -> str:
+    """Function and line a thread is at, as `name (file:line)`."""
+    if frame is None:
+        return "nowhere"
+    path = Path(frame.f_code.co_filename)
+    return f"{frame.f_code.co_name} ({'/'.join(path.parts[-2:])}:{frame.f_lineno})"

@@ -1,0 +1,35 @@
+"""The commands that the tests of launching start, and what they look at afterwards."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megachar.training.metrics import read_metrics
+from megachar.training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = str(ROOT / "launcher" / "train.py")
+LAUNCH = [sys.executable, "-c", "from megachar.cli import main; main()", "launch"]
+# Clipping is off: stages add up the gradient norm in another order than one process does.
+SMALL = ["quickstart", "model.num_layers=2", "model.width=32", "model.num_heads=2", "model.local_offsets=[]",
+         "training.total_steps=4", "training.log_interval=1", "training.validation_windows=4",
+         "schedule.warmup_steps=1", "training.gradient_clipping=0", "device=cpu"]  # fmt: skip
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def run(
+    command: Sequence[str], timeout: float = 120, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on this machine to its end."""
+    variables = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=variables, cwd=ROOT)
+
+
+def losses(output: Path, name: str) -> list[tuple[int, float]]:
+    """(step, bits per character) of a run."""
+    records = read_metrics(RunFolder(output / name), "train")
+    return [(record["step"], record["bits_per_character"]) for record in records]

@@ -1,0 +1,64 @@
+"""What `megachar launch` refuses before it looks at any host, and what it shows without starting anything."""
+
+from pathlib import Path
+
+import pytest
+
+from megachar.cli.launch import choose_hosts, choose_node_rank
+from megachar.errors import PlatformError
+from megachar.launching.hostfile import Host
+from tests.launcher.commands import LAUNCH, SMALL, run
+
+HOSTS = (Host("nowhere.invalid", 1), Host("localhost", 1))
+
+
+def test_hosts_and_launchers_that_do_not_fit(tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=1\n")
+    assert choose_hosts(hostfile, None) == ((Host("a", 1),), "ssh")
+    assert choose_hosts(None, None) == ((), "local")
+    assert choose_hosts(None, "openmpi") == ((), "openmpi")
+    with pytest.raises(PlatformError, match="hosts with --launcher local, which is this machine; leave one out"):
+        choose_hosts(hostfile, "local")
+    with pytest.raises(PlatformError, match="with --launcher slurm: Slurm names the hosts; leave it out"):
+        choose_hosts(hostfile, "slurm")
+    with pytest.raises(PlatformError, match="--launcher slurm needs an allocation of Slurm"):
+        choose_hosts(None, "slurm")
+    with pytest.raises(PlatformError, match="--launcher no_ssh needs the hosts of a hostfile; name it with --hostfile"):
+        choose_hosts(None, "no_ssh")
+
+
+def test_which_host_this_is() -> None:
+    assert choose_node_rank(HOSTS, "ssh", None) == 0
+    assert choose_node_rank(HOSTS, "no_ssh", None) == 1
+    assert choose_node_rank(HOSTS, "no_ssh", 0) == 0
+    with pytest.raises(PlatformError, match="--node-rank 1 belongs to --launcher no_ssh; leave it out"):
+        choose_node_rank(HOSTS, "ssh", 1)
+    with pytest.raises(PlatformError, match=r"is not one of nowhere.invalid by name; say which with --node-rank"):
+        choose_node_rank(HOSTS[:1], "no_ssh", None)
+    with pytest.raises(PlatformError, match="--node-rank 2: the hostfile's hosts have the numbers 0 to 1"):
+        choose_node_rank(HOSTS, "no_ssh", 2)
+
+
+def test_a_host_that_is_not_needed(corpus: Path, tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=2\nlocalhost slots=2\n")
+    where = [f"data.path={corpus}", f"output={tmp_path / 'runs'}"]
+    command = [*LAUNCH, *SMALL, *where, "--hostfile", str(hostfile), "--launcher", "no_ssh", "--dry-run"]
+    result = run(command)
+    assert result.returncode == 2
+    assert "not needed: localhost" in result.stdout
+    assert "localhost gets no ranks: all fit on a; start the run there alone" in result.stderr
+
+
+def test_a_dry_run_shows_the_layout_and_the_command(corpus: Path, tmp_path: Path) -> None:
+    command = [*LAUNCH, *SMALL, "model.num_layers=5", f"data.path={corpus}", f"output={tmp_path}", "--dry-run"]
+    result = run(command, environment={"COLUMNS": "200"})
+    assert result.returncode == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert rows == [
+        ["localhost", "cpu", "0", "0 of 1", "0 of 2", "0 of 1", "embedding, blocks 0-2"],
+        ["localhost", "cpu", "1", "0 of 1", "1 of 2", "0 of 1", "blocks 3-4, head"],
+    ]
+    assert result.stdout.splitlines()[-1].endswith(f"launcher/train.py {tmp_path}/quickstart/launch/experiment.yaml")
+    assert not (tmp_path / "quickstart" / "resolved.yaml").exists()

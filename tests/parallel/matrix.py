@@ -1,0 +1,260 @@
+"""The matrix of layouts: saved on x, resumed on y, with the largest difference in each cell.
+
+    python -m tests.parallel.matrix                  # every layout with every other, in real processes over gloo
+    python -m tests.parallel.matrix --optimizer sgd
+
+Every layout trains a few steps, saves, and trains on: the run that never moved. Every checkpoint is resumed on every
+layout. Its weights and optimizer state must be those of the checkpoint, element by element, and what follows is
+compared with the run that never moved: losses of all layers, and all weights and optimizer state at the end.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from megachar.config.schema import Experiment
+from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.mesh import start
+from megachar.parallel.state import EngineState
+from megachar.topology import Topology
+from megachar.training.checkpoints.format import DataRecord, find_checkpoint
+from megachar.training.checkpoints.reading import Position, read_layer
+from megachar.training.checkpoints.resuming import resume_run
+from megachar.training.checkpoints.saving import CheckpointSaver
+from megachar.training.optimizers import build_optimizer
+from megachar.training.run_folder import RunFolder, run_folder
+from tests.parallel.cases import micro_batch, small_experiment, weights_at
+from tests.parallel.pool import RankPool
+
+SAVED, TOTAL = 3, 7
+LOOP_STATE = {"skipped": 2}
+DATA = DataRecord(fingerprint="0", description="random symbols")
+OPTIMIZERS = {
+    "adamw": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.1},
+    "sgd": {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9},
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Processes and what DeepSpeed does with them."""
+
+    pipe: int = 1
+    tensor: int = 1
+    data: int = 1
+    zero: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{letter}{size}" for letter, size in (("p", self.pipe), ("t", self.tensor), ("d", self.data))]
+        return " ".join((*(part for part in parts if part[1:] != "1"), f"z{self.zero}"))
+
+    @property
+    def world_size(self) -> int:
+        return self.pipe * self.tensor * self.data
+
+    def experiment(self, output: Path, optimizer: str) -> Experiment:
+        return small_experiment(
+            name=str(self).replace(" ", "-"),
+            output=str(output),
+            deepspeed="fp32" if self.zero == 0 else f"fp32_zero{self.zero}",
+            parallel={"pipe": self.pipe, "tensor": self.tensor, "data": self.data},
+            optimizer=OPTIMIZERS[optimizer],
+        )
+
+
+LAYOUTS = (
+    Layout(),
+    Layout(pipe=2),
+    Layout(pipe=4, zero=1),
+    Layout(tensor=2),
+    Layout(data=2, zero=1),
+    Layout(data=2, zero=3),
+    Layout(data=4, zero=2),
+    Layout(pipe=2, tensor=2),
+    Layout(pipe=2, data=2, zero=1),
+    Layout(tensor=2, data=2, zero=1),
+    Layout(tensor=2, data=2, zero=3),
+)
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Continued:
+    """A run from the saved step to the end."""
+
+    moved: float = 0.0
+    """Largest difference of any element from the checkpoint's, right after the move; infinite if one is missing."""
+    nats: list[np.ndarray] = field(default_factory=list)
+    """Per step: sums of nats (layers, n)."""
+    state: Arrays = field(default_factory=dict)
+    """Weights and optimizer state at the end."""
+
+    def difference(self, other: "Continued") -> float:
+        """The largest difference of any loss, weight or optimizer state, relative to the largest of its tensor."""
+        assert self.state.keys() == other.state.keys()
+        pairs = [*zip(self.nats, other.nats, strict=True), *((self.state[key], other.state[key]) for key in self.state)]
+        return max(largest_difference(mine, its) / float(np.abs(its).max() or 1.0) for mine, its in pairs)
+
+
+def largest_difference(mine: np.ndarray, its: np.ndarray) -> float:
+    difference = float(np.abs(mine.astype(np.float64) - its).max()) if mine.shape == its.shape else float("inf")
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def save_case(values: dict[str, Any]) -> Continued:
+    """On a rank: train, save, and train on."""
+    experiment = Experiment.model_validate(values)
+    engine, state = _build(experiment)
+    _train(engine, range(SAVED))
+    saver = CheckpointSaver(run_folder(experiment), state, experiment, DATA, lambda saved: None)
+    saver.save(SAVED, loop_state=LOOP_STATE)
+    continued = Continued()
+    for step in range(SAVED, TOTAL):
+        continued.nats += _train(engine, range(step, step + 1))
+        saver.poll()
+    saver.finish()
+    continued.state = _whole_state(state)
+    return continued
+
+
+def resume_case(values: dict[str, Any], sources: Sequence[Path]) -> list[Continued]:
+    """On a rank: resume each of these runs and train to the end, all in one engine."""
+    experiment = Experiment.model_validate(values)
+    engine, state = _build(experiment)
+    found = []
+    for source in sources:
+        resumed = resume_run(RunFolder(source), state, experiment, DATA)
+        assert resumed.position == Position(SAVED, LOOP_STATE)
+        moved = _difference_from_checkpoint(state, RunFolder(source))
+        nats = _train(engine, range(SAVED, TOTAL))
+        found.append(Continued(moved, nats, _whole_state(state)))
+    return found
+
+
+def merged(outcomes: list[Continued]) -> Continued:
+    """Rank 0's losses, the state that all ranks hold between them, the largest difference any of them saw."""
+    whole: Arrays = {}
+    for outcome in outcomes:
+        whole |= outcome.state
+    return Continued(max(outcome.moved for outcome in outcomes), outcomes[0].nats, whole)
+
+
+def _build(experiment: Experiment) -> tuple[TrainingEngine, EngineState]:
+    parallel = experiment.parallel
+    mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    return engine, EngineState(engine)
+
+
+def _train(engine: TrainingEngine, steps: range) -> list[np.ndarray]:
+    experiment, mesh = engine.experiment, engine.mesh
+    mine = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
+    nats = []
+    for step in steps:
+        batches = [micro_batch(experiment, step, number) for number in mine]
+        engine.train_step(batches, weights_at(experiment, step), experiment.optimizer.learning_rate)
+        nats.append(engine.gather_losses().nats)
+    return nats
+
+
+def _whole_state(state: EngineState) -> Arrays:
+    return {
+        name: tensor.numpy().copy()
+        for _, weights, states in state.export()
+        for name, tensor in (weights | states).items()
+    }
+
+
+def _difference_from_checkpoint(state: EngineState, folder: RunFolder) -> float:
+    checkpoint, largest = find_checkpoint(folder), 0.0
+    if state.optimizer_steps != checkpoint.manifest.optimizer_steps:
+        return float("inf")
+    for layer, *exported in state.export():
+        for kind, tensors in zip(("weights", "optimizer"), exported, strict=True):
+            saved = read_layer(checkpoint, kind, layer) if tensors else {}
+            if tensors.keys() != saved.keys():
+                return float("inf")
+            for name, tensor in tensors.items():
+                largest = max(largest, largest_difference(tensor.numpy(), saved[name].numpy()))
+    return largest
+
+
+def run_matrix(
+    layouts: Sequence[Layout], pairs: Sequence[tuple[Layout, Layout]], output: Path, optimizer: str,
+    ranks: Callable[[int], RankPool],
+) -> dict[tuple[Layout, Layout], tuple[float, float]]:  # fmt: skip
+    """For each pair saved on, resumed on: the difference right after the move, and that of what follows."""
+    original: dict[Layout, Continued] = {}
+    for layout in layouts:
+        if any(saved == layout for saved, _ in pairs):
+            values = layout.experiment(output, optimizer).model_dump()
+            original[layout] = merged(ranks(layout.world_size).run(save_case, values))
+    cells = {}
+    for layout in layouts:
+        saved_on = [saved for saved, resumed in pairs if resumed == layout]
+        if not saved_on:
+            continue
+        sources = [run_folder(saved.experiment(output, optimizer)).path for saved in saved_on]
+        values = layout.experiment(output, optimizer).model_dump()
+        by_rank = ranks(layout.world_size).run(resume_case, values, sources)
+        for saved, outcomes in zip(saved_on, zip(*by_rank, strict=True), strict=True):
+            continued = merged(list(outcomes))
+            cells[saved, layout] = continued.moved, continued.difference(original[saved])
+    return cells
+
+
+def main() -> int:
+    """Print the matrix; 1 if a cell is beyond what is promised."""
+    parser = argparse.ArgumentParser(description="Save on every layout, resume on every other.")
+    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adamw")
+    arguments = parser.parse_args()
+    pools: dict[int, RankPool] = {}
+    pairs = [(saved, resumed) for saved in LAYOUTS for resumed in LAYOUTS]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cells = run_matrix(LAYOUTS, pairs, Path(folder), arguments.optimizer,
+                               lambda size: pools.setdefault(size, RankPool(size)))  # fmt: skip
+    finally:
+        for pool in pools.values():
+            pool.close()
+    table = Table("saved on \\ resumed on", *map(str, LAYOUTS))
+    for saved in LAYOUTS:
+        row = (cells[saved, resumed] for resumed in LAYOUTS)
+        table.add_row(str(saved), *(f"[red]{moved:.0e}[/red]" if moved else _figure(after) for moved, after in row))
+    console = Console(width=160)
+    console.print("p pipe, t tensor, d data, z ZeRO stage; each cell: the largest difference of any loss, weight or "
+                  "optimizer state from the run that never moved, relative to the largest of its tensor; 0: none at "
+                  "all", table)  # fmt: skip
+    wrong = [pair for pair, values in cells.items() if values[0] or values[1] > allowed(*pair)]
+    equal = sum(moved == 0 for moved, _ in cells.values())
+    console.print(
+        f"{arguments.optimizer}: {equal} of {len(cells)} pairs equal the checkpoint element by element after the move; "
+        f"{len(cells) - len(wrong)} go on as promised; {sum(after == 0 for _, after in cells.values())} bit by bit"
+    )
+    for saved, resumed in wrong:
+        console.print(f"beyond what is promised: {saved} -> {resumed}: {cells[saved, resumed]}", style="red")
+    return int(bool(wrong))
+
+
+def allowed(saved: Layout, resumed: Layout) -> float:
+    """The relative difference that may be: none where only the pipe size is another."""
+    same = (saved.tensor, saved.data, saved.zero) == (resumed.tensor, resumed.data, resumed.zero)
+    return 0.0 if same else 1e-5
+
+
+def _figure(difference: float) -> str:
+    return f"{difference:.0e}" if difference else "0"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

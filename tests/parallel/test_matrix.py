@@ -1,0 +1,29 @@
+"""Saved on one layout, resumed on another: the same state, and the run that never moved; `matrix.py` prints all."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.parallel.matrix import Layout, allowed, run_matrix
+from tests.parallel.pool import RankPool
+
+P1, P2, P4 = Layout(), Layout(pipe=2), Layout(pipe=4, zero=1)
+T2, P2T2 = Layout(tensor=2), Layout(pipe=2, tensor=2)
+D2Z1, D2Z3, D4Z2 = Layout(data=2, zero=1), Layout(data=2, zero=3), Layout(data=4, zero=2)
+T2D2Z3 = Layout(tensor=2, data=2, zero=3)
+PAIRS = [
+    (P1, P2), (P2, P4), (P4, P1), (P2T2, T2),  # the pipe size alone, but for ZeRO 0 -> 1 with one replica
+    (P1, T2), (T2, P1), (P2, P2T2), (T2, D2Z1),  # the tensor size
+    (D2Z1, D2Z3), (D2Z3, D2Z1), (D2Z3, P2),  # ZeRO 1 <-> 3, and none
+    (D2Z1, D4Z2), (D4Z2, P1), (P2, D2Z1),  # the data size
+    (T2D2Z3, P4), (P2T2, D2Z3), (D4Z2, T2D2Z3),  # everything
+]  # fmt: skip
+
+
+def test_moved_runs_are_the_runs_that_never_moved(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
+    cells = run_matrix([P1, P2, T2, D2Z1, D2Z3, P4, P2T2, D4Z2, T2D2Z3], PAIRS, tmp_path, "adamw", ranks)
+    assert len(cells) == len(PAIRS)
+    for (saved, resumed), (moved, after) in cells.items():
+        assert moved == 0, f"{saved} -> {resumed}"
+        assert after <= allowed(saved, resumed), f"{saved} -> {resumed}"
+    assert cells[P1, P2][1] == cells[P2T2, T2][1] == 0
+    assert cells[T2, P1][1] > 0, "another order of summation shows, so the comparison sees something"
