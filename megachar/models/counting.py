@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AuxiliaryConfig, ModelConfig
 
 
@@ -13,7 +14,7 @@ class Part:
     training: int
     """Parameters in training."""
     inference: int
-    """Parameters at inference, where only the last layer's first classifier is left."""
+    """Parameters at inference, where only the last layer's first classifier is left, or what a fold leaves."""
 
 
 def count_parameters(model: ModelConfig, auxiliary: AuxiliaryConfig) -> list[Part]:
@@ -55,3 +56,44 @@ def training_flops_per_character(model: ModelConfig, num_classifiers: float) -> 
     Recomputed activations do not count: this is the work the model needs, not what a layout spends.
     """
     return 3.0 * forward_flops_per_character(model, num_classifiers)
+
+
+def count_recurrent_parameters(model: RecurrentConfig) -> list[Part]:
+    """Parameters of every part of a recurrent model; at inference it is folded (`models.recurrent.fold`)."""
+    layers, n, e, v = model.num_layers, model.hidden_size, model.embedding_size, model.vocabulary_size
+    inputs = 5 if model.cell == "mlstm" else 4  # rows of input weights, and of recurrent weights, in n
+    above = (layers - 1) * inputs * n * n
+    bias = v if model.softmax_bias else 0
+    integration = 3 * layers * 4 * n if model.cell == "milstm" else 0
+    return [
+        Part("embedding", v * e, 0),
+        Part("input weights", inputs * n * (e or v) + above, inputs * n * v + above),
+        *(
+            Part(name, count, count)
+            for name, count in (
+                ("recurrent weights", layers * inputs * n * n),
+                ("biases of the gates", layers * 4 * n),
+                ("multiplicative integration", integration),
+                ("classifier", n * v + bias),
+            )
+        ),
+        Part("weight-norm gains", layers * 2 * inputs * n if model.weight_norm else 0, 0),
+    ]
+
+
+def recurrent_forward_flops_per_character(model: RecurrentConfig) -> float:
+    """Multiplications and additions of one forward pass per character: 2 per weight of a matrix product.
+
+    One-hot inputs and folded embeddings are looked up, which costs none.
+    """
+    layers, n, v = model.num_layers, model.hidden_size, model.vocabulary_size
+    inputs = 5 if model.cell == "mlstm" else 4
+    products = layers * inputs * n * n + (layers - 1) * inputs * n * n + n * v
+    if model.embedding_size:
+        products += inputs * n * model.embedding_size
+    return 2.0 * products
+
+
+def recurrent_training_flops_per_character(model: RecurrentConfig) -> float:
+    """Operations of one forward and backward pass (the backward pass counts twice the forward), per character."""
+    return 3.0 * recurrent_forward_flops_per_character(model)

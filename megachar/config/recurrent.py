@@ -1,0 +1,51 @@
+"""Settings of the recurrent models. This file imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from megachar.config.schema import Section
+from megachar.errors import ConfigError
+
+
+class RecurrentConfig(Section):
+    """The multiplicative LSTM of Krause et al. (2016) and the models it is compared with."""
+
+    family: Literal["recurrent"] = "recurrent"
+    """Tells this section from the transformer's."""
+    cell: Literal["mlstm", "lstm", "milstm"] = "mlstm"
+    """`mlstm`: multiplicative LSTM; `lstm`; `milstm`: LSTM with multiplicative integration (Wu et al. 2016)."""
+    output_gate: Literal["outside", "inside"] = "outside"
+    """`outside`: h = tanh(c) * o, the standard cell; `inside`: h = tanh(c * o), as in the paper's first experiments."""
+    num_layers: int = Field(default=1, ge=1)
+    """Layers stacked on each other; the last one predicts."""
+    hidden_size: int = Field(default=1900, ge=1)
+    """Hidden units of a layer, n."""
+    embedding_size: int = Field(default=0, ge=0)
+    """Size of the linear embedding, e. Off (0): symbols enter as one-hot vectors."""
+    vocabulary_size: int = Field(default=256, ge=2)
+    """Number of symbols, V; must be the dataset's."""
+    segment_length: int = Field(default=100, ge=1)
+    """Characters gradients flow back over, t: truncated back-propagation. The state is carried on beyond."""
+    softmax_bias: bool = True
+    """Whether the classifier has a bias."""
+    weight_norm: bool = False
+    """Weight normalisation, one gain per row, of all matrices but the embedding and the classifier."""
+    forget_bias: float = 0.0
+    """Initial bias of the forget gate; 0 is off."""
+    orthogonal_scale: float = Field(default=0.0, ge=0.0)
+    """Hidden weights start as orthogonal n x n matrices times this. Off (0): normal, of standard deviation
+    1 / sqrt(n)."""
+    hidden_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Drop probability of hidden units, one mask for a whole segment (variational dropout); 0 is off."""
+    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Drop probability of the embedding's dimensions, one mask for a whole segment; 0 is off."""
+
+
+def check_recurrent(model: RecurrentConfig) -> None:
+    """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
+    if model.embedding_dropout and not model.embedding_size:
+        raise ConfigError(
+            f"model.embedding_dropout = {model.embedding_dropout} drops dimensions of an embedding, and "
+            f"model.embedding_size = 0 means there is none; set model.embedding_dropout=0 or model.embedding_size=400"
+        )
