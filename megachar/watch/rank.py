@@ -145,9 +145,12 @@ class RankWatch:
             self._hub_pid = hub.pid
         self._hub_name = "megachar launch" if hub.pid is None else "rank 0"
         self._heard = time.monotonic()
+        hello = {"token": hub.token, "rank": self.rank, "host": self.host, "machine": machine_name(),
+                 "pid": os.getpid()}  # fmt: skip
+        with contextlib.suppress(OSError):
+            _send_line(connection, hello)
+        # Not before: the thread beats on this socket as soon as it is there, and the hub must hear who we are first.
         self._socket, self.connected = connection, True
-        self._send({"token": hub.token, "rank": self.rank, "host": self.host, "machine": machine_name(),
-                    "pid": os.getpid()})  # fmt: skip
         self._beat()
         self._wakeup.send(b"\0")
 
@@ -312,7 +315,7 @@ class RankWatch:
     def _send(self, message: dict[str, Any]) -> None:
         if self._socket is not None:
             with self._lock, contextlib.suppress(OSError):  # that the hub is gone shows when it is read
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
+                _send_line(self._socket, message)
 
     def _arm(self) -> None:
         self._armed = time.monotonic()
@@ -342,6 +345,10 @@ class RankWatch:
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
         os._exit(code)
+
+
+def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def abort_processes(numbers: Iterable[int]) -> None:
