@@ -58,7 +58,8 @@ def inspect(source: Source, step: Step = None) -> None:
         ("trained in", state.precision or "not recorded"),
         ("validation", _bits(state.validation_bits)),
         ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
-        *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())),
+        *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
+          if not isinstance(value, list)),  # the guard's memory of a hundred steps
         ("layout", LAYOUT_NOTE),
     ]  # fmt: skip
     console.print(str(source), style="bold", soft_wrap=True, markup=False)
