@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from megachar.cli.launch import free_port
 from megachar.config.loading import load_experiment
 from megachar.config.schema import Experiment
+from megachar.launching.network import free_port
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -6,19 +6,15 @@ import secrets
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from megachar.cli.launch import choose_hosts, choose_node_rank, print_failures
+from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
 from megachar.config.loading import load_experiment
-from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, Launcher, LaunchPlan
-from megachar.launching.preflight import examine
+from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.probe import count_gpus
 from megachar.launching.processes import kill_processes
 
@@ -32,18 +28,10 @@ def selftest(
         str | None, typer.Argument(help="A preset or a YAML file; without one: a replica on every slot.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value")] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; without one: this machine.")
-    ] = None,
-    launcher: Annotated[
-        Launcher | None,
-        typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without."),
-    ] = None,
-    node_rank: Annotated[
-        int | None,
-        typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
-    ] = None,
-    master_port: Annotated[int | None, typer.Option(help="Free port of the first host; default: 29500.")] = None,
+    hostfile: Hostfile = None,
+    launcher: LauncherName = None,
+    node_rank: NodeRank = None,
+    master_port: MasterPort = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that every check may take.")] = 60,
     slow_factor: Annotated[
         float, typer.Option(min=1, help="A link so many times slower than the fastest of its kind is a problem.")
@@ -69,11 +57,7 @@ def selftest(
         script=SELFTEST_SCRIPT,
         arguments=("--timeout", f"{timeout:g}", "--slow-factor", f"{slow_factor:g}"),
     )
-    plan, failures = examine(plan, timeout)
-    if failures:
-        print_failures(failures, Console(stderr=True))
-        hosts_at_fault = ", ".join(dict.fromkeys(failure.host for failure in failures))
-        raise PlatformError(f"the self-test cannot start on {hosts_at_fault}, see above; nothing was started")
+    plan = examined(plan, timeout, "the self-test")
     raise typer.Exit(run(plan))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from megachar.cli import app
+from megachar.cli import app, hosts
 from megachar.errors import PlatformError
 from megachar.launching.plan import SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.probe import Failure
@@ -18,7 +18,7 @@ MODULE: Any = importlib.import_module("megachar.cli.selftest")  # whose name in 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: str, failures: list[Failure] | None = None) -> LaunchPlan:
     """The plan that the command would have started."""
     plans: list[LaunchPlan] = []
-    monkeypatch.setattr(MODULE, "examine", lambda plan, _: (plan, failures or []))
+    monkeypatch.setattr(hosts, "examine", lambda plan, _: (plan, failures or []))
     monkeypatch.setattr(MODULE, "run", lambda plan: plans.append(plan) or 0)
     monkeypatch.setattr(MODULE, "count_gpus", lambda: 0)
     CliRunner().invoke(app, ["selftest", *arguments], catch_exceptions=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.cli.launch import choose_hosts, choose_node_rank
+from megachar.cli.hosts import choose_hosts, choose_node_rank
 from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host
 from tests.launcher.commands import LAUNCH, SMALL, run

@@ -1,0 +1,91 @@
+"""Which hosts and what starts the ranks: options and refusals of the commands that start processes."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from megachar.errors import PlatformError
+from megachar.launching.hostfile import Host, read_hostfile
+from megachar.launching.network import is_this_machine
+from megachar.launching.plan import Launcher, LaunchPlan
+from megachar.launching.preflight import examine
+from megachar.launching.probe import Failure
+from megachar.launching.ranks import slurm_hosts
+
+Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; without one: this machine.")]
+LauncherName = Annotated[
+    Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
+]
+NodeRank = Annotated[
+    int | None,
+    typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
+]
+MasterPort = Annotated[int | None, typer.Option(help="Free port of the first host; default: 29500.")]
+
+
+def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:
+    """The hosts that were asked for, none for this machine alone, and the launcher.
+
+    Raises:
+        PlatformError: the hostfile is wrong, or launcher and hostfile do not fit.
+    """
+    if launcher == "slurm":
+        if hostfile is not None:
+            raise PlatformError(f"--hostfile {hostfile} with --launcher slurm: Slurm names the hosts; leave it out")
+        return slurm_hosts(os.environ), launcher
+    if hostfile is None:
+        if launcher in ("ssh", "no_ssh"):
+            raise PlatformError(f"--launcher {launcher} needs the hosts of a hostfile; name it with --hostfile")
+        return (), launcher or "local"
+    if launcher == "local":
+        raise PlatformError(f"--hostfile {hostfile} with --launcher local, which is this machine; leave one out")
+    return read_hostfile(hostfile), launcher or "ssh"
+
+
+def choose_node_rank(hosts: tuple[Host, ...], launcher: Launcher, node_rank: int | None) -> int:
+    """With no_ssh, which of the hosts this machine is.
+
+    Raises:
+        PlatformError: it is none of them, or its number is not one of theirs, or none is wanted.
+    """
+    if launcher != "no_ssh":
+        if node_rank is not None:
+            raise PlatformError(f"--node-rank {node_rank} belongs to --launcher no_ssh; leave it out")
+        return 0
+    if node_rank is None:
+        own = [number for number, host in enumerate(hosts) if is_this_machine(host.name)]
+        if len(own) != 1:
+            names = ", ".join(host.name for host in hosts)
+            raise PlatformError(f"{socket.gethostname()} is not one of {names} by name; say which with --node-rank")
+        return own[0]
+    if not 0 <= node_rank < len(hosts):
+        raise PlatformError(f"--node-rank {node_rank}: the hostfile's hosts have the numbers 0 to {len(hosts) - 1}")
+    return node_rank
+
+
+def examined(plan: LaunchPlan, timeout: float, what: str) -> LaunchPlan:
+    """The plan with its hosts' addresses, once every host has passed the checks.
+
+    Raises:
+        PlatformError: some have not; `what`, such as "the run", cannot start. The table of failures is printed.
+    """
+    plan, failures = examine(plan, timeout)
+    if failures:
+        print_failures(failures, Console(stderr=True))
+        hosts_at_fault = ", ".join(dict.fromkeys(failure.host for failure in failures))
+        raise PlatformError(f"{what} cannot start on {hosts_at_fault}, see above; nothing was started")
+    return plan
+
+
+def print_failures(failures: list[Failure], console: Console) -> None:
+    """The table of what is wrong where."""
+    table = Table("host", "check", "what is wrong", show_lines=True)
+    for failure in failures:
+        table.add_row(Text(failure.host), Text(failure.check), Text(failure.problem))
+    console.print(table)
