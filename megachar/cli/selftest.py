@@ -1,6 +1,5 @@
 """`megachar selftest`: test the cluster with the layout of an experiment, started as `megachar launch` starts it."""
 
-import contextlib
 import os
 import secrets
 import signal
@@ -16,7 +15,7 @@ from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.probe import count_gpus
-from megachar.launching.processes import kill_processes
+from megachar.launching.processes import end_command
 
 DEFAULT_EXPERIMENT = "small"
 TOKEN_VARIABLE = "MEGACHAR_SELFTEST"
@@ -71,11 +70,7 @@ def run(plan: LaunchPlan) -> int:
     try:
         return process.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        remote = plan.launcher in ("ssh", "openmpi")
-        kill_processes(token, [host.name for host in plan.used_hosts()] if remote else [])
+        end_command(process, token, plan)
 
 
 def _replicas(hosts: tuple[Host, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from megachar.exit_codes import ExitCode
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
-from megachar.launching.processes import kill_processes, signal_ranks
+from megachar.launching.processes import end_command, signal_ranks
 from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.failure import Failure
 from megachar.watch.hub import Hub, HubAddress
@@ -66,7 +66,8 @@ class Attempt:
             self._wait()
         finally:
             del os.environ[variable]
-            self._clear()
+            if self._process is not None:
+                end_command(self._process, self.hub.token, self.plan)
             self.hub.close()
         if self._has_hub:
             return self._outcome(self._process.returncode)
@@ -100,14 +101,6 @@ class Attempt:
             if until is not None and self.hub.verdict is not None and not self.hub.connected:
                 until = min(until, time.monotonic() + FOLLOW_SECONDS)
             time.sleep(LOOK_SECONDS)
-
-    def _clear(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        remote = self.plan.launcher in ("ssh", "openmpi")
-        kill_processes(self.hub.token, [host.name for host in self.plan.used_hosts()] if remote else [])
 
     def _outcome(self, status: int) -> Outcome:
         hub, cause = self.hub, self.hub.verdict

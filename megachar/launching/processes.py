@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megachar.launching.plan import LaunchPlan
+
 SSH_SECONDS = 10
 KILL = """for file in /proc/[0-9]*/environ; do
     grep -qa {} "$file" 2>/dev/null && number=${{file#/proc/}} && kill -9 "${{number%/environ}}"
@@ -31,22 +33,30 @@ def signal_ranks(token: str, number: signal.Signals) -> None:
                 os.kill(process, number)
 
 
-def kill_processes(token: str, hosts: Sequence[str]) -> list[str]:
-    """Kill what is left of an attempt here and, by ssh, on `hosts`; returns the hosts that could not be reached."""
+def end_command(process: "subprocess.Popen[bytes]", token: str, plan: LaunchPlan) -> None:
+    """Kill what is left of a plan's command, which was started as a session of its own with `token` in a variable.
+
+    Also on the plan's hosts where ssh leads to them; those that do not answer are left alone.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    remote = plan.launcher in ("ssh", "openmpi")
+    kill_processes(token, [host.name for host in plan.used_hosts()] if remote else [])
+
+
+def kill_processes(token: str, hosts: Sequence[str]) -> None:
+    """Kill the processes with `token` here and, by ssh, on `hosts`."""
     command = KILL.format(shlex.quote(token))
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-    started = {host: subprocess.Popen([*ssh, host, command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.DEVNULL) for host in hosts}  # fmt: skip
+    started = [subprocess.Popen([*ssh, host, command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL) for host in hosts]  # fmt: skip
     for number in processes_with(token):
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-    unreached = []
-    for host, process in started.items():
+    for process in started:
         try:
-            status = process.wait(2 * SSH_SECONDS)
+            process.wait(2 * SSH_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            status = process.wait()
-        if status != 0:
-            unreached.append(host)
-    return unreached
+            process.wait()
