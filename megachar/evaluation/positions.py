@@ -99,12 +99,25 @@ def plot(path: Path, bins: Sequence[Bin], title: str, since: str) -> None:
 
 
 def how_to_read(bins: Sequence[Bin], since: str) -> str:
-    """One line on what the picture says."""
-    half = [entry for entry in bins if entry.last <= bins[-1].last // 2]
-    if not half:
-        return f"bits of characters by how many are before them since {since}"
-    gain = half[-1].bits - bins[-1].bits
+    """One line on what the picture says: what the second half of the context is worth."""
+    line = f"how to read it: bits of characters by how many are before them since {since}"
+    longest = bins[-1].last
+    far = [entry for entry in bins if entry.first > longest // 2]
+    near = [entry for entry in bins if longest // 4 < entry.first and entry.last <= longest // 2]
+    if not near:
+        return line
+    (far_bits, far_error), (near_bits, near_error) = _together(far), _together(near)
+    gain, error = near_bits - far_bits, math.hypot(far_error, near_error)
     return (
-        f"how to read it: bits of characters by how many are before them since {since}; from {half[-1].last:,} to "
-        f"{bins[-1].last:,} of them the loss falls by {gain:.3f} bits: if that is much, more context would pay"
+        f"{line}; with {far[0].first:,} to {longest:,} of them they cost {abs(gain):.3f} bits "
+        f"{'less' if gain >= 0 else 'more'} (+- {2 * error:.3f}) than with {near[0].first:,} to {near[-1].last:,}: "
+        "while that falls clearly, more context would pay"
     )
+
+
+def _together(bins: Sequence[Bin]) -> tuple[float, float]:
+    """Mean of the characters of several bins, and its standard error."""
+    count = sum(entry.count for entry in bins)
+    mean = math.fsum(entry.count * entry.bits for entry in bins) / count
+    variance = math.fsum((entry.count * entry.standard_error) ** 2 for entry in bins if entry.count > 1) / count**2
+    return mean, math.sqrt(variance)
