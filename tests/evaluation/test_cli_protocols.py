@@ -11,16 +11,23 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from megachar.config.loading import load_experiment, save_experiment
+from megachar.config.recurrent import RecurrentConfig
 from megachar.data.corpus import Corpus
+from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
 from megachar.evaluation.predictor import make_predictor
 from megachar.evaluation.settings import DynamicSettings, StreamSettings, WindowSettings
+from megachar.models.recurrent import RecurrentModel
+from megachar.models.recurrent_initialization import initialize_recurrent
 from megachar.training.checkpoints import reading
+from megachar.training.run_folder import RunFolder
 from megachar.units import NATS_PER_BIT, word_perplexity
 from tests.evaluation.conftest import MakeRun
 from tests.evaluation.test_cli_evaluate import corpus_of, invoke
+from tests.training.checkpoints_by_hand import write_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -183,3 +190,25 @@ def test_no_training_text_for_statistics(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Corpus, "split", short)
     with pytest.raises(DataError, match=r"train split has 1 characters, too few .*--dynamic rms; set --dynamic sgd"):
         invoke(run, "--dynamic", "rms")
+
+
+def test_checkpoint_of_a_recurrent_model(tmp_path: Path, text: npt.NDArray[np.uint8], seed: int) -> None:
+    """From the files of a run to its figures, nothing in memory."""
+    (tmp_path / "text").write_bytes(text.tobytes())
+    corpus = tmp_path / "corpus"
+    prepare_corpus(cut_by_position(tmp_path / "text", "60,40,0"), corpus, ByteVocabulary())
+    shapes = ["model.hidden_size=6", "model.embedding_size=3", "model.weight_norm=true", "model.vocabulary_size=256"]
+    experiment = load_experiment("mlstm-20m", [*shapes, f"data.path={corpus}"])
+    assert isinstance(experiment.model, RecurrentConfig)
+    model = initialize_recurrent(RecurrentModel(experiment.model), seed=seed).eval()
+    run = RunFolder(tmp_path / "runs" / "mine")
+    run.path.mkdir(parents=True)
+    save_experiment(experiment, run.experiment_file)
+    write_checkpoint(run, 12, {name: p.detach() for name, p in model.named_parameters()}, experiment)
+    invoke(run.path, "--streams", 2, "--warm-up", 9, "--dynamic", "sgd", "--by-position")
+    (file,) = run.path.glob("evaluation-valid-streams2-warmup9-step12-dynamic-sgd-*.json")
+    values, tokens = json.loads(file.read_text()), np.asarray(Corpus.open(corpus).split("valid").tokens)
+    expected = math.fsum(make_predictor(model, CPU, streams=2, warm_up=9).nats(tokens))
+    assert values["nats"] == pytest.approx(expected, rel=1e-6)
+    assert values["dynamic"]["nats"] == pytest.approx(expected, rel=0.1)
+    assert (run.path / "positions-valid-step12.png").is_file()
