@@ -84,7 +84,9 @@ def evaluate(
     if json is not None and not json.parent.is_dir():
         raise ConfigError(f"--json {json}: the folder {json.parent} does not exist; make it first")
     corpus = open_corpus(experiment, data)
-    corpus.split(split)  # says at once where there is none
+    tokens = corpus.split(split).tokens[:max_characters]
+    if by_position and tokens.size < 2:
+        raise ConfigError("--by-position: a text of 1 character has none with another before it; leave it out")
     if chosen.dynamic is not None and chosen.dynamic.rule == "rms":
         chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
@@ -163,7 +165,7 @@ class Work:
             nats = predictor.nats(self.tokens, length, progress)
         bins = positions.mean_by_position(nats, WindowPlan(nats.size, length, length))
         positions.write_csv(path.with_name(f"{path.name}.csv"), bins)
-        positions.plot(path.with_name(f"{path.name}.png"), bins, f"{path.parent.name}: {self.split}", since)
+        positions.plot(path.with_name(f"{path.name}.png"), bins, f"{self.loaded.experiment.name}: {self.split}", since)
         typer.echo(f"saved {path}.csv and .png")
         typer.echo(positions.how_to_read(bins, since))
 

@@ -152,10 +152,14 @@ def test_by_position(make_run: MakeRun, text: npt.NDArray[np.uint8], family: str
     (["--dynamic", "rms", "--segment-length", 4], r"--segment-length 4: a transformer learns after every stride; set"),
     (["--decay", 0.1], r"--decay 0\.1: it belongs to dynamic evaluation; add --dynamic rms, or leave it out"),
     (["--dynamic-streams", 2], r"--dynamic-streams 2: it belongs to dynamic evaluation"),
+    (["--learning-rate", 0.1], r"--learning-rate 0\.1: it belongs to dynamic evaluation"),
+    (["--epsilon", 0.1], r"--epsilon 0\.1: it belongs to dynamic evaluation"),
+    (["--statistics", 9], r"--statistics 9: it belongs to dynamic evaluation"),
     (["--dynamic", "adam"], r"--dynamic adam is unknown; set sgd or rms"),
     (["--dynamic", "sgd", "--epsilon", 0.1], r"--epsilon 0\.1: sgd divides by no mean squares; leave it out, or set"),
     (["--dynamic", "sgd", "--statistics", 9], r"--statistics 9: sgd divides by no mean squares"),
     (["--dynamic", "rms", "--precision", "bf16"], r"--precision bf16: the weights follow the text in fp32 only; leave"),
+    (["--by-position", "--max-characters", 1], r"--by-position: a text of 1 character has none with another before"),
     (["--dynamic", "rms", "--decay", 2], r"decay = 2\.0 of dynamic evaluation is no share"),
 ])  # fmt: skip
 def test_options_of_a_transformer(run: Path, options: list[Any], message: str) -> None:
