@@ -7,7 +7,7 @@ import torch
 
 from megachar.analysis.completions import Completion, analyze_completions, check_words, completions
 from megachar.analysis.result import Subject, read_analysis
-from megachar.config.schema import ModelConfig
+from megachar.config.schema import TransformerConfig
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError
@@ -41,7 +41,7 @@ def test_probabilities_of_all_words_add_up(rng: np.random.Generator) -> None:
 
 @torch.no_grad()
 def test_a_transformer_with_a_prompt_longer_than_its_context(seed: int) -> None:
-    config = ModelConfig(num_layers=2, width=8, num_heads=2, feed_forward_width=8, context=8)
+    config = TransformerConfig(num_layers=2, width=8, num_heads=2, feed_forward_width=8, context=8)
     model = Transformer(config, None).double().eval()
     for parameter in model.parameters():
         parameter.normal_(0, 0.5)
