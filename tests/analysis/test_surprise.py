@@ -97,7 +97,7 @@ def test_analysis(rng: np.random.Generator, tmp_path: Path) -> None:
     assert read_analysis(saved.json) == saved
     check_picture(saved.figure)
     assert [row[0] for row in saved.table.texts()] == [
-        "all", "surprising", "1 after a surprise", "2 after a surprise", "3 after a surprise", "4 after a surprise",
+        "all", "surprising", "1 after", "2 after", "3 after", "4 after",
     ]  # fmt: skip
     lines = [line.split(",") for line in saved.csv.read_text().splitlines()]
     assert lines[0][:3] == ["characters_after_surprise", "num_characters", "mlstm_mean_bits"]
