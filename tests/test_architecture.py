@@ -118,11 +118,12 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "cli"}
+    light = {"", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching",
+             "cli"}  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
     training = [f"megachar.training.{name}" for name in names]
-    others = ["models.counting", "losses.auxiliary", "selftest.findings", "analysis.result"]
+    others = ["models.counting", "losses.auxiliary", "selftest.findings"]
     return [*modules, *(f"megachar.{name}" for name in others), *training]
 
 
@@ -158,6 +159,8 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("analyze context /nowhere", 2),
+        ("analyze layers /nowhere", 2),
         ("checkpoint inspect /nowhere", 2),
         ("checkpoint verify /nowhere", 2),
         ("checkpoint export /nowhere --output /nowhere.safetensors", 2),
