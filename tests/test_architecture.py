@@ -118,8 +118,8 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching",
-             "cli"}  # fmt: skip
+    light = {"", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch",
+             "launching", "cli"}  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
     training = [f"megachar.training.{name}" for name in names]
