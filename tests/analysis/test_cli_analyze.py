@@ -160,7 +160,12 @@ def test_other_vocabularies(make_run: MakeRun, make_corpus: MakeCorpus, name: st
     vocabulary = learned if name == "characters" else PieceVocabulary.train([(text, str)], 300, "bpe")
     run = make_run("small", make_corpus(vocabulary), vocabulary_size=vocabulary.size)
     analyze("seed-text", run, "--text", "zwölf bear numbers")
-    analyze("context", run, "--lengths", "4,8", "--max-characters", 60)
+    unit = "character" if name == "characters" else "token"
+    context = analyze("context", run, "--lengths", "4,8", "--max-characters", 60)
+    assert context.title.startswith(f"Bits per {unit} of 52 {unit}s of valid")
+    checkpoint = run / "checkpoints" / "step-00000070"
+    surprise = analyze("surprise", run, checkpoint, "--block", 20, "--resamples", 100)
+    assert surprise.table.columns[0].name == f"{unit}s"
     names = ["--text", TEXT[:82].decode(), "--name", "Ann", "--invented", "zwölf"]
     words = ["--prompt", "in a ", "--word", "wood"]
     if name == "characters":
