@@ -119,10 +119,11 @@ def test_no_globals_are_assigned(path: Path) -> None:
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
     light = {
-        "", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "sweeps", "cli",
+        "", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "sweeps",
+        "cli",
     }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
+    names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "metrics", "watching")
     training = [f"megachar.training.{name}" for name in names]
     others = ["models.counting", "losses.auxiliary", "selftest.findings", "analysis.result"]
     return [*modules, *(f"megachar.{name}" for name in others), *training]
