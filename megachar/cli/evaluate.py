@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import Evaluation, EvaluationSettings, write_json
@@ -46,6 +47,8 @@ def evaluate(
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
+    if not isinstance(experiment.model, TransformerConfig):
+        raise ConfigError(f"{run} is a recurrent model, and `megachar evaluate` takes transformers")
     context = experiment.model.context
     settings = EvaluationSettings(
         default_stride(context) if stride is None else stride, batch_size, processes, precision, device
@@ -59,9 +62,11 @@ def evaluate(
     tokens = corpus.split(split).tokens
 
     from megachar.evaluation.evaluate import evaluate as score
+    from megachar.models.transformer import Transformer
     from megachar.training.checkpoints.reading import load_model
 
     loaded = load_model(run, step)
+    assert isinstance(loaded.model, Transformer)
     total = min(tokens.size, max_characters or tokens.size)
     with show_progress(Console(stderr=True), total) as progress:
         result = score(

@@ -18,7 +18,7 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load, save
 
-from megachar.config.schema import ModelConfig
+from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, PlatformError
 from megachar.evaluation.result import EvaluationSettings
 from megachar.evaluation.scoring import Scorer
@@ -34,7 +34,7 @@ class Job:
     num_workers: int
     device: torch.device
     num_threads: int
-    config: ModelConfig
+    config: TransformerConfig
     weights: bytes
     tokens: npt.NDArray[Any]
     plan: WindowPlan

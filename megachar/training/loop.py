@@ -8,6 +8,7 @@ from rich.console import Console
 from megachar.config.schema import Experiment
 from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
+from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
@@ -18,7 +19,7 @@ from megachar.training.checkpoints.resuming import Resumption, newest_whole, res
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
-from megachar.training.micro_batches import MicroBatchSource
+from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import run_folder
@@ -117,7 +118,7 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     check_agreement(f"the data, {blend.description}", blend.fingerprint)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
-    source = MicroBatchSource(experiment, blend, mesh)
+    source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
     resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
     guard = Guard(experiment.guard)
@@ -173,7 +174,7 @@ def _headline(experiment: Experiment, source: MicroBatchSource, mesh: Mesh, step
     model, topology = experiment.model, mesh.topology
     start = f", resumed at step {step}" if step else ""
     return (
-        f"{experiment.name}: {model.num_layers} layers of {model.width} on {source.description}; "
+        f"{experiment.name}: {describe_model(model)} on {source.description}; "
         f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
         f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

@@ -1,7 +1,7 @@
 import pytest
 
 from megachar.config.loading import PRESETS, load_experiment, preset_names
-from megachar.config.schema import AuxiliaryConfig, ModelConfig, ScheduleConfig, SgdConfig
+from megachar.config.schema import AuxiliaryConfig, ScheduleConfig, SgdConfig, TransformerConfig
 
 
 def test_names() -> None:
@@ -25,7 +25,7 @@ def test_every_preset_opens_with_what_it_is(name: str) -> None:
 def test_the_papers_recipe(name: str, num_layers: int) -> None:
     """Al-Rfou et al. (2019): momentum 0.99, rate 0.003 constant, dropout 0.55, 4M steps of 16 x 512."""
     experiment = load_experiment(name)
-    assert experiment.model == ModelConfig(
+    assert experiment.model == TransformerConfig(
         num_layers=num_layers, width=512, num_heads=2, feed_forward_width=2048, context=512, vocabulary_size=256,
         positions="learned", dropout=0.55,
     )  # fmt: skip

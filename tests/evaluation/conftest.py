@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import DataConfig, Experiment, ModelConfig
+from megachar.config.schema import DataConfig, Experiment, TransformerConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.models.transformer import Transformer
@@ -23,7 +23,7 @@ def make_model(rng: np.random.Generator) -> MakeModel:
     """Models with weights large enough that every character of the context moves the prediction."""
 
     def make(context: int, dtype: torch.dtype = torch.float32, vocabulary_size: int = 256) -> Transformer:
-        config = ModelConfig(num_layers=2, width=16, num_heads=2, feed_forward_width=32, context=context,
+        config = TransformerConfig(num_layers=2, width=16, num_heads=2, feed_forward_width=32, context=context,
                              vocabulary_size=vocabulary_size, positions="learned")  # fmt: skip
         model = Transformer(config, None).to(dtype).eval()
         with torch.no_grad():

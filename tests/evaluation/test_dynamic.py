@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import ModelConfig
+from megachar.config.schema import TransformerConfig
 from megachar.errors import CheckpointError, ConfigError
 from megachar.evaluation.dynamic import (
     DynamicSettings,
@@ -143,7 +143,7 @@ def test_a_text_of_one_kind_is_learned_on_the_way(rule: str, rate: float, seed: 
 
 def test_windows_of_a_transformer(seed: int) -> None:
     """Each character is scored once, from its window; with hardly any step the figure is the static evaluation's."""
-    config = ModelConfig(num_layers=2, width=8, num_heads=2, feed_forward_width=8, context=16, vocabulary_size=7)
+    config = TransformerConfig(num_layers=2, width=8, num_heads=2, feed_forward_width=8, context=16, vocabulary_size=7)
     model = random_model(config, None, scale=0.3).eval()
     plan = WindowPlan(TEXT.size, 16, stride=5)
     before, score = copies(model), window_score(model, CPU)
