@@ -145,7 +145,7 @@ def _training_seconds(folder: RunFolder, experiment: Experiment) -> float:
     """From the speed of every interval between two records, each of which counts steps alone."""
     seconds, before = 0.0, 0
     for record in read_metrics(folder, "train"):
-        characters = (record["step"] - before) * experiment.batch.global_size * experiment.model.context
+        characters = (record["step"] - before) * experiment.batch.global_size * experiment.model.window_length
         seconds += characters / record["characters_per_second"]
         before = record["step"]
     return seconds
