@@ -36,8 +36,8 @@ def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]
     """
     # All before the first starts: on hosts that each run this, none may see what another one has begun.
     progress = [progress_of(run.experiment) for run in runs]
+    to_do = [run.name for run, before in zip(runs, progress, strict=True) if before.state is not State.FINISHED]
     failed: list[str] = []
-    started = 0
     for number, (run, before) in enumerate(zip(runs, progress, strict=True), start=1):
         title = f"run {number} of {len(runs)}, {run.name}"
         if before.state is State.FINISHED:
@@ -47,12 +47,12 @@ def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]
         try:
             end = start(run, before.state is State.UNFINISHED)
         except MegacharError as error:
-            if not started:
+            if run.name == to_do[0]:
                 raise
             say(f"{title}: {type(error).__name__}: {error}")
             end = RunEnd(ExitCode.USER_ERROR, False)
-        started += 1
-        if end.asked_to_leave or end.status == ExitCode.PREEMPTED or end.status >= 128:
+        left = end.status == ExitCode.PREEMPTED or end.status >= 128
+        if left or (end.asked_to_leave and (end.status != ExitCode.DONE or run.name != to_do[-1])):
             say(f"{title}: left on request; the same command goes on with the sweep")
             return end.status or ExitCode.PREEMPTED
         if end.status != ExitCode.DONE:
