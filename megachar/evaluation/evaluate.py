@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from megachar.errors import CheckpointError
 from megachar.evaluation.result import Evaluation, EvaluationSettings
-from megachar.evaluation.scoring import Scorer
+from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import score_in_processes
 from megachar.models.transformer import Transformer
@@ -85,7 +85,7 @@ def _batches(
     if settings.processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
-    scorer = Scorer(model, device, settings.precision)
+    scorer = make_scorer(model, device, settings.precision)
     for j in range(plan.num_batches(settings.batch_size)):
         yield scorer.nats(text, plan.batch(j, settings.batch_size))
 

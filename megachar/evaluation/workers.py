@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, PlatformError
 from megachar.evaluation.result import EvaluationSettings
-from megachar.evaluation.scoring import Scorer
+from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.windows import WindowPlan
 from megachar.models.transformer import Transformer
 
@@ -115,7 +115,7 @@ def work(connection: Connection) -> None:
         weights = load(job.weights)
         model = Transformer(job.config, auxiliary=None).to(weights["embedding.weight"].dtype).eval()
         model.load_state_dict(weights)
-        scorer, size = Scorer(model, job.device, job.settings.precision), job.settings.batch_size
+        scorer, size = make_scorer(model, job.device, job.settings.precision), job.settings.batch_size
         for j in range(job.number, job.plan.num_batches(size), job.num_workers):
             connection.send(scorer.nats(job.tokens, job.plan.batch(j, size)))
     except (EOFError, BrokenPipeError):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from megachar.errors import CheckpointError, ConfigError, PlatformError
 from megachar.evaluation.evaluate import evaluate
 from megachar.evaluation.result import EvaluationSettings, write_json
-from megachar.evaluation.scoring import Scorer
+from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import gather
 from megachar.models.transformer import Transformer
@@ -60,7 +60,7 @@ def test_equals_the_naive_loop(
 
 def test_each_character_equals_the_naive_loop(make_model: MakeModel, rng: np.random.Generator) -> None:
     model, text = make_model(24, torch.float64), random_text(rng, 100)
-    plan, scorer = WindowPlan(100, 24, 5), Scorer(model, torch.device("cpu"), "fp32")
+    plan, scorer = WindowPlan(100, 24, 5), make_scorer(model, torch.device("cpu"), "fp32")
     nats = np.concatenate([scorer.nats(text, plan.batch(j, 3)) for j in range(plan.num_batches(3))])
     np.testing.assert_allclose(nats, naive_nats(model, text, 5)[1:], rtol=1e-11)
 

@@ -1,0 +1,149 @@
+"""What a model expects along a text: entropy, loss, rank of each character (Al-Rfou et al. 2019). Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.analysis.texts import drawn, shown
+from megachar.errors import DataError
+from megachar.units import NATS_PER_BIT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from megachar.evaluation.predictor import Predictor, Progress
+
+CHARACTERS_OF_A_LINE = 80
+LINES_DRAWN = 10
+NUM_HARDEST = 10
+"""Characters of the largest losses that are shown in the table."""
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Of each character but the first, which is predicted from nothing: (N - 1,) each."""
+
+    entropy_bits: npt.NDArray[np.float64]
+    """Of the distribution it was predicted by."""
+    loss_bits: npt.NDArray[np.float64]
+    rank: npt.NDArray[np.int64]
+    """1 where no symbol was likelier."""
+
+
+def check_text(num_symbols: int) -> None:
+    """DataError unless something of the text is predicted from something."""
+    if num_symbols < 2:
+        raise DataError(
+            f"the text has {num_symbols} symbols, and the first is predicted from nothing; give two or more"
+        )
+
+
+def expectations(predictor: "Predictor", tokens: npt.NDArray[Any], progress: "Progress | None" = None) -> Expectations:
+    """Entropy, loss and rank along the text `tokens` (N,)."""
+    entropies, losses, ranks = [], [], []
+    place = 1
+    for batch in predictor.predict(tokens):
+        rows = batch.double().numpy()  # (p, v)
+        targets = tokens[place : place + len(rows)].astype(np.int64)
+        of_targets = np.take_along_axis(rows, targets[:, None], axis=1)  # (p, 1)
+        # 0 log 0 is 0, but -inf times 0 is no number.
+        entropies.append(-(np.exp(rows) * np.where(np.isneginf(rows), 0.0, rows)).sum(1))
+        losses.append(-of_targets[:, 0])
+        ranks.append(1 + (rows > of_targets).sum(1))
+        place += len(rows)
+        if progress is not None:
+            progress(len(rows))
+    assert place == tokens.size, f"{place} of {tokens.size} characters"
+    return Expectations(
+        np.concatenate(entropies) / NATS_PER_BIT, np.concatenate(losses) / NATS_PER_BIT, np.concatenate(ranks)
+    )
+
+
+def analyze_seed_text(
+    subject: Subject, symbols: Sequence[bytes], found: Expectations, settings: dict[str, Any]
+) -> Analysis:
+    """The analysis of one model on one text.
+
+    Args:
+        subject: the model.
+        symbols: the text of each of the N symbols.
+        found: what `expectations` gives for them.
+        settings: what tells the text from others.
+    """
+    places = range(1, len(symbols))
+    columns = (Column("place", ","), Column("symbol"), Column("entropy (bits)", ".3f"), Column("loss (bits)", ".3f"),
+               Column("rank", ","))  # fmt: skip
+    figures = zip(found.entropy_bits.tolist(), found.loss_bits.tolist(), found.rank.tolist(), strict=True)
+    details = Table(columns, tuple((i, shown(symbols[i]), *values) for i, values in zip(places, figures, strict=True)))
+    reading = (
+        "The bar is what a symbol cost, the line what the model expected it to cost (its entropy), the number its rank "
+        "(1: the likeliest; 1 is not written). Bars above the line are surprises: where words begin, as a rule."
+    )
+    title = (
+        f"{subject.label} along {len(symbols):,} symbols: mean loss {found.loss_bits.mean():.3f}, mean entropy "
+        f"{found.entropy_bits.mean():.3f} bits, rank 1 for {np.mean(found.rank == 1):.0%}"
+    )
+    return Analysis("seed-text", title, (subject,), _hardest(details, symbols), _draw(symbols, found, title), reading,
+                    "", settings, details)  # fmt: skip
+
+
+def _hardest(details: Table, symbols: Sequence[bytes]) -> Table:
+    """The symbols of the largest losses, in order of these, with what is before them."""
+    order = sorted(details.rows, key=lambda row: -float(row[3] or 0))[:NUM_HARDEST]
+    before = [shown(b"".join(symbols[max(0, int(row[0] or 0) - 30) : int(row[0] or 0)])) for row in order]
+    columns = (details.columns[0], Column("after"), *details.columns[1:])
+    return Table(columns, tuple((row[0], text, *row[1:]) for row, text in zip(order, before, strict=True)))
+
+
+def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure":
+    """Lines of text one below the other, with a bar, a step of the line and a number above each symbol."""
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import findfont, get_font
+
+    glyphs = frozenset(get_font(findfont("DejaVu Sans Mono")).get_charmap())
+    num_drawn = min(len(symbols) - 1, CHARACTERS_OF_A_LINE * LINES_DRAWN)
+    num_lines = -(-num_drawn // CHARACTERS_OF_A_LINE)
+    figure = Figure(figsize=(15, 0.9 + 1.65 * num_lines), layout="constrained")
+    panels = figure.subplots(num_lines, 1, squeeze=False, sharey=True)[:, 0]
+    top = max(float(found.loss_bits[:num_drawn].max()), float(found.entropy_bits[:num_drawn].max())) * 1.3
+    for number, axes in enumerate(panels):
+        start = number * CHARACTERS_OF_A_LINE
+        stop = min(start + CHARACTERS_OF_A_LINE, num_drawn)
+        x = np.arange(stop - start)
+        losses, entropies = found.loss_bits[start:stop], found.entropy_bits[start:stop]
+        axes.bar(x, losses, width=0.8, color=np.where(losses > entropies, "tab:red", "tab:blue"))
+        axes.step(x, entropies, where="mid", color="black", linewidth=1)
+        for i in x:
+            rank = int(found.rank[start + i])
+            if rank > 1:
+                axes.annotate(str(rank), (i, max(losses[i], entropies[i])), xytext=(0, 1), textcoords="offset points",
+                              ha="center", va="bottom", fontsize=6)  # fmt: skip
+        axes.set_xlim(-0.6, CHARACTERS_OF_A_LINE - 0.4)
+        axes.set_ylim(0, top)
+        labels = [drawn(symbol, glyphs) for symbol in symbols[1 + start : 1 + stop]]
+        axes.set_xticks(x, labels, family="DejaVu Sans Mono", fontsize=10)
+        axes.tick_params(axis="x", length=0)
+        axes.grid(axis="y", alpha=0.3)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.supylabel("bits")
+    part = "" if num_drawn == len(symbols) - 1 else f" (drawn: the first {num_drawn:,})"
+    figure.suptitle(title + part, fontsize="medium")
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(color="tab:red", label="loss above entropy"),
+        Patch(color="tab:blue", label="loss below entropy"),
+        Line2D([], [], color="black", linewidth=1, label="entropy"),
+        Line2D([], [], linestyle="", label="number: rank where it is not 1"),
+    ]
