@@ -162,6 +162,8 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("analyze ablation /nowhere", 2),
+        ("analyze sizes /nowhere", 2),
         ("checkpoint inspect /nowhere", 2),
         ("checkpoint verify /nowhere", 2),
         ("checkpoint export /nowhere --output /nowhere.safetensors", 2),
