@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Differences = dict[str, tuple[Any, Any]]
 PAPER = "T64 on text8 dev"
+LINEAR_WITHIN = 0.01
+"""Bits within which the picture's scale of differences is linear."""
 
 
 @dataclass(frozen=True)
@@ -97,28 +99,31 @@ def analyze_ablation(runs: Sequence[RunRecord]) -> Analysis:
     several = any(len(ablation.variant.runs) > 1 for ablation in compared)
     spread = (Column("+- (bits)", ".4f"),) if several else ()
     columns = (
-        Column("run"), Column("what differs"), Column("validation (bits)", ".4f"), *spread,
+        Column("run"), Column("final (bits)", ".4f"), *spread,
         Column("difference (bits)", "+.4f"), Column("best (bits)", ".4f"), Column("parameters", ","),
-        Column("training (s)", ",.0f"), Column(f"paper: {PAPER} (bits)", ".3f"),
-        Column("paper: difference (bits)", "+.3f"),
+        Column("training (s)", ",.0f"), Column("paper (bits)", ".3f"), Column("paper: difference (bits)", "+.3f"),
     )  # fmt: skip
 
     def row(ablation: Ablation) -> tuple[Cell, ...]:
         variant, paper = ablation.variant, ablation.paper_bits
         above = None if paper is None or full.paper_bits is None else paper - full.paper_bits
         deviation = (variant.deviation,) if several else ()
-        return (variant.label, ablation.what_differs, variant.final_bits, *deviation, ablation.difference,
+        return (variant.label, variant.final_bits, *deviation, ablation.difference,
                 variant.best_bits, variant.runs[0].parameters, variant.training_seconds, paper, above)  # fmt: skip
 
     reading = (
-        "A bar to the right of 0 is what leaving that part out costs; the diamonds are the paper's, of a model of 64 "
-        "layers on other text, so only their order and rough size compare."
+        f"A bar to the right of 0 is what leaving that part out costs; the diamonds are the paper's ({PAPER}), a far "
+        f"deeper model on other text, so only their order and rough size compare. That scale is linear within "
+        f"{LINEAR_WITHIN} bits and logarithmic beyond."
         + (" Lines: one standard deviation over the seeds." if several else "")
         + unfinished(runs)
     )
+    table = Table(columns, tuple(map(row, compared)))
+    details = Table((*columns, Column("what differs")),
+                    tuple((*row(ablation), ablation.what_differs) for ablation in compared))  # fmt: skip
     return Analysis("ablation", f"What each part is worth: {full.variant.label} and models that lack one",
-                    tuple(run.subject for run in runs), Table(columns, tuple(map(row, compared))),
-                    _draw(compared, several), reading)  # fmt: skip
+                    tuple(run.subject for run in runs), table, _draw(compared, several), reading,
+                    details=details)  # fmt: skip
 
 
 def _find_full(variants: Sequence[Variant]) -> Variant:
@@ -134,36 +139,41 @@ def _find_full(variants: Sequence[Variant]) -> Variant:
 
 
 def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
-    """Left: bits of every variant; right: above the full model, with the paper's."""
+    """Left: bits of every variant; right: how far above the full model, with the paper's."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = Figure(figsize=(11, 1.6 + 0.55 * len(compared)), layout="constrained")
+    figure = Figure(figsize=(11, 1.9 + 0.55 * len(compared)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    places = range(len(compared))
     colors = ["tab:gray", *["tab:blue"] * (len(compared) - 1)]
     errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several else None
+    places, full = range(len(compared)), compared[0]
     finals = [ablation.variant.final_bits for ablation in compared]
     left.barh(places, finals, xerr=errors, color=colors, capsize=3)
-    for place, bits in zip(places, finals, strict=True):
-        left.annotate(f"{bits:.3f} ", (bits, place), ha="right", va="center", color="white")
-    left.set_yticks(places, [ablation.variant.label for ablation in compared])
-    left.invert_yaxis()
-    left.set_xlabel("validation (bits per character)")
     right.barh(places, [ablation.difference for ablation in compared], xerr=errors, color=colors, capsize=3)
-    full = compared[0].paper_bits
+    for place, bits in zip(places, finals, strict=True):
+        left.annotate(f" {bits:.3f}", (0, place), ha="left", va="center", color="white", fontweight="bold")
     told = [
-        (ablation.paper_bits - full, place)
+        (ablation.paper_bits - full.paper_bits, place)
         for place, ablation in zip(places, compared, strict=True)
-        if full is not None and ablation.paper_bits is not None and place > 0
+        if full.paper_bits is not None and ablation.paper_bits is not None and ablation is not full
     ]
     if told:
         above, where = zip(*told, strict=True)
-        right.plot(above, where, "D", color="tab:orange", markersize=6, label=f"paper, {PAPER}")
-        right.legend()
+        right.plot(above, where, "D", color="tab:orange", markersize=6, label=f"the paper's {PAPER}")
+        right.legend(loc="upper right")
+    left.set_yticks(places, [ablation.variant.label for ablation in compared])
+    left.invert_yaxis()
+    left.set_xlabel("validation at the end (bits per character)")
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_xscale("symlog", linthresh=0.01)
-    right.set_xlabel(f"bits above {compared[0].variant.label} (linear within 0.01, logarithmic beyond)")
+    right.set_xscale("symlog", linthresh=LINEAR_WITHIN)
+    right.xaxis.set_major_locator(FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
+    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_formatter("{x:g}")
+    right.margins(x=0.1)
+    right.set_xlabel(f"bits per character above {full.variant.label}")
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
         axes.set_axisbelow(True)
+    figure.suptitle("What each part is worth")
     return figure

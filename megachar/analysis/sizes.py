@@ -85,6 +85,7 @@ def _draw(lines: dict[str, list[Variant]]) -> "Figure":
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters")
     axes.set_ylabel("best validation (bits per character)")
+    axes.set_title("Validation by number of parameters")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -1,5 +1,6 @@
 """The runs of a sweep, as their records tell of them. Imports no torch."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,12 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Of all of them."""
-        return self.runs[0].subject.label + (f" +{len(self.runs) - 1}" if len(self.runs) > 1 else "")
+        """Of the run; of several, their name without the seed, where that is the same."""
+        if len(self.runs) == 1:
+            return self.runs[0].subject.label
+        names = {re.sub(r"-?\bseed-\d+", "", run.experiment.name) for run in self.runs}
+        name = names.pop() if len(names) == 1 else ""
+        return f"{name or self.runs[0].subject.label} ({len(self.runs)} seeds)"
 
     @property
     def final_bits(self) -> float:
@@ -119,7 +124,8 @@ def group_by_seed(runs: Iterable[RunRecord]) -> list[Variant]:
 def unfinished(runs: Iterable[RunRecord]) -> str:
     """A sentence on those runs that are not at their end, to go behind another one; empty where all are."""
     names = [f"{run.subject.label} (step {run.subject.step:,})" for run in runs if not run.finished]
-    return f" Not finished, so not to be compared yet: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" Not finished, so not to be compared yet: {', '.join(names[:3])}{more}." if names else ""
 
 
 def _read_run(path: Path, label: str) -> RunRecord:

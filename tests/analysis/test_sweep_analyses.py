@@ -53,8 +53,9 @@ def ablation(tmp_path: Path) -> Path:
 
 
 def cells(analysis: Analysis, column: str) -> list[object]:
-    place = [found.name for found in analysis.table.columns].index(column)
-    return [row[place] for row in analysis.table.rows]
+    table = analysis.details or analysis.table
+    place = [found.name for found in table.columns].index(column)
+    return [row[place] for row in table.rows]
 
 
 def test_ablation(ablation: Path) -> None:
@@ -65,10 +66,10 @@ def test_ablation(ablation: Path) -> None:
     assert cells(analysis, "run") == [
         "full", "without-multiple-targets", "without-intermediate-layers", "x", "plain-sgd",
         "without-multiple-positions"]  # fmt: skip
-    assert cells(analysis, "validation (bits)") == [2.2, 2.19, 2.25, 2.3, 2.6, 3.1]
+    assert cells(analysis, "final (bits)") == [2.2, 2.19, 2.25, 2.3, 2.6, 3.1]
     assert cells(analysis, "difference (bits)") == pytest.approx([0, -0.01, 0.05, 0.1, 0.4, 0.9])
     assert cells(analysis, "best (bits)") == pytest.approx([2.1, 2.09, 2.15, 2.2, 2.5, 3.0])
-    assert cells(analysis, "paper: T64 on text8 dev (bits)") == [1.062, 1.068, 1.158, 1.069, 1.065, 2.482]
+    assert cells(analysis, "paper (bits)") == [1.062, 1.068, 1.158, 1.069, 1.065, 2.482]
     above = cells(analysis, "paper: difference (bits)")
     assert above == pytest.approx([0, 0.006, 0.096, 0.007, 0.003, 1.42])
     assert cells(analysis, "what differs")[:4] == [
@@ -86,8 +87,8 @@ def test_ablation_over_seeds(tmp_path: Path) -> None:
         for run in plan(tmp_path / seed, "ablation", f"seed={seed}")[:2]:
             record(run, 4.0, 3.5, 3.2, BITS[run.name] + shift)
     analysis = analyze_ablation(read_runs(find_runs([tmp_path / "1" / "ablation", tmp_path / "2" / "ablation"])))
-    assert cells(analysis, "run") == ["1/ablation/full +1", "1/ablation/without-multiple-positions +1"]
-    assert cells(analysis, "validation (bits)") == pytest.approx([2.2, 3.1])
+    assert cells(analysis, "run") == ["full (2 seeds)", "without-multiple-positions (2 seeds)"]
+    assert cells(analysis, "final (bits)") == pytest.approx([2.2, 3.1])
     assert cells(analysis, "+- (bits)") == pytest.approx([0.1 * math.sqrt(2)] * 2)
     assert "one standard deviation over the seeds" in analysis.how_to_read
     assert len(analysis.subjects) == 4
@@ -102,7 +103,7 @@ def test_a_part_of_ones_own(tmp_path: Path) -> None:
         record(run, 2.0)
     analysis = analyze_ablation(read_runs(find_runs([tmp_path / "mine"])))
     assert cells(analysis, "run") == ["full", "dropout"]
-    assert cells(analysis, "paper: T64 on text8 dev (bits)") == [1.062, None]
+    assert cells(analysis, "paper (bits)") == [1.062, None]
     assert analysis.how_to_read.endswith(
         "Not finished, so not to be compared yet: dropout (step 100), full (step 100)."
     )
