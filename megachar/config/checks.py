@@ -146,6 +146,13 @@ def _check_schedule(experiment: Experiment) -> None:
             f"training.early_stopping_patience = {training.early_stopping_patience} counts validations, and "
             f"training.validation_interval = 0 makes none; set it to 500 or so"
         )
+    every, saved = training.validation_interval, training.checkpoint_interval
+    if training.early_stopping_patience and (not saved or every % saved or not training.keep_best_checkpoint):
+        raise ConfigError(
+            f"training.early_stopping_patience = {training.early_stopping_patience} ends with the best model behind, "
+            f"which must be saved: set training.checkpoint_interval={every} as training.validation_interval, and "
+            f"training.keep_best_checkpoint=true"
+        )
 
 
 def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
