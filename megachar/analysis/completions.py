@@ -113,7 +113,7 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     rows = table.rows[:WORDS_DRAWN]
-    figure = Figure(figsize=(8, 1.5 + 0.28 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
+    figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(subjects)
     places = np.arange(len(rows))

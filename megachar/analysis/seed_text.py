@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from megachar.evaluation.predictor import Predictor, Progress
 
-CHARACTERS_OF_A_LINE = 80
-LINES_DRAWN = 10
+SYMBOLS_OF_A_LINE = 80
+LINES_DRAWN = 8
+_FONT = "DejaVu Sans Mono"  # comes with matplotlib
 NUM_HARDEST = 10
 """Characters of the largest losses that are shown in the table."""
 
@@ -104,37 +105,50 @@ def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure"
     from matplotlib.figure import Figure
     from matplotlib.font_manager import findfont, get_font
 
-    glyphs = frozenset(get_font(findfont("DejaVu Sans Mono")).get_charmap())
-    num_drawn = min(len(symbols) - 1, CHARACTERS_OF_A_LINE * LINES_DRAWN)
-    num_lines = -(-num_drawn // CHARACTERS_OF_A_LINE)
-    figure = Figure(figsize=(15, 0.9 + 1.65 * num_lines), layout="constrained")
+    glyphs = frozenset(get_font(findfont(_FONT)).get_charmap())
+    num_drawn = min(len(symbols) - 1, SYMBOLS_OF_A_LINE * LINES_DRAWN)
+    num_lines = -(-num_drawn // SYMBOLS_OF_A_LINE)
+    height = 2 + 1.5 * num_lines
+    # Places are set by hand: finding them around a thousand pieces of text takes a minute.
+    figure = Figure(figsize=(15, height))
     panels = figure.subplots(num_lines, 1, squeeze=False, sharey=True)[:, 0]
-    top = max(float(found.loss_bits[:num_drawn].max()), float(found.entropy_bits[:num_drawn].max())) * 1.3
+    figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.6 / height, bottom=0.9 / height, hspace=0.35)
+    top = 1.25 * float(np.maximum(found.loss_bits, found.entropy_bits)[:num_drawn].max())
     for number, axes in enumerate(panels):
-        start = number * CHARACTERS_OF_A_LINE
-        stop = min(start + CHARACTERS_OF_A_LINE, num_drawn)
-        x = np.arange(stop - start)
-        losses, entropies = found.loss_bits[start:stop], found.entropy_bits[start:stop]
-        axes.bar(x, losses, width=0.8, color=np.where(losses > entropies, "tab:red", "tab:blue"))
-        axes.step(x, entropies, where="mid", color="black", linewidth=1)
-        for i in x:
-            rank = int(found.rank[start + i])
-            if rank > 1:
-                axes.annotate(str(rank), (i, max(losses[i], entropies[i])), xytext=(0, 1), textcoords="offset points",
-                              ha="center", va="bottom", fontsize=6)  # fmt: skip
-        axes.set_xlim(-0.6, CHARACTERS_OF_A_LINE - 0.4)
+        start = number * SYMBOLS_OF_A_LINE
+        line = slice(start, min(start + SYMBOLS_OF_A_LINE, num_drawn))
+        labels = [drawn(symbol, glyphs) for symbol in symbols[1 + line.start : 1 + line.stop]]
+        _draw_line(axes, labels, found.loss_bits[line], found.entropy_bits[line], found.rank[line])
         axes.set_ylim(0, top)
-        labels = [drawn(symbol, glyphs) for symbol in symbols[1 + start : 1 + stop]]
-        axes.set_xticks(x, labels, family="DejaVu Sans Mono", fontsize=10)
-        axes.tick_params(axis="x", length=0)
-        axes.grid(axis="y", alpha=0.3)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    figure.supylabel("bits")
+    figure.supylabel("bits", fontsize="medium")
     part = "" if num_drawn == len(symbols) - 1 else f" (drawn: the first {num_drawn:,})"
-    figure.suptitle(title + part, fontsize="medium")
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4)
+    figure.suptitle(title + part, fontsize="medium", y=1 - 0.15 / height, va="top")
+    figure.legend(handles=_legend(), loc="lower center", ncols=4)
     return figure
+
+
+def _draw_line(
+    axes: Any,
+    labels: Sequence[str],
+    losses: npt.NDArray[np.float64],
+    entropies: npt.NDArray[np.float64],
+    ranks: npt.NDArray[np.int64],
+) -> None:
+    places = np.arange(len(labels))
+    axes.bar(places, losses, width=0.8, color=np.where(losses > entropies, "tab:red", "tab:blue"))
+    axes.stairs(entropies, np.arange(len(labels) + 1) - 0.5, color="black", linewidth=1, baseline=None)
+    for place, rank in zip(places.tolist(), ranks.tolist(), strict=True):
+        if rank > 1:
+            axes.annotate(str(rank), (place, max(losses[place], entropies[place])), xytext=(0, 1), ha="center",
+                          textcoords="offset points", fontsize=6)  # fmt: skip
+    longest = max(max(map(len, label.split("\n"))) for label in labels)
+    axes.set_xticks(places, labels, family=_FONT, fontsize=9, rotation=90 if longest > 1 else 0)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, SYMBOLS_OF_A_LINE - 0.4)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _legend() -> list[Any]:

@@ -23,13 +23,13 @@ def small(*overrides: str) -> Experiment:
 
 
 def layer_of(name: str) -> str:
-    return ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
+    return ".".join(name.split(".")[:2]) if name.startswith(("blocks", "layers")) else name.split(".")[0]
 
 
 def optimizer_state(name: str, key: str, weight: Tensor) -> Tensor:
     """Something of the weight's shape that neither the name nor the key of another tensor gives."""
     generator = torch.Generator().manual_seed(int(hashlib.sha256(f"{key}/{name}".encode()).hexdigest()[:8], 16))
-    return torch.randn(weight.shape, generator=generator) * float(weight.sum())
+    return torch.randn(weight.shape, generator=generator) * float(weight.detach().sum())
 
 
 def write_checkpoint(
