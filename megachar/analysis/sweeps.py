@@ -11,6 +11,7 @@ from megachar.config.differences import settings_of
 from megachar.config.schema import Experiment
 from megachar.errors import DataError
 from megachar.models.counting import count_parameters
+from megachar.training.early_stopping import is_finished
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
 
@@ -31,16 +32,13 @@ class RunRecord:
     best_step: int
     training_seconds: float
     """Of its steps alone: without validation, checkpoints and starts."""
+    finished: bool
+    """Whether its last validation was at the end of training."""
 
     @property
     def parameters(self) -> int:
         """In training."""
         return sum(part.training for part in count_parameters(self.experiment.model, self.experiment.auxiliary))
-
-    @property
-    def finished(self) -> bool:
-        """Whether its last validation was at the end of training."""
-        return self.subject.step >= self.experiment.training.total_steps
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,7 @@ def _read_run(path: Path, label: str) -> RunRecord:
         float(best["bits_per_character"]),
         int(best["step"]),
         _training_seconds(folder, experiment),
+        subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
     )
 
 

@@ -7,6 +7,7 @@ from megachar.config.differences import differences
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints
+from megachar.training.early_stopping import is_finished
 from megachar.training.run_folder import run_folder
 
 NOT_TRAINED = ("parallel", "device", "deepspeed", "kernels", "fault_tolerance")
@@ -49,6 +50,5 @@ def progress_of(experiment: Experiment) -> Progress:
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
         return Progress(State.UNFINISHED)
-    newest = checkpoints[-1]
-    finished = newest.step >= experiment.training.total_steps
-    return Progress(State.FINISHED if finished else State.UNFINISHED, newest.step, newest.manifest.validation_bits)
+    newest, state = checkpoints[-1], State.FINISHED if is_finished(folder, experiment) else State.UNFINISHED
+    return Progress(state, newest.step, newest.manifest.validation_bits)

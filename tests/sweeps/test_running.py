@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,16 +27,16 @@ def plan(folder: Path, *overrides: str) -> tuple[SweepRun, ...]:
     return plan_runs(load_sweep(str(path)), None, [f"output={folder}", *overrides])
 
 
-def train(run: SweepRun, step: int, bits: float | None = 2.5) -> None:
+def train(run: SweepRun, step: int, bits: float | None = 2.5, **more: Any) -> None:
     """The run folder as training to that step leaves it; 0: without a checkpoint."""
     folder = run_folder(run.experiment)
     folder.path.mkdir(parents=True, exist_ok=True)
     save_experiment(run.experiment, folder.experiment_file)
     if step:
         checkpoint = folder.checkpoints / f"step-{step:08d}"
-        checkpoint.mkdir(parents=True)
+        checkpoint.mkdir(parents=True, exist_ok=True)
         manifest = {"format_version": 1, "experiment": {}, "files": {}, "step": step, "optimizer_steps": step,
-                    "loss_scaler": {}, "validation_bits": bits}  # fmt: skip
+                    "loss_scaler": {}, "validation_bits": bits, **more}  # fmt: skip
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -88,6 +89,16 @@ def test_finished_runs_are_passed_over_and_others_go_on(stage: Stage, tmp_path: 
     assert stage.said[1] == "run 2 of 3, seed-2: seed=2; 400 steps, going on from 120"
     assert stage.run(runs) == ExitCode.DONE
     assert stage.started == []
+
+
+def test_a_run_that_stopped_early_is_finished(stage: Stage, tmp_path: Path) -> None:
+    patience = ["training.early_stopping_patience=2", "training.validation_interval=100",
+                "training.checkpoint_interval=100"]  # fmt: skip
+    runs = plan(tmp_path, *patience)
+    for run, since in zip(runs, (2, 1, 0), strict=True):
+        train(run, 300, loop_state={"lowest_validation": 2.5, "since_lowest": since})
+    stage.run(runs)
+    assert stage.started == [("seed-2", True), ("seed-3", True)]
 
 
 def test_a_run_stopped_before_its_first_checkpoint_goes_on(stage: Stage, tmp_path: Path) -> None:
