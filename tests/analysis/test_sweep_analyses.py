@@ -94,6 +94,17 @@ def test_ablation_over_seeds(tmp_path: Path) -> None:
     assert len(analysis.subjects) == 4
 
 
+def test_the_full_model_is_known_by_its_settings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    variants = {"a": {"auxiliary.num_targets": 1}, "full-of-hope": {"model.positions": "sinusoidal"}, "z": {}}
+    path.write_text(json.dumps({"name": "mine", "base": BASE, "variants": variants}))
+    for run in plan_runs(load_sweep(str(path)), None, [f"output={tmp_path}"]):
+        record(run, 2.0)
+    compared = compare_with_full(read_runs(find_runs([tmp_path / "mine"])))
+    assert [(ablation.variant.label, ablation.paper_bits) for ablation in compared] == [
+        ("z", 1.062), ("a", 1.068), ("full-of-hope", 1.069)]  # fmt: skip
+
+
 def test_a_part_of_ones_own(tmp_path: Path) -> None:
     """A variant that the paper does not have; that which is called full is the full one."""
     path = tmp_path / "mine.yaml"
