@@ -306,8 +306,10 @@ def _serve(
 def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> Iterator[Any]:
     import torch
 
+    from megachar.config.recurrent import RecurrentConfig
     from megachar.layers.dropout import DropoutKey
-    from megachar.parallel.stage import MicroBatch
+    from megachar.layers.variational import SegmentKey
+    from megachar.parallel.stage import MicroBatch, Segment
 
     context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
     for number in range(experiment.batch.num_micro_batches):
@@ -315,8 +317,14 @@ def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> It
         shape = (experiment.batch.micro_size, context + num_targets)
         symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
         targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
-        key = DropoutKey(experiment.seed, step, number) if experiment.model.drops_out else None
-        yield MicroBatch(symbols[:, :context].to(device), targets.to(device), key)
+        inputs, targets = symbols[:, :context].to(device), targets.to(device)
+        drops_out, first = experiment.model.drops_out, number * experiment.batch.micro_size
+        if isinstance(experiment.model, RecurrentConfig):
+            streams = tuple(range(first, first + experiment.batch.micro_size))
+            segment = Segment(first, 0, SegmentKey(experiment.seed, step, streams) if drops_out else None)
+            yield MicroBatch(inputs, targets, segment=segment)
+        else:
+            yield MicroBatch(inputs, targets, DropoutKey(experiment.seed, step, number) if drops_out else None)
 
 
 def _weights(experiment: Experiment) -> tuple[float, ...]:
