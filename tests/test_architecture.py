@@ -119,13 +119,13 @@ def test_no_globals_are_assigned(path: Path) -> None:
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
     light = {
-        "", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "sweeps",
-        "cli",
+        "", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching",
+        "sweeps", "cli",
     }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "metrics", "watching")
     training = [f"megachar.training.{name}" for name in names]
-    others = ["models.counting", "losses.auxiliary", "selftest.findings", "analysis.result"]
+    others = ["models.counting", "losses.auxiliary", "selftest.findings"]
     return [*modules, *(f"megachar.{name}" for name in others), *training]
 
 
@@ -164,6 +164,8 @@ for module in sys.argv[1:]:
         ("plot /nowhere", 2),
         ("analyze ablation /nowhere", 2),
         ("analyze sizes /nowhere", 2),
+        ("analyze context /nowhere", 2),
+        ("analyze layers /nowhere", 2),
         ("checkpoint inspect /nowhere", 2),
         ("checkpoint verify /nowhere", 2),
         ("checkpoint export /nowhere --output /nowhere.safetensors", 2),

@@ -115,21 +115,23 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     rows = table.rows[:WORDS_DRAWN]
     figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
     axes = figure.subplots()
-    height = 0.8 / len(subjects)
+    height = 0.7 / len(subjects)
     places = np.arange(len(rows))
     for number, subject in enumerate(subjects):
         values = [float(row[1 + number] or 0) for row in rows]
-        bars = axes.barh(places + (number - (len(subjects) - 1) / 2) * height, values, height, label=subject.label)
-        axes.bar_label(bars, [f"{value:.2g}" for value in values], padding=3, fontsize="small")
+        at = places + (number - (len(subjects) - 1) / 2) * height
+        axes.plot(values, at, "o", label=subject.label)
+        for value, y in zip(values, at.tolist(), strict=True):
+            axes.annotate(f"{value:.2g}", (value, y), xytext=(6, 0), textcoords="offset points", va="center",
+                          fontsize="small")  # fmt: skip
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.02)
+    axes.margins(x=0.15, y=0.04)
     axes.set_yticks(places, [str(row[0]) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("probability that the word follows, and ends there (logarithmic)")
     part = "" if len(rows) == len(table.rows) else f" (the {len(rows)} likeliest of {len(table.rows)} words)"
     axes.set_title(title + part, fontsize="medium")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
+    axes.grid(alpha=0.3)
     if len(subjects) > 1:
         axes.legend()
     return figure

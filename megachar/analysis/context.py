@@ -92,8 +92,8 @@ def _draw(subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequen
         own = sorted(length for length in found if length is not None)
         axes.plot(own, [found[length] for length in own], "o-", color=color, markersize=5, label=subject.label)
         for length in own if len(subjects) == 1 else own[-1:]:
-            axes.annotate(f"{found[length]:.3f}", (length, found[length]), xytext=(0, 7), ha="center",
-                          textcoords="offset points", fontsize="small")  # fmt: skip
+            axes.annotate(f"{found[length]:.3f}", (length, found[length]), xytext=(4, 5), textcoords="offset points",
+                          fontsize="small")  # fmt: skip
         if UNBOUNDED in found:
             axes.axhline(found[UNBOUNDED], color=color, linestyle=":", label=f"{subject.label}: all characters before")
     axes.set_xscale("log", base=2)

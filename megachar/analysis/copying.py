@@ -160,6 +160,7 @@ def _draw(
 
     figure = Figure(figsize=(8, 1 + 3.6 * len(subjects)), layout="constrained")
     panels = figure.subplots(len(subjects), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    top = 1.08 * max(occurrence.bits for of_model in found for of_name in of_model for occurrence in of_name)
     for axes, subject, of_model, context in zip(panels, subjects, found, contexts, strict=True):
         for name, what, of_name, style in zip(names, ("original", "invented"), of_model, ("o-", "s--"), strict=True):
             axes.plot([o.distance for o in of_name], [o.bits for o in of_name], style, label=f"{name} ({what})")
@@ -167,7 +168,7 @@ def _draw(
         if context is not None and context < last:
             axes.axvline(context, color="gray", linestyle=":", label=f"context: {context:,} characters")
         axes.set_ylabel("bits per character of the name")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, top)
         axes.set_title(subject.label, fontsize="medium")
         axes.grid(alpha=0.3)
         axes.legend()

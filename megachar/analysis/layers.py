@@ -59,8 +59,8 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
         columns += [Column(f"{ahead} (bits/char)", ".4f"), Column("above the last layer", "+.4f")]
     rows = tuple(_row(records, layer) for layer in range(num_layers))
     reading = (
-        "A curve is what one layer's own classifiers reach until the schedule silences it; lower panels: how far it is "
-        "above the last layer. Layers near 0 there add little to those below them."
+        "A curve is what one layer's own classifiers reach until the schedule silences it (dotted: the last of them); "
+        "lower panels and table: how far it is above the last layer. Near 0, the layers after it add little."
     )
     title = f"{label}: the loss of each layer's own classifiers ({kind} records)"
     subject = Subject(label, str(path.resolve()), records[-1]["step"])

@@ -217,7 +217,8 @@ def _label_parts(source: Path) -> tuple[str, ...]:
     path = source.resolve()
     around = run_around(path) if is_checkpoint(path) else None
     if around is not None:
-        return (*around.path.parts[1:-1], f"{around.path.name} {path.name}")
+        step = path.name.removeprefix("step-").lstrip("0") or "0"
+        return (*around.path.parts[1:-1], f"{around.path.name}@{step}")
     return (*path.parts[1:-1], path.stem if path.is_file() else path.name)
 
 

@@ -81,8 +81,8 @@ def analyze_seed_text(
     figures = zip(found.entropy_bits.tolist(), found.loss_bits.tolist(), found.rank.tolist(), strict=True)
     details = Table(columns, tuple((i, shown(symbols[i]), *values) for i, values in zip(places, figures, strict=True)))
     reading = (
-        "The bar is what a symbol cost, the line what the model expected it to cost (its entropy), the number its rank "
-        "(1: the likeliest; 1 is not written). Bars above the line are surprises: where words begin, as a rule."
+        "A bar is what a symbol cost, the line what the model expected it to cost (its entropy), a number its rank "
+        "(1, the likeliest, is not written). Red bars, above the line, are surprises. The first symbol has no figures."
     )
     title = (
         f"{subject.label} along {len(symbols):,} symbols: mean loss {found.loss_bits.mean():.3f}, mean entropy "

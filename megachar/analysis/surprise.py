@@ -166,12 +166,11 @@ def analyze_surprise(
     one, two = (subject.label for subject in subjects)
     between = f"{settings.confidence:.0%} interval"
     table = Table(
-        (Column("characters"), Column("number", ","), Column(f"{one} (bits)", ".3f"), Column(between),
-         Column(f"{two} (bits)", ".3f"), Column(between), Column("difference (bits)", "+.3f"), Column(between),
-         Column("ratio", ".3f")),
+        (Column("characters"), Column("number", ","), Column(f"{one} (bits)", ".3f"), Column(f"{two} (bits)", ".3f"),
+         Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
         tuple(
-            (_describe(c.offset), c.num_characters, c.first.mean, _span(c.first), c.second.mean, _span(c.second),
-             c.difference.mean, _span(c.difference), c.first.mean / c.second.mean)
+            (_describe(c.offset), c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
+             c.first.mean / c.second.mean)
             for c in compared
         ),
     )  # fmt: skip
@@ -234,10 +233,10 @@ def _bars(intervals: Sequence[Interval]) -> Floats:
 
 
 def _span(interval: Interval) -> str:
-    return f"{interval.low:.3f} to {interval.high:.3f}"
+    return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 def _describe(offset: int | None) -> str:
     if offset is None:
         return "all"
-    return f"{offset} after a surprise" if offset else "surprising"
+    return f"{offset} after" if offset else "surprising"

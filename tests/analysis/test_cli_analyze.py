@@ -150,7 +150,7 @@ def test_checkpoints_of_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "step-00000070"
     for source in (run, checkpoint):
         invoke("seed-text", source, *SENTENCE)
-    assert {saved.subjects[0].label for saved in find_analyses(run)} == {"small", "small step-00000070"}
+    assert {saved.subjects[0].label for saved in find_analyses(run)} == {"small", "small@70"}
 
 
 @pytest.mark.parametrize("name", ["characters", "sentencepiece"])

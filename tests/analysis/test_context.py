@@ -45,7 +45,7 @@ def test_analysis(tmp_path: Path) -> None:
     ([], ConfigError, r"lengths = nothing: give different numbers"),
     ([0, 32], ConfigError, r"lengths = 0,32: give different numbers of characters from 1"),
     ([32, 32], ConfigError, r"lengths = 32,32: give different numbers"),
-    ([60], DataError, r"the text has 50 characters, none of them with 60 before it; give a longer text"),
+    ([8, 60], DataError, r"the text has 50 characters, none of them with 60 before it; give a longer text"),
 ])  # fmt: skip
 def test_lengths_that_cannot_be(lengths: list[int], error: type[Exception], message: str) -> None:
     contexts: dict[str, Any] = {"mlstm": None, "small": 64}

@@ -113,7 +113,7 @@ def test_labels(tmp_path: Path) -> None:
     exported = tmp_path / "large.safetensors"
     exported.touch()
     assert label_sources(runs) == ["a/small", "b/small", "large"]
-    assert label_sources([runs[0], runs[2], checkpoint]) == ["small", "large", "large step-00000010"]
+    assert label_sources([runs[0], runs[2], checkpoint]) == ["small", "large", "large@10"]
     assert label_sources([runs[2], exported]) == ["b/large", f"{tmp_path.name}/large"]
     with pytest.raises(ConfigError, match=r"small is given twice; name each run once"):
         label_sources([runs[0], tmp_path / "b" / ".." / "a" / "small"])
