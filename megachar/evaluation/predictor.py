@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megachar.errors import ConfigError
+from megachar.evaluation.progress import Progress
 from megachar.evaluation.scoring import Scorer, make_scorer
 from megachar.evaluation.windows import (
     STREAMS,
@@ -23,9 +24,6 @@ from megachar.evaluation.windows import (
 )
 from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
-
-Progress = Callable[[int], None]
-"""Called with the number of characters scored since the last call."""
 
 
 class Predictor(ABC):

@@ -20,8 +20,8 @@ from safetensors.torch import load, save
 
 from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, PlatformError
-from megachar.evaluation.result import EvaluationSettings
 from megachar.evaluation.scoring import make_scorer
+from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.models.transformer import Transformer
 
@@ -38,7 +38,7 @@ class Job:
     weights: bytes
     tokens: npt.NDArray[Any]
     plan: WindowPlan
-    settings: EvaluationSettings
+    settings: WindowSettings
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_devices(device: torch.device, processes: int) -> None:
 
 
 def score_in_processes(
-    model: Transformer, tokens: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings, device: torch.device
+    model: Transformer, tokens: npt.NDArray[Any], plan: WindowPlan, settings: WindowSettings, device: torch.device
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Nats of the scored characters (p,) of batch after batch, computed by `settings.processes` processes.
 

@@ -21,12 +21,18 @@ from megachar.data.vocabulary import ByteVocabulary
 from megachar.layers.variational import SegmentKey
 from megachar.models.recurrent import RecurrentModel
 from megachar.models.recurrent_initialization import initialize_recurrent
+from megachar.parallel.engine import build_engine
+from megachar.parallel.mesh import start
+from megachar.topology import Topology
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
 from megachar.training.checkpoints.reading import load_model
 from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
+from megachar.training.micro_batches import build_source
 from megachar.training.normalized_rmsprop import NormalizedRMSprop
+from megachar.training.optimizers import build_optimizer
+from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.unwatched import unwatched
@@ -202,6 +208,27 @@ def test_state_matters_for_the_loss(ranks: Ranks, corpus: Path, tmp_path: Path) 
         shutil.rmtree(checkpoint.path)
     RunFolder(restarted).metrics_file.unlink()
     assert bits(run(ranks, again, resume=True)) != bits(original)[STOP:]
+
+
+def refused_case(values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    """On a rank: what the first stream carries after each of three steps, the second of which is refused."""
+    experiment = Experiment.model_validate(values)
+    mesh = start(Topology(1, 1, 1), torch.device("cpu"))
+    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    source = build_source(experiment, check_data(experiment), mesh)
+    found: list[dict[str, np.ndarray]] = []
+    engine.guard_steps(lambda figures: len(found) != 1)
+    for step in range(3):
+        engine.train_step(source.training(step), (1.0,), 0.5)
+        found.append({name: rows.numpy() for name, rows in engine.stage.export_streams()[0].items()})
+    return found
+
+
+def test_a_refused_step_leaves_no_trace_in_streams(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    ((first, second, third),) = ranks(1).run(refused_case, experiment_of(corpus, tmp_path).model_dump())
+    for name in ("hidden", "cell"):
+        np.testing.assert_array_equal(first[name], second[name])
+        assert not np.array_equal(second[name], third[name])
 
 
 def test_another_number_of_streams_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
