@@ -64,25 +64,32 @@ def losses_by_context(
 
 
 def analyze_context(
-    subjects: Sequence[Subject], losses: Sequence[Losses], split: str, num_scored: int, settings: dict[str, Any]
+    subjects: Sequence[Subject],
+    losses: Sequence[Losses],
+    split: str,
+    num_scored: int,
+    settings: dict[str, Any],
+    unit: str = "character",
 ) -> Analysis:
-    """The analysis from each model's losses; `num_scored` characters gave each of them."""
+    """The analysis from each model's losses, each the mean over `num_scored` characters, or whatever the `unit` is."""
     lengths = sorted({length for found in losses for length in found if length is not None})
     every: list[int | None] = [*lengths, *([UNBOUNDED] if any(UNBOUNDED in found for found in losses) else [])]
     rows: list[tuple[Cell, ...]] = [
         ("all before" if length is None else length, *(found.get(length) for found in losses)) for length in every
     ]
-    columns = (Column("context (characters)", ","), *(Column(f"{s.label} (bits/char)", ".4f") for s in subjects))
+    columns = (Column(f"context ({unit}s)", ","), *(Column(f"{s.label} (bits per {unit})", ".4f") for s in subjects))
     reading = (
-        "A curve that still falls on the right means that the model uses characters that far back; where it is flat, "
-        "more context does not help it. Every point is over the same characters."
+        f"A curve that still falls on the right means that the model uses {unit}s that far back; where it is flat, "
+        f"more context does not help. Every point is over the same {unit}s."
     )
-    title = f"Bits per character of {num_scored:,} characters of {split} by length of context"
+    title = f"Bits per {unit} of {num_scored:,} {unit}s of {split} by length of context"
     return Analysis("context", title, tuple(subjects), Table(columns, tuple(rows)),
-                    _draw(subjects, losses, lengths, title), reading, split, settings)  # fmt: skip
+                    _draw(subjects, losses, lengths, title, unit), reading, split, settings)  # fmt: skip
 
 
-def _draw(subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequence[int], title: str) -> "Figure":
+def _draw(
+    subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequence[int], title: str, unit: str
+) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 5), layout="constrained")
@@ -95,13 +102,13 @@ def _draw(subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequen
             axes.annotate(f"{found[length]:.3f}", (length, found[length]), xytext=(4, 5), textcoords="offset points",
                           fontsize="small")  # fmt: skip
         if UNBOUNDED in found:
-            axes.axhline(found[UNBOUNDED], color=color, linestyle=":", label=f"{subject.label}: all characters before")
+            axes.axhline(found[UNBOUNDED], color=color, linestyle=":", label=f"{subject.label}: all {unit}s before")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
     axes.margins(0.08, 0.12)
-    axes.set_xlabel("context (characters before the predicted one)")
-    axes.set_ylabel("bits per character")
+    axes.set_xlabel(f"context ({unit}s before the predicted one)")
+    axes.set_ylabel(f"bits per {unit}")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend()

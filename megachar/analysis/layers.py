@@ -56,7 +56,7 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     columns = [Column("layer"), Column("predicted until step", ",")]
     for target in range(num_targets):
         ahead = "next" if target == 0 else f"{target + 1} ahead"
-        columns += [Column(f"{ahead} (bits/char)", ".4f"), Column("above the last layer", "+.4f")]
+        columns += [Column(f"{ahead} (bits)", ".4f"), Column("above the last layer", "+.4f")]
     rows = tuple(_row(records, layer) for layer in range(num_layers))
     reading = (
         "A curve is what one layer's own classifiers reach until the schedule silences it (dotted: the last of them); "

@@ -148,7 +148,12 @@ def _intervals(whole: Floats, drawn: Floats, confidence: float) -> tuple[Interva
 
 
 def analyze_surprise(
-    subjects: Sequence[Subject], nats: Sequence[Floats], settings: SurpriseSettings, split: str, text: dict[str, object]
+    subjects: Sequence[Subject],
+    nats: Sequence[Floats],
+    settings: SurpriseSettings,
+    split: str,
+    text: dict[str, object],
+    unit: str = "character",
 ) -> Analysis:
     """The analysis of two models from the nats (N,) that each gives to the same text.
 
@@ -158,6 +163,7 @@ def analyze_surprise(
         settings: see `SurpriseSettings`.
         split: what the text is.
         text: what else tells it from others, for the result.
+        unit: what its symbols are called.
 
     Raises:
         ConfigError: a setting is out of range, or does not fit the text.
@@ -166,7 +172,7 @@ def analyze_surprise(
     one, two = (subject.label for subject in subjects)
     between = f"{settings.confidence:.0%} interval"
     table = Table(
-        (Column("characters"), Column("number", ","), Column(f"{one} (bits)", ".3f"), Column(f"{two} (bits)", ".3f"),
+        (Column(f"{unit}s"), Column("number", ","), Column(f"{one} (bits)", ".3f"), Column(f"{two} (bits)", ".3f"),
          Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
         tuple(
             (_describe(c.offset), c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
@@ -184,17 +190,15 @@ def analyze_surprise(
         ),
     )  # fmt: skip
     reading = (
-        f"Below 0 in the lower panel {one} is the better; below the gray band of all characters it is ahead by more "
+        f"Below 0 in the lower panel {one} is the better; below the gray band of all {unit}s it is ahead by more "
         f"than its overall advantage explains, above the band by less. Bars and band: {between}."
     )
-    title = f"The {settings.share:.0%} of {split} characters that surprise {one} and {two} most, and those after them"
-    return Analysis("surprise", title, tuple(subjects), table, _draw_comparisons(compared, one, two, settings, split),
+    title = f"The {settings.share:.0%} of {split} {unit}s that surprise {one} and {two} most, and those after them"
+    return Analysis("surprise", title, tuple(subjects), table, _draw_comparisons(compared, one, two, title, unit),
                     reading, split, {**text, **asdict(settings)}, details)  # fmt: skip
 
 
-def _draw_comparisons(
-    compared: Sequence[Comparison], one: str, two: str, settings: SurpriseSettings, split: str
-) -> "Figure":
+def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 7), layout="constrained")
@@ -207,23 +211,23 @@ def _draw_comparisons(
     ):
         upper.errorbar(offsets + shift, [i.mean for i in intervals], _bars(intervals), fmt="o-", color=color, capsize=3,
                        linewidth=1.2, markersize=5, label=label)  # fmt: skip
-        upper.axhline(whole.mean, color=color, linestyle="--", linewidth=1, label=f"{label}: all characters")
+        upper.axhline(whole.mean, color=color, linestyle="--", linewidth=1, label=f"{label}: all {unit}s")
     differences = [c.difference for c in after]
     lower.errorbar(offsets, [i.mean for i in differences], _bars(differences), fmt="o-", color="tab:red", capsize=3,
                    linewidth=1.2, markersize=5, label="surprises and after")  # fmt: skip
     band = overall.difference
     lower.axhspan(band.low, band.high, color="gray", alpha=0.3, linewidth=0)
-    lower.axhline(band.mean, color="gray", label="all characters")
+    lower.axhline(band.mean, color="gray", label=f"all {unit}s")
     lower.axhline(0, color="black", linewidth=0.8)
-    upper.set_ylabel("mean loss (bits per character)")
+    upper.set_ylabel(f"mean loss (bits per {unit})")
     upper.set_ylim(bottom=0)
-    lower.set_ylabel(f"{one} minus {two}\n(bits per character)")
-    lower.set_xlabel("characters after a surprise (0: the surprising character itself)")
+    lower.set_ylabel(f"{one} minus {two}\n(bits per {unit})")
+    lower.set_xlabel(f"{unit}s after a surprise (0: the surprising {unit} itself)")
     lower.set_xticks(offsets)
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.legend()
-    upper.set_title(f"The {settings.share:.0%} of {split} characters that surprise both most, and what follows them")
+    upper.set_title(title, fontsize="medium")
     return figure
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.generate import check_device, find_vocabulary, read_prompt
+from megachar.cli.given_text import argument_bytes, read_file, read_given
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
@@ -64,6 +65,7 @@ def surprise(
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.surprise import SurpriseSettings, analyze_surprise
+    from megachar.analysis.texts import unit_of
 
     settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
     models = find_models([first, second])
@@ -79,7 +81,10 @@ def surprise(
             nats.append(predictor.nats(tokens, None, progress))
             model.check_finite(nats[-1])
     text = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "stride": stride}
-    finish(analyze_surprise([model.subject for model in models], nats, settings, split, text), folder)
+    finish(
+        analyze_surprise([model.subject for model in models], nats, settings, split, text, unit_of(corpus.vocabulary)),
+        folder,
+    )
 
 
 @app.command()
@@ -100,6 +105,7 @@ def context(
     from megachar.analysis.context import analyze_context, check_lengths, losses_by_context
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
+    from megachar.analysis.texts import unit_of
     from megachar.evaluation.windows import check_stride
 
     numbers = _numbers(lengths)
@@ -120,7 +126,12 @@ def context(
             model.check_finite(list(found[-1].values()))
     settings = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "lengths": numbers, "stride": stride}
     num_scored = tokens.size - max(numbers)
-    finish(analyze_context([model.subject for model in models], found, split, num_scored, settings), folder)
+    finish(
+        analyze_context(
+            [model.subject for model in models], found, split, num_scored, settings, unit_of(corpus.vocabulary)
+        ),
+        folder,
+    )
 
 
 @app.command("seed-text")
@@ -180,7 +191,7 @@ def completions(
     vocabulary = _common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")
     before = read_prompt(prompt, prompt_file)
-    encoded = [_bytes(given) for given in words]
+    encoded = [argument_bytes(given) for given in words]
     num_symbols = sum(vocabulary.encode(given).size + 1 for given in encoded)
     vocabulary.encode(before)
     folder = result_folder(runs[0], output)
@@ -214,8 +225,8 @@ def copy(
     _check_computing(models, 1, batch_size, device)
     vocabulary = _common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
-    passages = swap_name(_read_text(text, file), _bytes(name),
-                         _bytes(invented))  # fmt: skip
+    passages = swap_name(_read_text(text, file), argument_bytes(name),
+                         argument_bytes(invented))  # fmt: skip
     sizes = [vocabulary.encode(passage.text).size for passage in passages]
     folder = result_folder(runs[0], output)
     found = []
@@ -296,11 +307,7 @@ def _numbers(lengths: str) -> list[int]:
 
 
 def _read_text(text: str | None, file: Path | None) -> bytes:
-    """The bytes from the one of the two that is given; ConfigError on none, both, or an empty text."""
-    if (text is None) == (file is None):
-        given = "both" if text is not None else "neither of them"
-        raise ConfigError(f"give --text TEXT or --file FILE; {given} was given")
-    found = _read_file(file, "--file") if file is not None else _bytes(text or "")
+    found = read_given(text, file, "--text", "--file")
     if not found:
         raise ConfigError("the text is empty; give one of some characters")
     return found
@@ -308,20 +315,8 @@ def _read_text(text: str | None, file: Path | None) -> bytes:
 
 def _read_words(file: Path | None) -> list[str]:
     """The lines of a file without their ends and without empty ones; none without a file."""
-    lines = _read_file(file, "--words-file").splitlines() if file is not None else []
+    lines = read_file(file, "--words-file").splitlines() if file is not None else []
     return [line.decode("utf-8", "surrogateescape") for line in lines if line]
-
-
-def _read_file(file: Path, option: str) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{option} {file} cannot be read: {error.strerror}; name a file") from error
-
-
-def _bytes(text: str) -> bytes:
-    """A text of the command line; its bytes that are no UTF-8 come as Python's stand-ins."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _sha256(text: bytes) -> str:
