@@ -112,7 +112,7 @@ def analyze_ablation(runs: Sequence[RunRecord]) -> Analysis:
                 variant.best_bits, variant.runs[0].parameters, variant.training_seconds, paper, above)  # fmt: skip
 
     reading = (
-        f"A bar to the right of 0 is what leaving that part out costs; the diamonds are the paper's ({PAPER}), a far "
+        f"A dot to the right of 0 is what leaving that part out costs; the diamonds are the paper's ({PAPER}), a far "
         f"deeper model on other text, so only their order and rough size compare. That scale is linear within "
         f"{LINEAR_WITHIN} bits and logarithmic beyond."
         + (" Lines: one standard deviation over the seeds." if several else "")
@@ -150,7 +150,10 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
     places, full = range(len(compared)), compared[0]
     finals = [ablation.variant.final_bits for ablation in compared]
     left.barh(places, finals, xerr=errors, color=colors, capsize=3)
-    right.barh(places, [ablation.difference for ablation in compared], xerr=errors, color=colors, capsize=3)
+    above = [ablation.difference for ablation in compared]
+    right.hlines(places, 0, above, color=colors, linewidth=1.2)
+    right.errorbar(above, places, xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=3)
+    right.scatter(above, places, color=colors, s=45, zorder=3)
     for place, bits in zip(places, finals, strict=True):
         left.annotate(f" {bits:.3f}", (0, place), ha="left", va="center", color="white", fontweight="bold")
     told = [
@@ -159,8 +162,7 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
         if full.paper_bits is not None and ablation.paper_bits is not None and ablation is not full
     ]
     if told:
-        above, where = zip(*told, strict=True)
-        right.plot(above, where, "D", color="tab:orange", markersize=6, label=f"the paper's {PAPER}")
+        right.plot(*zip(*told, strict=True), "D", color="tab:orange", markersize=6, label=f"the paper's {PAPER}")
         right.legend(loc="upper right")
     left.set_yticks(places, [ablation.variant.label for ablation in compared])
     left.invert_yaxis()
