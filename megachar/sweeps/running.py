@@ -52,14 +52,14 @@ def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]
             say(f"{title}: {type(error).__name__}: {error}")
             end = RunEnd(ExitCode.USER_ERROR, False)
         left = end.status == ExitCode.PREEMPTED or end.status >= 128
-        if left or (end.asked_to_leave and (end.status != ExitCode.DONE or run.name != to_do[-1])):
-            say(f"{title}: left on request; the same command goes on with the sweep")
-            return end.status or ExitCode.PREEMPTED
-        if end.status != ExitCode.DONE:
+        if end.status == ExitCode.DONE:
+            say(f"{title}: finished{_bits(progress_of(run.experiment))}")
+        elif not left:
             failed.append(run.name)
             say(f"{title}: failed with status {end.status}; see {run_folder(run.experiment).logs}")
-        else:
-            say(f"{title}: finished{_bits(progress_of(run.experiment))}")
+        if left or (end.asked_to_leave and (end.status != ExitCode.DONE or run.name != to_do[-1])):
+            say("left on request; the same command goes on with the sweep")
+            return end.status or ExitCode.PREEMPTED
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the same command tries them again")
         return ExitCode.FAILED

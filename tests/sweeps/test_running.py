@@ -148,7 +148,9 @@ def test_a_request_ends_the_sweep(stage: Stage, tmp_path: Path, end: RunEnd, sta
     stage.plays["seed-2"] = end
     assert stage.run(plan(tmp_path)) == status
     assert [name for name, _ in stage.started] == ["seed-1", "seed-2"]
-    assert stage.said[-1] == "run 2 of 3, seed-2: left on request; the same command goes on with the sweep"
+    assert stage.said[-1] == "left on request; the same command goes on with the sweep"
+    how = {0: ["finished"], 1: ["failed"]}.get(end.status, [])
+    assert [line.split()[5].rstrip(",") for line in stage.said[3:-1]] == how
 
 
 def test_a_request_at_the_very_end_changes_nothing(stage: Stage, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == ExitCode.PREEMPTED, out
-    assert "run 1 of 2, seed-1: left on request; the same command goes on with the sweep" in out
+    assert "megachar sweep: left on request; the same command goes on with the sweep" in out
     assert not second.path.exists()
     stopped = len(losses(first.path.parent, "seed-1"))
     assert 0 < stopped < 300
