@@ -126,9 +126,10 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path / "mine" / "seed-1"), RunFolder(tmp_path / "mine" / "seed-2")
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        until = time.monotonic() + 100
+        until = time.monotonic() + 300
         while not read_metrics(first, "train") and process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
+        assert read_metrics(first, "train"), "it did not start to train"
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=100)
     finally:
@@ -139,7 +140,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     stopped = len(losses(first.path.parent, "seed-1"))
     assert 0 < stopped < 300
 
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"run 1 of 2, seed-1: seed=1; 300 steps, going on from {stopped}" in done.stdout
     assert "all 2 runs are finished" in done.stdout
