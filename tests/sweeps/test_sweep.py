@@ -131,6 +131,15 @@ def test_the_ablation(base: str) -> None:
     assert others[-1].experiment.optimizer.model_dump()["momentum"] == 0
 
 
+def test_the_families_are_as_large_as_each_other() -> None:
+    runs = plan_runs(load_sweep("families"), None, [])
+    counts = [
+        sum(part.training for part in count_parameters(run.experiment.model, run.experiment.auxiliary)) for run in runs
+    ]
+    assert [run.name for run in runs] == ["mlstm", "lstm", "stacked-lstm", "transformer"]
+    assert max(counts) < 1.01 * min(counts)
+
+
 def test_the_sizes_match_in_pairs() -> None:
     runs = plan_runs(load_sweep("sizes"), None, [])
     models = [run.experiment.model for run in runs]
