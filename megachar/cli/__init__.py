@@ -5,6 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
+from megachar.cli.analyze import app as analyze
 from megachar.cli.checkpoint import app as checkpoint
 from megachar.cli.corpus import app as corpus
 from megachar.cli.count import count
@@ -14,6 +15,7 @@ from megachar.cli.launch import launch
 from megachar.cli.plot import plot
 from megachar.cli.presets import presets
 from megachar.cli.selftest import selftest
+from megachar.cli.sweep import sweep
 from megachar.errors import MegacharError
 
 app = typer.Typer(
@@ -22,8 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (launch, selftest, evaluate, generate, count, plot, presets):
+for command in (launch, sweep, selftest, evaluate, generate, count, plot, presets):
     app.command()(command)
+app.add_typer(analyze, name="analyze")
 app.add_typer(corpus, name="corpus")
 app.add_typer(checkpoint, name="checkpoint")
 
