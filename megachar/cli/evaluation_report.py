@@ -95,7 +95,7 @@ class Report:
         rows.append((f"bits per {unit}", [f"[bold]{result.bits_per_character:.4f}[/bold]" for result in results]))
         table = Table("protocol", "static", *(["dynamic"] if self.dynamic else []))
         for name, cells in rows:
-            table.add_row(name, *cells)
+            table.add_row(name, *(cells if len(cells) > 1 else cells * len(results)))
         return table
 
 

@@ -222,7 +222,7 @@ def test_short_texts(size: int, seed: int) -> None:
         ({"rule": "adam"}, r"rule = 'adam' .* set sgd or rms"),
         ({"learning_rate": 0.0}, r"learning rate = 0.0 .* set more than 0"),
         ({"decay": 1.5}, r"decay = 1.5 .* set 0 \(off\) to 1"),
-        ({"epsilon": 0.0}, r"epsilon = 0.0 .* set 1e-5"),
+        ({"epsilon": 0.0}, r"epsilon = 0.0 .* set 1e-3"),
         ({"segment_length": 0}, r"segment length = 0 .* set 20"),
         ({"streams": 0}, r"streams = 0 of dynamic evaluation read nothing; set 1"),
         ({"statistics": 1}, r"statistics = 1 characters .* no gradient; set some 100000"),
