@@ -216,7 +216,7 @@ class Contender:
         for rank, pipe in enumerate(self._pipes):
             pipe.send((steps, number + rank))
         seconds = [pipe.recv() for pipe in self._pipes]
-        characters = steps * self.experiment.batch.global_size * self.experiment.model.context
+        characters = steps * self.experiment.batch.global_size * self.experiment.model.window_length
         return sum(characters / own for own in seconds) if self.independent else characters / max(seconds)
 
     def stop(self) -> None:
@@ -228,10 +228,12 @@ class Contender:
 
 def bare_loop(experiment: Experiment) -> Callable[[int], None]:
     """The single-device model under torch's optimizer, with nothing around it."""
+    from megachar.config.schema import TransformerConfig
     from megachar.models.initialization import initialize
     from megachar.models.transformer import Transformer
     from megachar.training.optimizers import build_optimizer
 
+    assert isinstance(experiment.model, TransformerConfig), "recurrent models: tools/benchmark_recurrent.py"
     model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed).train()
     optimizer = build_optimizer(experiment, model.named_parameters())
     total = experiment.batch.num_micro_batches
@@ -304,17 +306,25 @@ def _serve(
 def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> Iterator[Any]:
     import torch
 
+    from megachar.config.recurrent import RecurrentConfig
     from megachar.layers.dropout import DropoutKey
-    from megachar.parallel.stage import MicroBatch
+    from megachar.layers.variational import SegmentKey
+    from megachar.parallel.stage import MicroBatch, Segment
 
-    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
     for number in range(experiment.batch.num_micro_batches):
         generator = torch.Generator().manual_seed(1000 * step + number)
         shape = (experiment.batch.micro_size, context + num_targets)
         symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
         targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
-        key = DropoutKey(experiment.seed, step, number) if experiment.model.dropout else None
-        yield MicroBatch(symbols[:, :context].to(device), targets.to(device), key)
+        inputs, targets = symbols[:, :context].to(device), targets.to(device)
+        drops_out, first = experiment.model.drops_out, number * experiment.batch.micro_size
+        if isinstance(experiment.model, RecurrentConfig):
+            streams = tuple(range(first, first + experiment.batch.micro_size))
+            segment = Segment(first, 0, SegmentKey(experiment.seed, step, streams) if drops_out else None)
+            yield MicroBatch(inputs, targets, segment=segment)
+        else:
+            yield MicroBatch(inputs, targets, DropoutKey(experiment.seed, step, number) if drops_out else None)
 
 
 def _weights(experiment: Experiment) -> tuple[float, ...]:

@@ -192,7 +192,7 @@ def reading(
         rates: dict[tuple[int, str], list[float]] = {}
         for _ in range(rounds):
             rate = (os.cpu_count() or 1) * characters_per_second(train, 1.0)
-            rates.setdefault((experiment.model.context, f"training {preset}"), []).append(rate)
+            rates.setdefault((experiment.model.window_length, f"training {preset}"), []).append(rate)
             for way, read in ways.items():
                 rates.setdefault(way, []).append(characters_per_second(read, 0.3))
     first = next(iter(rates.values()))
@@ -241,20 +241,20 @@ def training_step(experiment: Any) -> Callable[[int], int]:
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.topology import Topology
-    from megachar.training.micro_batches import MicroBatchSource
+    from megachar.training.micro_batches import build_source
     from megachar.training.optimizers import build_optimizer
     from megachar.training.preflight import check_data
 
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))
     torch.set_num_threads(1)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    source = MicroBatchSource(experiment, check_data(experiment), mesh)
+    source = build_source(experiment, check_data(experiment), mesh)
     total, num_layers = experiment.training.total_steps, experiment.model.num_layers
 
     def step(number: int) -> int:
         weights = layer_weights(experiment.auxiliary, num_layers, total, total - 1)  # silent layers: the fastest steps
         engine.train_step(source.training(number), weights, experiment.optimizer.learning_rate)
-        return int(experiment.batch.global_size * experiment.model.context)
+        return int(experiment.batch.global_size * experiment.model.window_length)
 
     step(0)
     return step

@@ -250,7 +250,7 @@ def times(
     tries: Annotated[int, typer.Option(min=1, help="of every fault")] = 10,
     folder: Folder = None,
     heartbeat: Annotated[float, typer.Option(help="fault_tolerance.heartbeat_timeout_seconds")] = 5,
-    progress: Annotated[float, typer.Option(help="fault_tolerance.progress_timeout_seconds")] = 10,
+    progress: Annotated[float, typer.Option(help="fault_tolerance.progress_timeout_seconds")] = 20,
     limit: Annotated[float, typer.Option(help="begin no further try after as many seconds; 0: no limit")] = 0,
 ) -> None:
     """Plant a fault in a random rank and measure until all ranks, and all processes, are gone."""

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.errors import CheckpointError, ConfigError
+from megachar.models.counting import describe_model
 from megachar.training.checkpoints.format import (
     Checkpoint,
     TrainingState,
@@ -50,8 +51,7 @@ def inspect(source: Source, step: Step = None) -> None:
     rows = [
         ("experiment", experiment.name),
         ("step", f"{state.step:,} of {experiment.training.total_steps:,} (optimizer: {state.optimizer_steps:,})"),
-        ("model", f"{model.num_layers} layers of {model.width}, {model.num_heads} heads, context {model.context:,}, "
-                  f"{model.vocabulary_size} symbols"),
+        ("model", f"{describe_model(model)}, {model.vocabulary_size} symbols"),
         ("weights", _describe(shapes, lambda name: not name.startswith(OPTIMIZER_PREFIX))),
         ("optimizer", _describe(shapes, lambda name: name.startswith(OPTIMIZER_PREFIX))),
         ("optimizer is", experiment.optimizer.name),

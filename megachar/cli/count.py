@@ -28,7 +28,7 @@ def count(
     console = Console()
     console.print(table)
 
-    positions = 1.0 if auxiliary.multiple_positions else 1.0 / model.context
+    positions = 1.0 if auxiliary.multiple_positions else 1.0 / model.window_length
     layers = model.num_layers if auxiliary.intermediate_layers else 1
     first = training_flops_per_character(model, layers * auxiliary.num_targets * positions)
     last = training_flops_per_character(model, auxiliary.num_targets * positions)

@@ -1,85 +1,173 @@
 """`megachar evaluate RUN`: bits per character of a split, as the papers report them."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from megachar.cli.evaluation_options import (
+    BatchSize,
+    ByPosition,
+    Data,
+    Decay,
+    Device,
+    Dynamic,
+    DynamicStreams,
+    Epsilon,
+    Json,
+    LearningRate,
+    MaxCharacters,
+    Options,
+    Precision,
+    Processes,
+    Run,
+    SegmentLength,
+    Split,
+    Statistics,
+    Step,
+    Streams,
+    Stride,
+    WarmUp,
+)
+from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
-from megachar.evaluation.result import Evaluation, EvaluationSettings, write_json
-from megachar.evaluation.windows import default_stride
-from megachar.units import bits, word_perplexity
+from megachar.evaluation.result import DynamicEvaluation, Evaluation
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, StreamSettings
+from megachar.evaluation.windows import WindowPlan
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from megachar.config.schema import Experiment
     from megachar.data.corpus import Corpus
-
-DECODED_TOKENS = 1 << 20  # at once, to count bytes
+    from megachar.training.checkpoints.reading import LoadedModel
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
-    split: Annotated[str, typer.Option(help="Which text: valid, test or train.")] = "valid",
-    stride: Annotated[
-        int | None,
-        typer.Option(help="Characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."),
-    ] = None,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
-    max_characters: Annotated[int | None, typer.Option(help="Score only the first so many characters.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows in one forward pass.")] = 32,
-    processes: Annotated[int, typer.Option(help="Processes that share the work; with CUDA one GPU each.")] = 1,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 for the blocks.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data: Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")] = None,
-    json: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the result here too; the run folder always gets it, or the folder of an exported file."
-        ),
-    ] = None,
+    run: Run,
+    split: Split = "valid",
+    stride: Stride = None,
+    batch_size: BatchSize = None,
+    processes: Processes = None,
+    streams: Streams = None,
+    warm_up: WarmUp = None,
+    step: Step = None,
+    max_characters: MaxCharacters = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    data: Data = None,
+    json: Json = None,
+    by_position: ByPosition = False,
+    dynamic: Dynamic = None,
+    learning_rate: LearningRate = None,
+    decay: Decay = None,
+    epsilon: Epsilon = None,
+    segment_length: SegmentLength = None,
+    dynamic_streams: DynamicStreams = None,
+    statistics: Statistics = None,
 ) -> None:
     """Bits per character of a split: every character is scored exactly once, by the last layer's first target."""
     from megachar.training.checkpoints.sources import load_settings, result_path
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
-    context = experiment.model.context
-    settings = EvaluationSettings(
-        default_stride(context) if stride is None else stride, batch_size, processes, precision, device
-    )
-    settings.check(context)
+    options = Options(
+        stride, batch_size, processes, streams, warm_up, precision, device, dynamic, learning_rate, decay, epsilon,
+        segment_length, dynamic_streams, statistics,
+    )  # fmt: skip
+    chosen = options.settings(experiment.model)
     if max_characters is not None and max_characters < 1:
         raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 1 or more, or leave it out")
     if json is not None and not json.parent.is_dir():
         raise ConfigError(f"--json {json}: the folder {json.parent} does not exist; make it first")
     corpus = open_corpus(experiment, data)
-    tokens = corpus.split(split).tokens
+    tokens = corpus.split(split).tokens[:max_characters]
+    if by_position and tokens.size < 2:
+        raise ConfigError("--by-position: a text of 1 character has none with another before it; leave it out")
+    if chosen.dynamic is not None and chosen.dynamic.rule == "rms":
+        chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
-    from megachar.evaluation.evaluate import evaluate as score
     from megachar.training.checkpoints.reading import load_model
 
-    loaded = load_model(run, step)
-    total = min(tokens.size, max_characters or tokens.size)
-    with show_progress(Console(stderr=True), total) as progress:
-        result = score(
-            loaded.model,
-            tokens,
-            settings,
-            split=split,
-            step=loaded.step,
-            max_characters=max_characters,
-            progress=progress,
+    work = Work(load_model(run, step), corpus, split, max_characters)
+    static = work.score(chosen.static)
+    label = split if data is None else f"{split}-of-{corpus.folder.resolve().name}"
+    name = static.file_name(label)
+    report = Report(static, TextSize.of(static, corpus), corpus)
+    publish(report, result_path(run, f"{name}.json"), json)  # at once: what follows may take long, or fail
+    if by_position:
+        work.draw_positions(static, result_path(run, static.positions_name(label)))
+    if chosen.dynamic is not None:
+        followed = work.follow(chosen.dynamic, device)
+        publish(replace(report, dynamic=followed), result_path(run, f"{name}-dynamic{followed.label}.json"), json)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model and the text that it is to predict."""
+
+    loaded: "LoadedModel"
+    corpus: "Corpus"
+    split: str
+    max_characters: int | None
+
+    @property
+    def tokens(self) -> "npt.NDArray[Any]":
+        """The text (N,)."""
+        return self.corpus.split(self.split).tokens[: self.max_characters]
+
+    def score(self, settings: EvaluationSettings) -> Evaluation:
+        """With the weights as they are."""
+        from megachar.evaluation.evaluate import evaluate as score
+
+        with show_progress(Console(stderr=True), self.tokens.size) as progress:
+            return score(
+                self.loaded.model,
+                self.corpus.split(self.split).tokens,
+                settings,
+                split=self.split,
+                step=self.loaded.step,
+                max_characters=self.max_characters,
+                progress=progress,
+            )
+
+    def follow(self, settings: DynamicSettings, device: str) -> DynamicEvaluation:
+        """With weights that follow the text."""
+        from megachar.evaluation.evaluate import evaluate_dynamically, training_mean_squares
+
+        console, mean_squares = Console(stderr=True), None
+        if settings.rule == "rms":
+            with show_progress(console, settings.statistics - 1, doing="collecting mean squares") as progress:
+                mean_squares = training_mean_squares(
+                    self.loaded.model, self.corpus.split("train").tokens, settings, device, progress
+                )
+        with show_progress(console, self.tokens.size, doing="scoring and learning") as progress:
+            return evaluate_dynamically(
+                self.loaded.model, self.tokens, settings, device, mean_squares=mean_squares, progress=progress
+            )
+
+    def draw_positions(self, static: Evaluation, path: Path) -> None:
+        """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
+        from megachar.evaluation import positions
+        from megachar.evaluation.predictor import make_predictor
+        from megachar.parallel.mesh import choose_device
+
+        carried = isinstance(static.settings, StreamSettings)
+        since = "the state was zero" if carried else "the window began"
+        length = max(1, min(static.context or positions.STREAM_LENGTH, self.tokens.size - 1))
+        predictor = make_predictor(
+            self.loaded.model, choose_device(static.settings.device), precision=static.settings.precision, stride=length
         )
-    values = {**result.as_dict(), **text_figures(result, corpus), "corpus": corpus.fingerprint}
-    unit = "token" if corpus.vocabulary.name == "sentencepiece" else "character"
-    _print(result, values, unit)  # before it is written: a full disk must not cost the figure
-    for path in (result_path(run, result.file_name), json):
-        if path is not None:
-            write_json(path, values)
-            typer.echo(f"saved {path}")
+        with show_progress(Console(stderr=True), self.tokens.size, doing="scoring by position") as progress:
+            nats = predictor.nats(self.tokens, length, progress)
+        bins = positions.mean_by_position(nats, WindowPlan(nats.size, length, length))
+        positions.write_csv(path.with_name(f"{path.name}.csv"), bins)
+        positions.plot(path.with_name(f"{path.name}.png"), bins, f"{self.loaded.experiment.name}: {self.split}", since)
+        typer.echo(f"saved {path}.csv and .png")
+        typer.echo(positions.how_to_read(bins, since))
 
 
 def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
@@ -101,52 +189,3 @@ def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
             f"{experiment.model.vocabulary_size}; name the corpus it was trained on with --data FOLDER"
         )
     return corpus
-
-
-def text_figures(result: Evaluation, corpus: "Corpus") -> dict[str, Any]:
-    """What compares models of different vocabularies: bits per byte, and of a whole split with words, their perplexity.
-
-    A part of a split is decoded to count its bytes.
-    """
-    card = next(card for name, card in corpus.card.splits.items() if name == result.split)
-    if result.whole_split:
-        num_bytes = card.num_bytes
-    else:
-        tokens, stop = corpus.split(result.split).tokens, result.num_characters
-        starts = range(0, stop, DECODED_TOKENS)
-        decode = corpus.vocabulary.decode
-        num_bytes = sum(len(decode(tokens[start : min(start + DECODED_TOKENS, stop)])) for start in starts)
-    if not num_bytes:  # the first token may be one that stands for no text
-        return {}
-    bits_per_byte = bits(result.nats) / num_bytes
-    figures: dict[str, Any] = {"bits_per_byte": bits_per_byte, "num_bytes": num_bytes}
-    if result.whole_split and card.num_words:
-        perplexity = word_perplexity(bits_per_byte, num_bytes, card.num_words)
-        figures |= {"word_perplexity": perplexity, "num_words": card.num_words}
-    return figures
-
-
-def _print(result: Evaluation, values: dict[str, Any], unit: str) -> None:
-    """The result as a table on stdout. `unit`: what the vocabulary's tokens are called."""
-    stride, context = result.settings.stride, result.context
-    least = "each from the whole context" if stride == 1 else f"each from at least {context - stride + 1:,}"
-    share = "" if result.whole_split else " (the first of the split)"
-    rows = [
-        ("split", result.split),
-        ("checkpoint", f"step {result.step:,}"),
-        ("context", f"{context:,} {unit}s"),
-        ("stride", f"{stride:,}: {least}" + (" (the paper's protocol)" if stride == 1 else "; the paper's is 1")),
-        ("scored", f"{result.num_characters:,} {unit}s{share}"),
-        ("precision", result.settings.precision),
-        ("nats", f"{result.nats:,.2f}"),
-        ("time", f"{result.seconds:,.1f} s, {result.characters_per_second:,.0f} {unit}s/s"),
-    ]
-    if values.get("num_bytes") != result.num_characters and "bits_per_byte" in values:
-        rows.append(("bits per byte", f"{values['bits_per_byte']:.4f} ({values['num_bytes']:,} bytes)"))
-    if "word_perplexity" in values:
-        rows.append(("word perplexity", f"{values['word_perplexity']:,.2f} ({values['num_words']:,} words)"))
-    table = Table("protocol", "", show_header=False)
-    for name, value in rows:
-        table.add_row(name, value)
-    table.add_row(f"bits per {unit}", f"[bold]{result.bits_per_character:.4f}[/bold]")
-    Console().print(table, highlight=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
@@ -47,6 +48,8 @@ def generate(
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
+    if not isinstance(experiment.model, TransformerConfig):
+        raise ConfigError(f"{run} is a recurrent model, and `megachar generate` takes transformers")
     context = experiment.model.context
     settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
     settings.check(experiment.model.vocabulary_size)
@@ -60,11 +63,14 @@ def generate(
 
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
+    from megachar.models.transformer import Transformer
     from megachar.parallel.mesh import choose_device
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
-    model = load_model(run, step).model.to(choose_device(device))
+    model = load_model(run, step).model
+    assert isinstance(model, Transformer)
+    model.to(choose_device(device))
     symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:

@@ -3,14 +3,18 @@
 import math
 
 from megachar.config.deepspeed import EngineConfig, load_engine_config
-from megachar.config.schema import DataConfig, Experiment, ModelConfig
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import DataConfig, Experiment, TransformerConfig
 from megachar.errors import ConfigError
 
 
 def check_experiment(experiment: Experiment) -> None:
     """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
     _check_data(experiment.data)
-    _check_model(experiment)
+    if isinstance(experiment.model, RecurrentConfig):
+        _check_recurrent(experiment, experiment.model)
+    else:
+        _check_transformer(experiment, experiment.model)
     _check_batch(experiment)
     _check_schedule(experiment)
     _check_engine(experiment, load_engine_config(experiment.deepspeed))
@@ -28,8 +32,43 @@ def _check_data(data: DataConfig) -> None:
             raise ConfigError(f"data.blend names {path} more than once; name it once with the sum of its weights")
 
 
-def _check_model(experiment: Experiment) -> None:
-    model, parallel = experiment.model, experiment.parallel
+def _check_recurrent(experiment: Experiment, model: RecurrentConfig) -> None:
+    parallel, auxiliary, data = experiment.parallel, experiment.auxiliary, experiment.data
+    if parallel.pipe > 1 or parallel.tensor > 1:
+        raise ConfigError(
+            f"parallel.pipe = {parallel.pipe} and parallel.tensor = {parallel.tensor}: a recurrent model is not cut, "
+            f"for every character waits for the one before it, in every stage and on every tensor rank; set "
+            f"parallel.pipe=1 parallel.tensor=1, and more parallel.data"
+        )
+    if parallel.activation_checkpoint_interval:
+        raise ConfigError(
+            f"parallel.activation_checkpoint_interval = {parallel.activation_checkpoint_interval} counts blocks of a "
+            f"transformer; set it to 0, and a shorter model.segment_length or batch.micro_size to save memory"
+        )
+    if auxiliary.intermediate_layers or auxiliary.num_targets > 1 or not auxiliary.multiple_positions:
+        raise ConfigError(
+            "a recurrent model predicts the next character at every position with its last layer, and has no auxiliary "
+            "losses; set auxiliary.intermediate_layers=false auxiliary.num_targets=1 auxiliary.multiple_positions=true"
+        )
+    if data.order != "streams" or data.windows != "stream" or data.blend:
+        raise ConfigError(
+            f"data.order = {data.order}, data.windows = {data.windows}, data.blend of {len(data.blend)}: a recurrent "
+            f"model reads contiguous streams of one text; set data.order=streams data.windows=stream data.blend=[]"
+        )
+    if model.embedding_dropout and not model.embedding_size:
+        raise ConfigError(
+            f"model.embedding_dropout = {model.embedding_dropout} drops dimensions of an embedding, and "
+            f"model.embedding_size = 0 means there is none; set model.embedding_dropout=0 or model.embedding_size=400"
+        )
+
+
+def _check_transformer(experiment: Experiment, model: TransformerConfig) -> None:
+    parallel = experiment.parallel
+    if experiment.data.order == "streams":
+        raise ConfigError(
+            "data.order = streams: a transformer carries nothing from one window to the next; set data.order=random or "
+            "data.order=epoch"
+        )
     if model.width % model.num_heads:
         raise ConfigError(
             f"model.width = {model.width} is not divisible by model.num_heads = {model.num_heads}; "
@@ -41,6 +80,11 @@ def _check_model(experiment: Experiment) -> None:
             f"model.num_layers = {model.num_layers} is less than parallel.pipe = {parallel.pipe}: "
             f"every stage needs a layer; set parallel.pipe={model.num_layers} or fewer"
         )
+    if experiment.auxiliary.num_targets >= model.context:
+        raise ConfigError(
+            f"auxiliary.num_targets = {experiment.auxiliary.num_targets} is not less than "
+            f"model.context = {model.context}; set model.context={experiment.auxiliary.num_targets + 1}"
+        )
     common = math.gcd(model.num_heads, model.feed_forward_width, model.vocabulary_size)
     for name, value in (("num_heads", model.num_heads), ("feed_forward_width", model.feed_forward_width),
                         ("vocabulary_size", model.vocabulary_size)):  # fmt: skip
@@ -51,7 +95,7 @@ def _check_model(experiment: Experiment) -> None:
             )
 
 
-def _check_local_offsets(model: ModelConfig) -> None:
+def _check_local_offsets(model: TransformerConfig) -> None:
     offsets = model.local_offsets
     if not offsets:
         return
@@ -90,15 +134,39 @@ def _check_schedule(experiment: Experiment) -> None:
             f"schedule.warmup_steps = {schedule.warmup_steps} leaves nothing of training.total_steps = {total}; "
             f"set schedule.warmup_steps={total // 10} or train longer"
         )
-    if experiment.auxiliary.num_targets >= experiment.model.context:
+    if (schedule.shape == "exponential") != (schedule.step_factor is not None):
         raise ConfigError(
-            f"auxiliary.num_targets = {experiment.auxiliary.num_targets} is not less than "
-            f"model.context = {experiment.model.context}; set model.context={experiment.auxiliary.num_targets + 1}"
+            f"schedule.step_factor = {schedule.step_factor} and schedule.shape = {schedule.shape}: the factor belongs "
+            f"to shape exponential, which needs one; set both, such as schedule.shape=exponential "
+            f"schedule.step_factor=0.9999, or schedule.step_factor=null"
+        )
+    training = experiment.training
+    if training.early_stopping_patience and not training.validation_interval:
+        raise ConfigError(
+            f"training.early_stopping_patience = {training.early_stopping_patience} counts validations, and "
+            f"training.validation_interval = 0 makes none; set it to 500 or so"
+        )
+    every, saved = training.validation_interval, training.checkpoint_interval
+    if training.early_stopping_patience and (not saved or every % saved or not training.keep_best_checkpoint):
+        raise ConfigError(
+            f"training.early_stopping_patience = {training.early_stopping_patience} ends with the best model behind, "
+            f"which must be saved: set training.checkpoint_interval={every} as training.validation_interval, and "
+            f"training.keep_best_checkpoint=true"
         )
 
 
 def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
     parallel = experiment.parallel
+    if experiment.optimizer.name == "normalized_rmsprop" and engine.offload:
+        raise ConfigError(
+            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, on the device, and "
+            f"{experiment.deepspeed} offloads them; take optimizer.name=adamw, or a DeepSpeed JSON without offload"
+        )
+    if experiment.optimizer.name == "normalized_rmsprop" and parallel.pipe * parallel.tensor > 1:
+        raise ConfigError(
+            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, and parallel.pipe = "
+            f"{parallel.pipe}, parallel.tensor = {parallel.tensor} cut them; set both to 1, or optimizer.name=adamw"
+        )
     if parallel.pipe > 1 and engine.zero_stage > 1:
         raise ConfigError(
             f"ZeRO stage {engine.zero_stage} ({experiment.deepspeed}) does not work with parallel.pipe = "

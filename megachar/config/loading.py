@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -11,10 +11,27 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
 from megachar.config.checks import check_experiment
-from megachar.config.schema import Experiment
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
+
+
+class _Kinds(NamedTuple):
+    """A section of several kinds, told apart by one of its keys."""
+
+    key: str
+    default: str
+    sections: dict[str, type[BaseModel]]
+
+
+_KINDS = {
+    "model": _Kinds("family", "transformer", {"transformer": TransformerConfig, "recurrent": RecurrentConfig}),
+    "optimizer": _Kinds(
+        "name", "adamw", {"sgd": SgdConfig, "adamw": AdamWConfig, "normalized_rmsprop": NormalizedRMSpropConfig}
+    ),
+}
 
 
 def preset_names() -> list[str]:
@@ -51,8 +68,6 @@ def parse_experiment(values: Any, source: str) -> Experiment:
     """Turn plain values into an `Experiment`, with every problem of types, ranges and unknown keys in one message."""
     if not isinstance(values, dict):
         raise ConfigError(f"{source} holds {type(values).__name__}, not sections of settings such as `model:`")
-    if isinstance(values.get("optimizer"), dict):
-        values = {**values, "optimizer": {"name": _optimizer_name(values), **values["optimizer"]}}
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
@@ -99,38 +114,41 @@ def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[Any]:
 
 
 def _merge(values: dict[str, Any], layer: Any) -> Any:
-    """Lay one document over the values so far. Naming another optimizer drops the settings of the one before."""
-    optimizer = layer.get("optimizer")
-    if OmegaConf.is_dict(optimizer) and optimizer.get("name") not in (None, _optimizer_name(values)):
-        values = {**values, "optimizer": {}}
+    """Lay one document over the values so far. Naming another optimizer or family drops the one before's settings."""
+    for name, kinds in _KINDS.items():
+        section = layer.get(name)
+        if OmegaConf.is_dict(section) and section.get(kinds.key) not in (None, _kind_of(name, values)):
+            values = {**values, name: {}}
     return OmegaConf.to_container(OmegaConf.merge(values, layer), resolve=True)
 
 
-def _optimizer_name(values: dict[str, Any]) -> str:
-    section = values.get("optimizer")
-    return str(section.get("name", "adamw")) if isinstance(section, dict) else "adamw"
+def _kind_of(name: str, values: dict[str, Any]) -> str:
+    """Which kind the section `name` of these values is."""
+    section, kinds = values.get(name), _KINDS[name]
+    return str(section.get(kinds.key, kinds.default)) if isinstance(section, dict) else kinds.default
 
 
 def _explain(problem: dict[str, Any]) -> str:
     """One pydantic problem as one line: the key, the value and the mend."""
-    location = [str(part) for part in problem["loc"] if part not in {"sgd", "adamw"}]
-    optimizer = next((str(part) for part in problem["loc"] if part in {"sgd", "adamw"}), "")
+    location = [str(part) for part in problem["loc"]]
+    kind = ""
+    if location[0] in _KINDS and len(location) > 1 and location[1] in _KINDS[location[0]].sections:
+        kind = location.pop(1)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1], optimizer)
+        known = _known_keys(location[:-1], kind)
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
     return f"{key} = {problem['input']!r}: {problem['msg']}"
 
 
-def _known_keys(location: list[str], optimizer: str) -> list[str]:
+def _known_keys(location: list[str], kind: str) -> list[str]:
+    """Keys of the section at `location`; `kind`: of a section that has several."""
     section: Any = Experiment
     for part in location:
-        if part == "optimizer":
-            from megachar.config.schema import AdamWConfig, SgdConfig
-
-            return sorted((SgdConfig if optimizer == "sgd" else AdamWConfig).model_fields)
+        if part in _KINDS:
+            return sorted(_KINDS[part].sections[kind].model_fields)
         if part.isdigit():  # a place in a list of sections, which the step before has gone into
             continue
         field = section.model_fields.get(part)

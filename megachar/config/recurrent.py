@@ -4,15 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from megachar.config.schema import Section
-from megachar.errors import ConfigError
+from megachar.config.section import Section
 
 
 class RecurrentConfig(Section):
     """The multiplicative LSTM of Krause et al. (2016) and the models it is compared with."""
 
     family: Literal["recurrent"] = "recurrent"
-    """Tells this section from the transformer's."""
+    """Tells this section from that of the transformer, `transformer`."""
     cell: Literal["mlstm", "lstm", "milstm"] = "mlstm"
     """`mlstm`: multiplicative LSTM; `lstm`; `milstm`: LSTM with multiplicative integration (Wu et al. 2016)."""
     output_gate: Literal["outside", "inside"] = "outside"
@@ -41,11 +40,12 @@ class RecurrentConfig(Section):
     embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability of the embedding's dimensions, one mask for a whole segment; 0 is off."""
 
+    @property
+    def window_length(self) -> int:
+        """Characters of one row of a batch."""
+        return self.segment_length
 
-def check_recurrent(model: RecurrentConfig) -> None:
-    """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
-    if model.embedding_dropout and not model.embedding_size:
-        raise ConfigError(
-            f"model.embedding_dropout = {model.embedding_dropout} drops dimensions of an embedding, and "
-            f"model.embedding_size = 0 means there is none; set model.embedding_dropout=0 or model.embedding_size=400"
-        )
+    @property
+    def drops_out(self) -> bool:
+        """Whether training draws masks."""
+        return self.hidden_dropout > 0 or self.embedding_dropout > 0

@@ -5,19 +5,16 @@ A setting lives here or in the DeepSpeed JSON (see `megachar.config.deepspeed`),
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Discriminator, Field, Tag
+
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.section import Section
 
 
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys refused, field docstrings become descriptions."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        coerce_numbers_to_str=True,  # name=123 on a command line
-    )
+def _kind(key: str, default: str) -> Discriminator:
+    """Tells sections of one name apart by one of their keys, which may be left out for the default."""
+    return Discriminator(lambda section: section.get(key, default) if isinstance(section, dict) else
+                         getattr(section, key, default))  # fmt: skip
 
 
 class BlendPart(Section):
@@ -37,8 +34,10 @@ class DataConfig(Section):
     blend: tuple[BlendPart, ...] = ()
     """Several corpora instead of `path`: [{path: a, weight: 7}, {path: b, weight: 3}]. After any number of windows each
     corpus is less than one window off its share; validation windows are shared out likewise. Off: []."""
-    order: Literal["random", "epoch"] = "random"
-    """`random`: independent random windows, as in the paper; `epoch`: one shuffled pass after another."""
+    order: Literal["random", "epoch", "streams"] = "random"
+    """`random`: independent random windows, as in the paper; `epoch`: one shuffled pass after another; `streams`: the
+    text cut into `batch.global_size` streams that are read side by side, for recurrent models, which carry their state
+    from one step to the next, and only for them."""
     windows: Literal["stream", "document"] = "stream"
     """`stream`: windows lie anywhere in the text; `document`: inside one document each, and documents shorter than a
     window (context plus targets) are left out."""
@@ -49,9 +48,11 @@ class DataConfig(Section):
         return self.blend or ((BlendPart(path=self.path, weight=1),) if self.path else ())
 
 
-class ModelConfig(Section):
+class TransformerConfig(Section):
     """The transformer of Al-Rfou et al. (2019), section 2."""
 
+    family: Literal["transformer"] = "transformer"
+    """Tells this section from that of the recurrent models, `recurrent`."""
     num_layers: int = Field(default=12, ge=1)
     """Number of transformer blocks."""
     width: int = Field(default=512, ge=1)
@@ -71,6 +72,22 @@ class ModelConfig(Section):
     of the first two layers. A way to start training (`models.initialization`), not a constraint. Off: []."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
+
+    @property
+    def window_length(self) -> int:
+        """Characters of one row of a batch."""
+        return self.context
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether training draws masks."""
+        return self.dropout > 0
+
+
+ModelConfig = Annotated[
+    Annotated[TransformerConfig, Tag("transformer")] | Annotated[RecurrentConfig, Tag("recurrent")],
+    _kind("family", "transformer"),
+]
 
 
 class AuxiliaryConfig(Section):
@@ -115,18 +132,38 @@ class AdamWConfig(Section):
     """Decay of matrices; 0 is off. Biases, norms, embeddings and position tables are never decayed."""
 
 
-OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]
+class NormalizedRMSpropConfig(Section):
+    """RMSprop whose updates all have one length (Krause et al. 2016, equation 22)."""
+
+    name: Literal["normalized_rmsprop"] = "normalized_rmsprop"
+    learning_rate: float = Field(default=10.0, gt=0)
+    """Length of an update, l: the Euclidean norm of the change of all parameters together."""
+    decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Of the mean square, per update."""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """Added to the mean square."""
+
+
+OptimizerConfig = Annotated[
+    Annotated[SgdConfig, Tag("sgd")]
+    | Annotated[AdamWConfig, Tag("adamw")]
+    | Annotated[NormalizedRMSpropConfig, Tag("normalized_rmsprop")],
+    _kind("name", "adamw"),
+]
 
 
 class ScheduleConfig(Section):
     """Learning rate over training, as a factor of `optimizer.learning_rate`."""
 
-    shape: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: constant, half a cosine, or a straight line down to `final_fraction`."""
+    shape: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    """After the warm-up: constant, half a cosine or a straight line down to `final_fraction`, or `step_factor` of the
+    rate before at every step, but not below `final_fraction`."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate rises linearly from 0; 0 is off."""
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the peak rate at the last step (cosine and linear)."""
+    """Share of the peak rate at the last step (cosine and linear), or the lowest (exponential)."""
+    step_factor: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Factor of the rate per step (exponential only, which needs it). Off: null."""
 
 
 class BatchConfig(Section):
@@ -173,7 +210,11 @@ class TrainingConfig(Section):
     validation_interval: int = Field(default=500, ge=0)
     """Steps between two validations; 0: only at the end."""
     validation_windows: int = Field(default=64, ge=1)
-    """Windows of the valid split in one validation, spread evenly; rounded up to whole micro-batches on every rank."""
+    """Windows of the valid split in one validation, spread evenly; rounded up to whole micro-batches on every rank.
+    With `data.order: streams`: segments of `batch.global_size` streams over the split, each read from its start;
+    rounded up to whole batches, and all there are where they are fewer."""
+    early_stopping_patience: int = Field(default=0, ge=0)
+    """Validations in a row without a new lowest loss after which training ends; 0 is off."""
     checkpoint_interval: int = Field(default=1000, ge=0)
     """Steps between two checkpoints; 0: only at the end."""
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -240,7 +281,7 @@ class Experiment(Section):
     deepspeed: str = "fp32"
     """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication."""
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = TransformerConfig()
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -13,6 +13,7 @@ from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus, SplitName
 from megachar.data.documents import DocumentSampler
 from megachar.data.sampler import Int64, UInt64, WindowSampler, make_key
+from megachar.data.streams import Streams
 from megachar.errors import DataError
 
 
@@ -115,6 +116,7 @@ def training_reader(blend: Blend, config: DataConfig, context: int, num_targets:
 
     DataError where a corpus is too short for a window or, for windows inside documents, has hardly any long enough.
     """
+    assert config.order != "streams", "of recurrent models: `stream_reader`"
     samplers: list[Sampler] = []
     left_out = []
     for number, corpus in enumerate(blend.corpora):
@@ -129,6 +131,19 @@ def training_reader(blend: Blend, config: DataConfig, context: int, num_targets:
                 samplers.append(_InBlocks(WindowSampler(len(dataset), window, context, own_seed, config.order)))
     note = f"documents shorter than a window of {window} are left out: {', '.join(left_out)}" if left_out else ""
     return WindowReader(blend, "train", samplers, context, num_targets, note)
+
+
+def stream_reader(
+    blend: Blend, split: SplitName, num_streams: int, segment_length: int
+) -> tuple[WindowReader, Streams]:
+    """Reads contiguous streams of one text: window k S + s is segment k of stream s. One target a position.
+
+    DataError where the split is too short for them.
+    """
+    (corpus,) = blend.corpora
+    with _naming(corpus, split):
+        streams = Streams(len(corpus.split(split)), num_streams, segment_length)
+    return WindowReader(blend, split, [streams], segment_length, num_targets=1), streams
 
 
 def validation_reader(blend: Blend, config: DataConfig, context: int, num_targets: int, count: int) -> WindowReader:

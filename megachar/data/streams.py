@@ -5,32 +5,14 @@ characters, so that a recurrent model can carry its state from one to the next; 
 anew. Resuming needs only the step, and any number of data ranks reads the same segments.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
+from megachar.data.sampler import Int64, UInt64
 from megachar.errors import DataError
-
-Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Segments:
-    """The segments that some streams read at one step, (b,) each."""
-
-    streams: Int64
-    """Numbers of the streams."""
-    starts: Int64
-    """First input character in the text; the targets are one further on."""
-    epochs: Int64
-    """How often the stream has been read to its end before."""
-    resets: npt.NDArray[np.bool_]
-    """Where the stream begins anew: what was carried on does not belong to this text, and the state is zero."""
 
 
 class Streams:
-    """S streams over a text of N characters, in segments of t.
+    """S streams over a text of N characters, in segments of t. Window k S + s of a run is segment k of stream s.
 
     A stream has (N - 1) // S characters, each with one after it as its target, of which whole segments are read: of a
     text, at most S t characters are left out.
@@ -52,16 +34,12 @@ class Streams:
                 "streams (batch.global_size), shorter segments (model.segment_length) or a longer text"
             )
 
-    def segments(self, step: int, streams: Int64) -> Segments:
-        """What the streams with these numbers (b,) read at `step`, from 0."""
-        assert step >= 0, step
-        assert streams.size == 0 or 0 <= streams.min() <= streams.max() < self.num_streams, "no such stream"
-        epoch, place = divmod(step, self.segments_per_epoch)
-        starts = streams * self.characters_per_stream + place * self.segment_length
-        return Segments(streams, starts, np.full(streams.size, epoch), np.full(streams.size, place == 0))
+    def window_starts(self, windows: UInt64) -> Int64:
+        """First input character of the windows with these numbers (b,); the targets are one further on."""
+        steps, streams = np.divmod(windows, np.uint64(self.num_streams))
+        places = steps % np.uint64(self.segments_per_epoch)
+        return streams.astype(np.int64) * self.characters_per_stream + places.astype(np.int64) * self.segment_length
 
-
-def streams_of_rank(num_streams: int, data_rank: int, data_size: int) -> Int64:
-    """Numbers, in ascending order, of the streams that data rank `data_rank` of `data_size` reads: number % size."""
-    assert 0 <= data_rank < data_size, (data_rank, data_size)
-    return np.arange(data_rank, num_streams, data_size, dtype=np.int64)
+    def epoch(self, step: int) -> int:
+        """How often the streams were read to their end before `step`. What was carried on in one ends with it."""
+        return step // self.segments_per_epoch

@@ -2,27 +2,30 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megachar.errors import CheckpointError
-from megachar.evaluation.result import Evaluation, EvaluationSettings
-from megachar.evaluation.scoring import Scorer
-from megachar.evaluation.windows import WindowPlan
+from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynamic_nats
+from megachar.evaluation.progress import Progress
+from megachar.evaluation.result import DynamicEvaluation, Evaluation
+from megachar.evaluation.scoring import make_scorer
+from megachar.evaluation.segments import Reading, part_bounds, recurrent_reading, window_reading
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
+from megachar.evaluation.windows import WindowPlan, stream_plan
 from megachar.evaluation.workers import score_in_processes
+from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
 from megachar.parallel.mesh import choose_device
 
-Progress = Callable[[int], None]
-"""Called with the number of characters scored since the last call."""
-
 
 def evaluate(
-    model: Transformer,
+    model: Transformer | RecurrentModel,
     tokens: npt.NDArray[Any],
     settings: EvaluationSettings,
     *,
@@ -37,8 +40,9 @@ def evaluate(
     Another batch size or device may, in the last digits, because matrix products round differently there.
 
     Args:
-        model: in evaluation mode; it is moved to the device.
+        model: in evaluation mode; a transformer is moved to the device.
         tokens: the text (N,), integers in [0, v), N at least 1.
+        settings: those of the model's family.
         split: a label for the result.
         step: of the checkpoint, a label for the result.
         max_characters: score only so many from the start of the text.
@@ -49,45 +53,118 @@ def evaluate(
         PlatformError: a process failed, or memory is too small.
         CheckpointError: the loss is not a finite number.
     """
-    settings.check(model.config.context)
     assert tokens.ndim == 1
     assert tokens.size > 0
     text = tokens[:max_characters]
-    plan = WindowPlan(text.size, model.config.context, settings.stride)
+    if isinstance(settings, WindowSettings):
+        assert isinstance(model, Transformer), "windows are how a transformer reads"
+        settings.check(model.config.context)
+        plan = WindowPlan(text.size, model.config.context, settings.stride)
+    else:
+        assert isinstance(model, RecurrentModel), "streams are how a recurrent model reads"
+        settings.check()
+        plan = stream_plan(text.size, settings.streams, settings.warm_up)
+        count = max(1, len(plan))
+        settings = replace(settings, streams=count, warm_up=settings.warm_up if count > 1 else 0)
     started = time.monotonic()
-    nats = math.fsum(_all_nats(model, text, plan, settings, progress or _silent))
+    with closing(_batches(model, text, plan, settings)) as batches:  # ends the processes, whatever happens here
+        nats = math.fsum(_all_nats(model.config.vocabulary_size, batches, progress or _silent))
     seconds = max(time.monotonic() - started, 1e-9)
     if not math.isfinite(nats):
         raise CheckpointError(
             f"the model's loss at step {step} is {nats}: its weights or outputs are not finite numbers, training has "
             "diverged; evaluate an earlier checkpoint with --step"
         )
-    return Evaluation(split, step, settings, plan.context, text.size, text.size == tokens.size, nats, seconds)
+    return Evaluation(
+        text.size,
+        nats,
+        seconds,
+        split=split,
+        step=step,
+        settings=settings,
+        context=plan.context if isinstance(model, Transformer) else None,
+        whole_split=text.size == tokens.size,
+    )
 
 
-def _all_nats(
-    model: Transformer, text: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings, progress: Progress
-) -> Iterator[float]:
-    """Nats of every character, in the text's order. The first has nothing before it: uniform, ln v."""
-    yield math.log(model.config.vocabulary_size)
+def evaluate_dynamically(
+    model: Transformer | RecurrentModel,
+    tokens: npt.NDArray[Any],
+    settings: DynamicSettings,
+    device: str = "auto",
+    *,
+    mean_squares: MeanSquares | None = None,
+    max_characters: int | None = None,
+    progress: Progress | None = None,
+) -> DynamicEvaluation:
+    """Score every character of a text once, by weights that follow it; see `megachar.evaluation.dynamic`.
+
+    Args:
+        model: in evaluation mode; it is moved to the device, and has its weights back in the end.
+        tokens: the text (N,), as for `evaluate`.
+        settings: the rule. A transformer's segments are its windows' stride.
+        device: `auto`, `cpu` or `cuda`.
+        mean_squares: for rule `rms`, from `training_mean_squares`.
+        max_characters: score only so many from the start of the text.
+        progress: hears of scored characters.
+
+    Raises:
+        ConfigError: a setting is out of range, or does not fit the model or the machine.
+        CheckpointError: the loss is not a finite number.
+    """
+    settings.check()
+    text = tokens[:max_characters]
+    settings = replace(settings, streams=part_bounds(text.size, settings.segment_length, settings.streams).size - 1)
+    reading = _reading(model.to(choose_device(device)), settings)
+    started = time.monotonic()
+    with closing(dynamic_nats(model, reading, text, settings, mean_squares)) as segments:
+        nats = math.fsum(_all_nats(model.config.vocabulary_size, segments, progress or _silent))
+    seconds = max(time.monotonic() - started, 1e-9)
+    context = model.config.context if isinstance(model, Transformer) else None
+    return DynamicEvaluation(text.size, nats, seconds, settings, context)
+
+
+def training_mean_squares(
+    model: Transformer | RecurrentModel,
+    tokens: npt.NDArray[Any],
+    settings: DynamicSettings,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> MeanSquares:
+    """Mean squared gradients for rule `rms`, from the first characters of training text (N,), N at least 2."""
+    reading = _reading(model.to(choose_device(device)), settings)
+    return collect_mean_squares(model, reading, tokens[: settings.statistics], progress)
+
+
+def _reading(model: Transformer | RecurrentModel, settings: DynamicSettings) -> Reading[Any]:
+    device = next(model.parameters()).device
+    if isinstance(model, Transformer):
+        return window_reading(model, device, settings.segment_length, settings.streams)
+    return recurrent_reading(model, device, settings.segment_length, settings.streams)
+
+
+def _all_nats(vocabulary_size: int, batches: Iterable[npt.NDArray[np.float64]], progress: Progress) -> Iterator[float]:
+    """Nats of every character. The first has nothing before it: uniform, ln v."""
+    yield math.log(vocabulary_size)
     progress(1)
-    with closing(_batches(model, text, plan, settings)) as batches:  # ends the processes, whatever happens here
-        for nats in batches:
-            yield from nats.tolist()
-            progress(nats.size)
+    for nats in batches:
+        yield from nats.tolist()
+        progress(nats.size)
 
 
 def _batches(
-    model: Transformer, text: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings
+    model: Transformer | RecurrentModel, text: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings
 ) -> Generator[npt.NDArray[np.float64], None, None]:
     """Nats of the scored characters (p,) of batch after batch."""
     device = choose_device(settings.device)
-    if settings.processes > 1:
+    if isinstance(model, Transformer) and isinstance(settings, WindowSettings) and settings.processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
-    scorer = Scorer(model, device, settings.precision)
-    for j in range(plan.num_batches(settings.batch_size)):
-        yield scorer.nats(text, plan.batch(j, settings.batch_size))
+    scorer = make_scorer(model, device, settings.precision)
+    batch_size = settings.batch_size if isinstance(settings, WindowSettings) else settings.streams
+    for j in range(plan.num_batches(batch_size)):
+        for scored in scorer.scored(text, plan.batch(j, batch_size)):
+            yield scorer.nats_of(scored, text)
 
 
 def _silent(num_characters: int) -> None:

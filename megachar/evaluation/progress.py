@@ -5,24 +5,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 30.0
+
+Progress = Callable[[int], None]
+"""Called with the number of characters done since the last call."""
 
 
 @contextmanager
 def show_progress(
-    console: Console, total: int, seconds_between_lines: float = SECONDS_BETWEEN_LINES
-) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of characters scored since the last call, shown on `console` against `total`.
+    console: Console, total: int, seconds_between_lines: float = SECONDS_BETWEEN_LINES, doing: str = "scoring"
+) -> Iterator[Progress]:
+    """A function to call with the number of characters done since the last call, shown on `console` against `total`.
 
     A log file gets no bar, whose redrawing would fill it, but a line each `seconds_between_lines`.
     """
     if not console.is_terminal:
-        yield _lines(console, total, seconds_between_lines)
+        yield _lines(console, total, seconds_between_lines, doing)
         return
     columns = (
-        TextColumn("scoring"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("characters"),
@@ -30,12 +34,12 @@ def show_progress(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("scoring", total=total)
-        yield lambda count: progress.advance(task, count)
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
-def _lines(console: Console, total: int, seconds_between_lines: float) -> Callable[[int], None]:
+def _lines(console: Console, total: int, seconds_between_lines: float, doing: str) -> Progress:
     started = printed = time.monotonic()
     done = 0
 
@@ -48,7 +52,7 @@ def _lines(console: Console, total: int, seconds_between_lines: float) -> Callab
         printed = now
         rate = done / (now - started)
         console.print(
-            f"scored {done:,} of {total:,} characters ({done / total:.0%}), {rate:,.0f} characters/s, "
+            f"{doing}: {done:,} of {total:,} characters ({done / total:.0%}), {rate:,.0f} characters/s, "
             f"{(total - done) / rate:,.0f} s left",
             highlight=False,
             soft_wrap=True,

@@ -1,62 +1,25 @@
-"""What an evaluation is asked for and what it found. Imports no torch."""
+"""What an evaluation found, and how it was asked for. Imports no torch."""
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from megachar.errors import ConfigError
-from megachar.evaluation.windows import check_stride
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
 from megachar.units import bits_per_character
 
-PRECISIONS = ("fp32", "bf16")
-DEVICES = ("auto", "cpu", "cuda")
-
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """How a text is scored."""
-
-    stride: int
-    """Characters from one window to the next; 1 is the paper's."""
-    batch_size: int = 32
-    """Windows in one forward pass."""
-    processes: int = 1
-    """Processes that share the batches; with CUDA each has a GPU of its own."""
-    precision: str = "fp32"
-    """`fp32`, or `bf16`: the blocks under autocast, classifier and losses in fp32."""
-    device: str = "auto"
-    """`auto` (CUDA where there is one), `cpu` or `cuda`."""
-
-    def check(self, context: int) -> None:
-        """ConfigError on the first setting that is out of range, or does not fit a model of that context."""
-        check_stride(self.stride, context)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
-        if self.processes < 1:
-            raise ConfigError(f"processes = {self.processes}: nothing would compute; set 1 or more")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision = {self.precision!r} is unknown; set one of {', '.join(PRECISIONS)}")
-        if self.device not in DEVICES:
-            raise ConfigError(f"device = {self.device!r} is unknown; set one of {', '.join(DEVICES)}")
-
-
-@dataclass(frozen=True)
-class Evaluation:
+class Scores:
     """The loss of a text, one score for each of its characters.
 
     The very first character has nothing before it and counts as uniform, ln v nats; so characters and scores agree.
     """
 
-    split: str
-    step: int
-    """Of the checkpoint."""
-    settings: EvaluationSettings
-    context: int
     num_characters: int
-    whole_split: bool
-    """False where only the first `num_characters` of the split were scored."""
     nats: float
     """Sum over all characters."""
     seconds: float
@@ -72,28 +35,121 @@ class Evaluation:
         """Scored characters per second of wall time."""
         return self.num_characters / self.seconds
 
+
+@dataclass(frozen=True)
+class DynamicEvaluation(Scores):
+    """With weights that follow the text. Never without the static figure beside it."""
+
+    settings: DynamicSettings
+    """As they were used: a short text has fewer streams, and short training text less for statistics."""
+    context: int | None
+    """Of the windows; None where state is carried on."""
+
     @property
-    def file_name(self) -> str:
-        """`evaluation-<split>-stride<S>-step<N>.json`; a partial text and bf16 are named, so as to replace no other."""
-        part = "" if self.whole_split else f"-first{self.num_characters}"
-        precision = "" if self.settings.precision == "fp32" else f"-{self.settings.precision}"
-        return f"evaluation-{self.split}-stride{self.settings.stride}-step{self.step}{part}{precision}.json"
+    def label(self) -> str:
+        """Part of a file's name that says all settings."""
+        s = self.settings
+        rms = f"-epsilon{s.epsilon:g}-statistics{s.statistics}" if s.rule == "rms" else ""
+        streams = f"-streams{s.streams}" if s.streams > 1 else ""
+        return f"-{s.rule}-rate{s.learning_rate:g}-decay{s.decay:g}{rms}-segment{s.segment_length}{streams}"
+
+    @property
+    def protocol(self) -> str:
+        """In words."""
+        s = self.settings
+        parts = "the text" if s.streams == 1 else f"{s.streams:,} parts of the text side by side, from nothing each"
+        state = "state carried on" if self.context is None else f"windows of {self.context:,}"
+        rms = f", epsilon {s.epsilon:g}, mean squares of {s.statistics:,} of train" if s.rule == "rms" else ""
+        return (
+            f"dynamic, a step ({s.rule}, learning rate {s.learning_rate:g}, decay {s.decay:g}{rms}) after every "
+            f"{s.segment_length:,} of {parts}, {state}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON; without settings that the rule does not have."""
+        unused = () if self.settings.rule == "rms" else ("epsilon", "statistics")
+        return {
+            "bits_per_character": self.bits_per_character,
+            "protocol": self.protocol,
+            "nats": self.nats,
+            "seconds": self.seconds,
+            "characters_per_second": self.characters_per_second,
+            **{name: value for name, value in asdict(self.settings).items() if name not in unused},
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """With the weights as they were trained."""
+
+    split: str
+    step: int
+    """Of the checkpoint."""
+    settings: EvaluationSettings
+    """As they were used: a short text has fewer streams."""
+    context: int | None
+    """Of the windows; None where state is carried on."""
+    whole_split: bool
+    """False where only the first `num_characters` of the split were scored."""
+
+    @property
+    def protocol(self) -> str:
+        """In words."""
+        s = self.settings
+        if isinstance(s, WindowSettings):
+            return f"static, windows of {self.context:,} computed afresh with a stride of {s.stride:,}"
+        if s.streams == 1:
+            return "static, state carried on over the text"
+        return f"static, state carried on over {s.streams:,} streams side by side, with a warm-up of {s.warm_up:,}"
+
+    def file_name(self, text: str) -> str:
+        """`evaluation-<text>-stride<S>-step<N>`, or `-streams<S>-`, without a suffix.
+
+        All that another protocol has otherwise is named, so as to replace no other result.
+        """
+        return f"evaluation-{text}-{self._reading}-step{self.step}{self._part}{self._precision}"
+
+    def positions_name(self, text: str) -> str:
+        """Of the loss by position, likewise."""
+        return f"positions-{text}-step{self.step}{self._part}{self._precision}"
+
+    @property
+    def _part(self) -> str:
+        return "" if self.whole_split else f"-first{self.num_characters}"
+
+    @property
+    def _precision(self) -> str:
+        return "" if self.settings.precision == "fp32" else f"-{self.settings.precision}"
+
+    @property
+    def _reading(self) -> str:
+        s = self.settings
+        if isinstance(s, WindowSettings):
+            return f"stride{s.stride}"
+        return f"streams{s.streams}" + (f"-warmup{s.warm_up}" if s.streams > 1 else "")
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
         return {
             "bits_per_character": self.bits_per_character,
+            "protocol": self.protocol,
             **{name: value for name, value in asdict(self).items() if name != "settings"},
             "characters_per_second": self.characters_per_second,
+            "state": "none" if isinstance(self.settings, WindowSettings) else "carried on",
             **asdict(self.settings),
         }
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write `values` under a temporary name in the same folder, then rename: `path` is never half a file."""
+    """Write `values`; see `replace_file`."""
+    replace_file(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` write under a temporary name in the same folder, then rename: `path` is never half a file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write(temporary)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -1,67 +1,166 @@
-"""The loss of each scored character of a batch of windows.
+"""What a model predicts at the scored positions of windows that are read side by side.
 
-Shapes: b windows, t characters, d width, v vocabulary, p scored positions of the whole batch.
+Shapes: b windows, t characters, d width or hidden units, v vocabulary, p scored positions.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from megachar.errors import PlatformError
 from megachar.evaluation.windows import Window
+from megachar.models.recurrent import RecurrentModel, fold
 from megachar.models.transformer import Transformer
 
+POSITIONS_AT_ONCE = 2048
+"""Of a recurrent model, over all windows: as many as bound memory and still make its products large."""
 
-class Scorer:
-    """A model on a device, ready to score windows. Moves the model it is given to that device."""
 
-    def __init__(self, model: Transformer, device: torch.device, precision: str) -> None:
-        assert not model.training, "a model in training mode drops out"
-        self.model = model.to(device)
-        self.device = device
-        self._autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@dataclass(frozen=True)
+class Scored:
+    """Some scored positions."""
 
-    @torch.inference_mode()
-    def nats(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> npt.NDArray[np.float64]:
-        """Nats of each scored character of `windows` in the text `tokens` (N,): (p,), in the windows' order.
+    places: npt.NDArray[np.int64]
+    """Of the characters they predict in the text, (p,)."""
+    logits: Tensor
+    """(p, v), on the model's device."""
 
-        PlatformError where the device's memory is too small for the batch.
+
+class Scorer(ABC):
+    """A model on a device, ready to score windows, which all are of one length in one call."""
+
+    vocabulary_size: int
+    device: torch.device
+    _mend: str
+    """Option whose value to lower where memory is too small."""
+
+    @abstractmethod
+    def scored(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Scored]:
+        """All scored positions of windows of the text `tokens` (N,); those of one window in their order.
+
+        PlatformError where the device's memory is too small.
         """
+
+    def nats(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> npt.NDArray[np.float64]:
+        """Nats of the characters that the windows score: (p,), in the windows' order, which is the text's."""
+        parts = [(scored.places, self.nats_of(scored, tokens)) for scored in self.scored(tokens, windows)]
+        places, nats = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return nats[np.argsort(places)]
+
+    def log_probabilities(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Tensor]:
+        """Of the characters that the windows score, all v of them: (p, v) each, fp32 on the CPU, in the text's order.
+
+        One window is never held as a whole.
+        """
+        parts = ((s.places, s.logits.float().log_softmax(-1).cpu()) for s in self.scored(tokens, windows))
+        if len(windows) == 1:
+            yield from (part for _, part in parts)
+            return
+        places, rows = zip(*parts, strict=True)
+        yield torch.cat(rows)[torch.from_numpy(np.argsort(np.concatenate(places)))]
+
+    def nats_of(self, scored: Scored, tokens: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Nats of the characters at these positions, (p,)."""
+        targets = place(tokens[scored.places], self.device)
+        return F.cross_entropy(scored.logits, targets, reduction="none").double().cpu().numpy()
+
+    @contextmanager
+    def _enough_memory(self, windows: Sequence[Window]) -> Iterator[None]:
         try:
-            nats = self._nats(tokens, windows)
+            yield
         except torch.OutOfMemoryError as error:
             raise PlatformError(
                 f"{self.device} has too little memory for {len(windows)} windows of {windows[0].length} characters; "
-                f"set --batch-size {max(1, len(windows) // 2)} or less"
+                f"set {self._mend} {max(1, len(windows) // 2)} or less"
             ) from error
-        return nats.double().cpu().numpy()
-
-    def _nats(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> torch.Tensor:
-        length = windows[0].length
-        inputs = np.stack([tokens[w.start : w.start + length] for w in windows])  # (b, t)
-        targets = np.concatenate([_targets(tokens, w) for w in windows])  # (p,)
-        with self._autocast:
-            hidden = self.model.hidden(self._place(inputs))  # (b, t, d)
-        # The classifier, which is wide, sees scored positions only; and outside autocast, for bf16 logits have 8 bits.
-        scored = hidden.flatten(0, 1)[self._place(_flat_positions(windows))]  # (b t, d) -> (p, d)
-        logits = self.model.head(scored.to(self.model.embedding.weight.dtype))  # (p, v)
-        return F.cross_entropy(logits, self._place(targets), reduction="none")
-
-    def _place(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(self.device)
 
 
-def _targets(tokens: npt.NDArray[Any], window: Window) -> npt.NDArray[Any]:
-    """The characters after each scored position."""
-    end = window.start + window.length + 1
-    return tokens[end - window.num_scored : end]
+class TransformerScorer(Scorer):
+    """Moves the model it is given to the device."""
+
+    _mend = "--batch-size"
+
+    def __init__(self, model: Transformer, device: torch.device, precision: str) -> None:
+        assert not model.training, "a model in training mode drops out"
+        self.model, self.device, self.vocabulary_size = model.to(device), device, model.config.vocabulary_size
+        self._autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    @torch.no_grad()
+    def scored(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Scored]:
+        """All scored positions at once; see `Scorer`."""
+        with self._enough_memory(windows):
+            inputs = read_windows(tokens, windows, 0, windows[0].length)  # (b, t)
+            with self._autocast:
+                hidden = self.model.hidden(place(inputs, self.device))  # (b, t, d)
+            # The classifier, which is wide, sees scored positions only; outside autocast, for bf16 logits have 8 bits.
+            rows, columns = _scored_positions(windows, 0, windows[0].length)
+            scored = hidden[place(rows, self.device), place(columns, self.device)]  # (p, d)
+            logits = self.model.head(scored.to(self.model.embedding.weight.dtype))  # (p, v)
+        yield Scored(_starts(windows)[rows] + columns + 1, logits)
 
 
-def _flat_positions(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
-    """Numbers of the scored positions (p,) in the batch laid flat, (b t)."""
-    length = windows[0].length
-    return np.concatenate([np.arange((i + 1) * length - w.num_scored, (i + 1) * length) for i, w in enumerate(windows)])
+class RecurrentScorer(Scorer):
+    """Reads windows from a state of zeros, which it carries on from each piece of them to the next."""
+
+    _mend = "--streams"
+
+    def __init__(self, model: RecurrentModel, device: torch.device, precision: str) -> None:
+        assert not model.training, "a model in training mode drops out"
+        self.model, self.device, self.vocabulary_size = fold(model).to(device), device, model.config.vocabulary_size
+        self._autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    @torch.no_grad()
+    def scored(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Scored]:
+        """Scored positions of piece after piece of the windows; see `Scorer`."""
+        state, classifier = self.model.new_state(len(windows)), self.model.classifier
+        step = max(1, POSITIONS_AT_ONCE // len(windows))
+        for start in range(0, windows[0].length, step):
+            stop = min(start + step, windows[0].length)
+            with self._enough_memory(windows):
+                with self._autocast:
+                    inputs = place(read_windows(tokens, windows, start, stop), self.device)  # (b, t)
+                    hidden, state = self.model.hidden(inputs, state)  # (t, b, n)
+                rows, columns = _scored_positions(windows, start, stop)
+                if not rows.size:
+                    continue  # all are warming up
+                scored = hidden[place(columns - start, self.device), place(rows, self.device)]  # (p, n)
+                logits = classifier(scored.to(classifier.weight.dtype))  # (p, v)
+            yield Scored(_starts(windows)[rows] + columns + 1, logits)
+
+
+def make_scorer(model: Transformer | RecurrentModel, device: torch.device, precision: str) -> Scorer:
+    """The scorer of the model's family. `precision`: fp32, or bf16 for all but the classifier and the losses."""
+    if isinstance(model, Transformer):
+        return TransformerScorer(model, device, precision)
+    return RecurrentScorer(model, device, precision)
+
+
+def place(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Integers of any type as a tensor for indexing on the device."""
+    return torch.from_numpy(array.astype(np.int64)).to(device)
+
+
+def read_windows(tokens: npt.NDArray[Any], windows: Sequence[Window], start: int, stop: int) -> npt.NDArray[Any]:
+    """Inputs [start, stop) of every window, (b, t)."""
+    return np.stack([tokens[w.start + start : w.start + stop] for w in windows])
+
+
+def _starts(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+    return np.array([w.start for w in windows], dtype=np.int64)
+
+
+def _scored_positions(
+    windows: Sequence[Window], start: int, stop: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Window and position in it, (p,) each, of the scored positions among [start, stop), window after window."""
+    first = np.array([w.length - w.num_scored for w in windows])
+    rows, columns = np.nonzero(np.arange(start, stop) >= first[:, None])  # (b, t)
+    return rows.astype(np.int64), columns.astype(np.int64) + start

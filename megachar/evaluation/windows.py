@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from megachar.errors import ConfigError
 
+STREAMS, WARM_UP = 32, 1000
+"""Of a recurrent model by default: streams side by side, and characters that a stream reads before it is scored."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -65,6 +68,22 @@ class WindowPlan:
         return self.num_characters - 1 - self.context
 
 
+def stream_plan(num_characters: int, streams: int, warm_up: int) -> WindowPlan:
+    """The plan of a text that is read in contiguous streams side by side: few windows, as long as they come out.
+
+    Every stream but the first reads at least `warm_up` characters before those it scores. Of these streams the text
+    gets as many as leave none with more to warm up on than to score, and at least one, which reads all of it.
+    """
+    check_streams(streams, warm_up)
+    num_scored = num_characters - 1
+    room = num_scored // warm_up - 1 if warm_up else num_scored
+    count = max(1, min(streams, room))
+    if count == 1:
+        return WindowPlan(num_characters, max(1, num_scored), max(1, num_scored))
+    stride = -(-(num_scored - warm_up) // count)
+    return WindowPlan(num_characters, stride + warm_up, stride)
+
+
 def default_stride(context: int) -> int:
     """An eighth of the context: t/8 times cheaper than the paper's stride of 1, and at least 7/8 of the context."""
     return max(1, context // 8)
@@ -79,3 +98,11 @@ def check_stride(stride: int, context: int) -> None:
             f"stride = {stride} is more than the model's context of {context} characters, so characters between two "
             f"windows would never be scored; set at most {context} (fastest), or {default_stride(context)}"
         )
+
+
+def check_streams(streams: int, warm_up: int) -> None:
+    """ConfigError unless there is a stream, and its warm-up (in characters) is not negative."""
+    if streams < 1:
+        raise ConfigError(f"streams = {streams}: nothing would be read; set 1 (exact) or more, such as {STREAMS}")
+    if warm_up < 0:
+        raise ConfigError(f"warm-up = {warm_up} is no number of characters; set 0 (off) or more, such as {WARM_UP}")

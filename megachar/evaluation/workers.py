@@ -18,10 +18,10 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load, save
 
-from megachar.config.schema import ModelConfig
+from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, PlatformError
-from megachar.evaluation.result import EvaluationSettings
-from megachar.evaluation.scoring import Scorer
+from megachar.evaluation.scoring import make_scorer
+from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.models.transformer import Transformer
 
@@ -34,11 +34,11 @@ class Job:
     num_workers: int
     device: torch.device
     num_threads: int
-    config: ModelConfig
+    config: TransformerConfig
     weights: bytes
     tokens: npt.NDArray[Any]
     plan: WindowPlan
-    settings: EvaluationSettings
+    settings: WindowSettings
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_devices(device: torch.device, processes: int) -> None:
 
 
 def score_in_processes(
-    model: Transformer, tokens: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings, device: torch.device
+    model: Transformer, tokens: npt.NDArray[Any], plan: WindowPlan, settings: WindowSettings, device: torch.device
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Nats of the scored characters (p,) of batch after batch, computed by `settings.processes` processes.
 
@@ -115,7 +115,7 @@ def work(connection: Connection) -> None:
         weights = load(job.weights)
         model = Transformer(job.config, auxiliary=None).to(weights["embedding.weight"].dtype).eval()
         model.load_state_dict(weights)
-        scorer, size = Scorer(model, job.device, job.settings.precision), job.settings.batch_size
+        scorer, size = make_scorer(model, job.device, job.settings.precision), job.settings.batch_size
         for j in range(job.number, job.plan.num_batches(size), job.num_workers):
             connection.send(scorer.nats(job.tokens, job.plan.batch(j, size)))
     except (EOFError, BrokenPipeError):

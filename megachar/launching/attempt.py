@@ -12,6 +12,8 @@ from megachar.exit_codes import ExitCode
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
+from megachar.training.early_stopping import is_finished
+from megachar.training.run_folder import run_folder
 from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.failure import Failure
 from megachar.watch.hub import Hub, HubAddress
@@ -72,7 +74,7 @@ class Attempt:
         if self._has_hub:
             return self._outcome(self._process.returncode)
         after = newest_step(self.plan)
-        finished = after == self.plan.experiment.training.total_steps
+        finished = is_finished(run_folder(self.plan.experiment), self.plan.experiment)
         return outcome_of_status(self._process.returncode, after if after != before else None, finished)
 
     def preempt(self, why: str) -> None:

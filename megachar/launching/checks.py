@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from megachar.config.schema import Experiment
+from megachar.config.schema import Experiment, SgdConfig
 from megachar.launching.hostfile import Host
 from megachar.launching.network import is_loopback
 from megachar.launching.probe import Failure, Reach, Report
@@ -143,7 +143,9 @@ def checkpoint_bytes(experiment: Experiment) -> int:
     """Size of one checkpoint: weights and the optimizer's state, in fp32."""
     values = sum(part.training for part in count_parameters(experiment.model, experiment.auxiliary))
     optimizer = experiment.optimizer
-    states = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
+    states = {"adamw": 2, "normalized_rmsprop": 1}.get(optimizer.name, 0)
+    if isinstance(optimizer, SgdConfig):
+        states = int(optimizer.momentum > 0)
     return values * (1 + states) * BYTES_PER_VALUE
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.launching.plan import LaunchPlan
 from megachar.topology import stage_blocks
@@ -40,6 +41,8 @@ def layout_rows(plan: LaunchPlan) -> list[LayoutRow]:
 def stage_layers(experiment: Experiment, stage: int) -> str:
     """What a pipeline stage holds."""
     num_stages = experiment.parallel.pipe
+    if isinstance(experiment.model, RecurrentConfig):
+        return "the whole model"
     blocks = stage_blocks(experiment.model.num_layers, num_stages)[stage]
     parts = [f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"]
     if stage == 0:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, ModelConfig, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,45 @@ class Part:
 
 
 def count_parameters(model: ModelConfig, auxiliary: AuxiliaryConfig) -> list[Part]:
-    """Parameters of every part of the transformer; the totals are the sums of the rows."""
+    """Parameters of every part of a model; the totals are the sums of the rows."""
+    if isinstance(model, RecurrentConfig):
+        return _recurrent_parts(model)
+    return _transformer_parts(model, auxiliary)
+
+
+def describe_model(model: ModelConfig) -> str:
+    """The model in a few words: 12 layers of 512, or 1 layer of mlstm, 1,900 units."""
+    layers = f"{model.num_layers} layer{'s' if model.num_layers > 1 else ''} of"
+    return (
+        f"{layers} {model.cell}, {model.hidden_size:,} units"
+        if isinstance(model, RecurrentConfig)
+        else (f"{layers} {model.width}")
+    )
+
+
+def forward_flops_per_character(model: ModelConfig, num_classifiers: float = 1.0) -> float:
+    """Multiplications and additions of one forward pass, per character of a full window.
+
+    Matrix products count 2 operations per weight, and `num_classifiers` is how many classifiers are computed. Causal
+    attention counts the (t + 1) / 2 keys a position sees on average. One-hot inputs are looked up, which costs none.
+    """
+    if isinstance(model, RecurrentConfig):
+        weights = _recurrent_products(model)
+        return 2.0 * (weights + num_classifiers * model.hidden_size * model.vocabulary_size)
+    d, f, t = model.width, model.feed_forward_width, model.context
+    block = 2 * (4 * d * d + 2 * d * f) + 2 * 2 * d * (t + 1) / 2
+    return model.num_layers * block + num_classifiers * 2 * d * model.vocabulary_size
+
+
+def training_flops_per_character(model: ModelConfig, num_classifiers: float = 1.0) -> float:
+    """Operations of one forward and backward pass (the backward pass counts twice the forward), per character.
+
+    Recomputed activations do not count: this is the work the model needs, not what a layout spends.
+    """
+    return 3.0 * forward_flops_per_character(model, num_classifiers)
+
+
+def _transformer_parts(model: TransformerConfig, auxiliary: AuxiliaryConfig) -> list[Part]:
     n, d, f, v, t = model.num_layers, model.width, model.feed_forward_width, model.vocabulary_size, model.context
     classifier = d * v + v
     intermediate = (n - 1) * auxiliary.num_targets if auxiliary.intermediate_layers else 0
@@ -39,27 +77,8 @@ def count_parameters(model: ModelConfig, auxiliary: AuxiliaryConfig) -> list[Par
     ]
 
 
-def forward_flops_per_character(model: ModelConfig, num_classifiers: float = 1.0) -> float:
-    """Multiplications and additions of one forward pass, per character of a full window.
-
-    Matrix products count 2 operations per weight; causal attention counts the (t + 1) / 2 keys a position sees on
-    average. `num_classifiers` is how many classifiers are computed.
-    """
-    d, f, t = model.width, model.feed_forward_width, model.context
-    block = 2 * (4 * d * d + 2 * d * f) + 2 * 2 * d * (t + 1) / 2
-    return model.num_layers * block + num_classifiers * 2 * d * model.vocabulary_size
-
-
-def training_flops_per_character(model: ModelConfig, num_classifiers: float) -> float:
-    """Operations of one forward and backward pass (the backward pass counts twice the forward), per character.
-
-    Recomputed activations do not count: this is the work the model needs, not what a layout spends.
-    """
-    return 3.0 * forward_flops_per_character(model, num_classifiers)
-
-
-def count_recurrent_parameters(model: RecurrentConfig) -> list[Part]:
-    """Parameters of every part of a recurrent model; at inference it is folded (`models.recurrent.fold`)."""
+def _recurrent_parts(model: RecurrentConfig) -> list[Part]:
+    """At inference the model is folded (`models.recurrent.fold`)."""
     layers, n, e, v = model.num_layers, model.hidden_size, model.embedding_size, model.vocabulary_size
     inputs = 5 if model.cell == "mlstm" else 4  # rows of input weights, and of recurrent weights, in n
     above = (layers - 1) * inputs * n * n
@@ -81,19 +100,8 @@ def count_recurrent_parameters(model: RecurrentConfig) -> list[Part]:
     ]
 
 
-def recurrent_forward_flops_per_character(model: RecurrentConfig) -> float:
-    """Multiplications and additions of one forward pass per character: 2 per weight of a matrix product.
-
-    One-hot inputs and folded embeddings are looked up, which costs none.
-    """
-    layers, n, v = model.num_layers, model.hidden_size, model.vocabulary_size
+def _recurrent_products(model: RecurrentConfig) -> int:
+    """Weights that every character is multiplied by, without the classifier's."""
+    layers, n = model.num_layers, model.hidden_size
     inputs = 5 if model.cell == "mlstm" else 4
-    products = layers * inputs * n * n + (layers - 1) * inputs * n * n + n * v
-    if model.embedding_size:
-        products += inputs * n * model.embedding_size
-    return 2.0 * products
-
-
-def recurrent_training_flops_per_character(model: RecurrentConfig) -> float:
-    """Operations of one forward and backward pass (the backward pass counts twice the forward), per character."""
-    return 3.0 * recurrent_forward_flops_per_character(model)
+    return layers * inputs * n * n + (layers - 1) * inputs * n * n + inputs * n * model.embedding_size

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from megachar.config.schema import ModelConfig
+from megachar.config.schema import TransformerConfig
 from megachar.layers.dropout import DropoutKey
 from megachar.models.transformer import Block, Transformer
 
@@ -29,7 +29,7 @@ _LOCAL_FREQUENCIES = (2.5, 0.02)
 """Highest and lowest, in radians per character."""
 
 
-def initialize_layer(layer: nn.Module, config: ModelConfig, seed: int, layer_number: int) -> None:
+def initialize_layer(layer: nn.Module, config: TransformerConfig, seed: int, layer_number: int) -> None:
     """Fill the parameters of one layer: 0 is the embedding, 1..n the blocks, n + 1 the head."""
     generator = torch.Generator().manual_seed(DropoutKey(seed, 0, 0).block(layer_number, tensor_rank=-1))
     with torch.no_grad():
@@ -54,7 +54,7 @@ def initialize(model: Transformer, seed: int) -> Transformer:
     return model
 
 
-def _deviation(name: str, config: ModelConfig) -> float:
+def _deviation(name: str, config: TransformerConfig) -> float:
     if "classifiers" in name:
         return _CLASSIFIER_GAIN / math.sqrt(config.width)
     matrix = 1.0 / math.sqrt(config.width) if config.local_offsets else _STANDARD_DEVIATION
@@ -63,12 +63,12 @@ def _deviation(name: str, config: ModelConfig) -> float:
     return matrix if name.endswith(("qkv.weight", "up.weight")) else _STANDARD_DEVIATION
 
 
-def _local_dimensions(config: ModelConfig) -> int:
+def _local_dimensions(config: TransformerConfig) -> int:
     """Dimensions of the hidden state that carry the sinusoids: as many as a head is wide, and even."""
     return config.width // config.num_heads // 2 * 2
 
 
-def _start_local(block: Block, config: ModelConfig, generator: torch.Generator) -> None:
+def _start_local(block: Block, config: TransformerConfig, generator: torch.Generator) -> None:
     """Sinusoids into the first dimensions of the position table, rotations into the block's local heads."""
     half, head_width = _local_dimensions(config) // 2, config.width // config.num_heads
     highest, lowest = _LOCAL_FREQUENCIES

@@ -28,11 +28,6 @@ class State:
         """The same state, for gradients a constant."""
         return State(self.hidden.detach(), self.cell.detach())
 
-    def reset(self, resets: Tensor) -> "State":
-        """Zeros for the streams marked in `resets` (b,), bool: their text begins anew."""
-        keep = ~resets[None, :, None].to(self.hidden.device)
-        return State(self.hidden * keep, self.cell * keep)
-
     def tensors(self) -> dict[str, Tensor]:
         """By name, to be saved: (b, l, n) each, so that streams are rows, whatever layout they are given to."""
         return {"hidden": self.hidden.transpose(0, 1).contiguous(), "cell": self.cell.transpose(0, 1).contiguous()}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.layers.attention import CausalSelfAttention, KeyValueCache
 from megachar.layers.dropout import DropoutKey, seed_generator
 from megachar.layers.feed_forward import FeedForward
@@ -48,7 +48,7 @@ class Head(nn.Module):
 class Block(nn.Module):
     """Positions, then pre-norm attention and feed-forward; with an intermediate head if the block has one."""
 
-    def __init__(self, config: ModelConfig, index: int, auxiliary: Head | None, kernels: str = "torch") -> None:
+    def __init__(self, config: TransformerConfig, index: int, auxiliary: Head | None, kernels: str = "torch") -> None:
         super().__init__()
         self.index = index
         positions = LearnedPositions if config.positions == "learned" else SinusoidalPositions
@@ -69,7 +69,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Embedding, blocks, head. With `auxiliary=None` it is the model at inference: no auxiliary classifier exists."""
 
-    def __init__(self, config: ModelConfig, auxiliary: AuxiliaryConfig | None, kernels: str = "torch") -> None:
+    def __init__(self, config: TransformerConfig, auxiliary: AuxiliaryConfig | None, kernels: str = "torch") -> None:
         super().__init__()
         self.config = config
         self.embedding = build_embedding(config)
@@ -138,12 +138,12 @@ def layer_loss(nats: Tensor, targets: Tensor, auxiliary: AuxiliaryConfig) -> Ten
     return torch.stack(weighted).sum() / (targets.shape[0] * targets.shape[1])
 
 
-def build_embedding(config: ModelConfig) -> nn.Embedding:
+def build_embedding(config: TransformerConfig) -> nn.Embedding:
     """The table of characters (v, d)."""
     return nn.Embedding(config.vocabulary_size, config.width)
 
 
-def build_block(config: ModelConfig, auxiliary: AuxiliaryConfig | None, index: int, kernels: str) -> Block:
+def build_block(config: TransformerConfig, auxiliary: AuxiliaryConfig | None, index: int, kernels: str) -> Block:
     """Block `index` (from 0), with classifiers of its own if it is an intermediate layer that predicts."""
     head = None
     if auxiliary is not None and auxiliary.intermediate_layers and index < config.num_layers - 1:
@@ -152,7 +152,7 @@ def build_block(config: ModelConfig, auxiliary: AuxiliaryConfig | None, index: i
     return Block(config, index, head, kernels)
 
 
-def build_head(config: ModelConfig, auxiliary: AuxiliaryConfig | None, kernels: str) -> Head:
+def build_head(config: TransformerConfig, auxiliary: AuxiliaryConfig | None, kernels: str) -> Head:
     """The final norm and classifiers."""
     num_targets = auxiliary.num_targets if auxiliary is not None else 1
     return Head(config.width, config.vocabulary_size, num_targets, layer_norm(config.width, kernels))

@@ -1,31 +1,26 @@
-"""One pipeline stage: a slice of the single-device model's layers, whose auxiliary losses stay where they arise.
+"""What every DeepSpeed engine drives: the layers of one pipeline rank, which read their own micro-batches."""
 
-No loss ever crosses a stage. An intermediate layer's loss joins the gradient of the hidden state in the backward
-pass, with the same factor as the main loss carries there: 1 / accumulation steps, times the fp16 loss scale.
-"""
-
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from megachar.config.schema import Experiment
-from megachar.layers.dropout import DropoutKey, seed_generator
-from megachar.models.initialization import initialize_layer
-from megachar.models.transformer import (
-    Block,
-    build_block,
-    build_embedding,
-    build_head,
-    layer_loss,
-    predicting_positions,
-)
-from megachar.parallel.mesh import Mesh
-from megachar.parallel.tensor import parallelize, sharding_of
-from megachar.topology import stage_blocks
+from megachar.layers.dropout import DropoutKey
+from megachar.layers.variational import SegmentKey
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where the rows of a recurrent model's micro-batch stand in their streams."""
+
+    first_stream: int
+    """Number of row 0's stream; the rows' streams follow on each other."""
+    epoch: int
+    """How often the streams were read to their end before: state is carried on only within one."""
+    key: SegmentKey | None = None
+    """Of the dropout masks; None where none are drawn."""
 
 
 @dataclass(frozen=True)
@@ -37,42 +32,17 @@ class MicroBatch:
     targets: Tensor
     """(b, t, n) symbol numbers."""
     key: DropoutKey | None = None
-    """Of the dropout masks; None where none are drawn."""
+    """Of a transformer's dropout masks; None where none are drawn."""
+    segment: Segment | None = None
+    """Of recurrent models."""
 
 
 class Stage(nn.Module):
-    """The layers of one pipeline rank. At pipe size 1 it is the whole model.
+    """The layers of one pipeline rank. Its parameters have the single-device model's names."""
 
-    Every stage reads the micro-batches itself, so only the hidden state travels: one float tensor. Which micro-batch a
-    forward pass belongs to follows from the order, which every schedule of DeepSpeed keeps.
-    """
-
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
+    def __init__(self, num_layers: int, num_targets: int) -> None:
         super().__init__()
-        model, kernels, auxiliary = experiment.model, experiment.kernels, experiment.auxiliary
-        self.auxiliary_config = auxiliary
-        self.num_layers = model.num_layers
-        self.checkpoint_interval = experiment.parallel.activation_checkpoint_interval
-        self.tensor_rank = mesh.at.tensor
-        indices = stage_blocks(model.num_layers, mesh.topology.pipe_size)[mesh.at.pipe]
-
-        def build(name: str, layer: nn.Module, number: int) -> Any:
-            initialize_layer(layer, model, experiment.seed, number)
-            return parallelize(layer, name, mesh)
-
-        self.is_first = mesh.at.pipe == 0
-        self.is_last = mesh.at.pipe == mesh.topology.pipe_size - 1
-        self.embedding = build("embedding", build_embedding(model), 0) if self.is_first else None
-        self.blocks = nn.ModuleDict(
-            {str(i): build(f"blocks.{i}", build_block(model, auxiliary, i, kernels), i + 1) for i in indices}
-        )
-        self.head = build("head", build_head(model, auxiliary, kernels), model.num_layers + 1) if self.is_last else None
-        for name, parameter in self.named_parameters():
-            # DeepSpeed's gradient norm counts what is marked so, and nothing else beyond the first rank of the model:
-            # replicated parameters must count on one tensor rank, and on every stage.
-            marked: Any = parameter
-            marked.tensor_model_parallel = self.tensor_rank == 0 or sharding_of(name) is not None
-        self.meter = LossMeter(model.num_layers, auxiliary.num_targets)
+        self.meter = LossMeter(num_layers, num_targets)
         self._batches: Iterator[MicroBatch] = iter(())
         self._weights: Sequence[float] = ()
         self._factor = 1.0
@@ -87,61 +57,27 @@ class Stage(nn.Module):
         """
         self._batches, self._weights, self._factor = iter(batches), weights, factor
 
+    def end_step(self, keep: bool) -> None:
+        """The step's gradients are there; `keep`: its update will be made. Else it leaves no trace here either."""
+        self.meter.end_step(keep)
+
     def silent_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the local classifiers that the current weights leave out."""
-        blocks: list[Any] = list(self.blocks.values())
-        for block in blocks:
-            if block.auxiliary is not None and self._weights[block.index] == 0:
-                yield from block.auxiliary.parameters()
+        """Parameters that the current weights leave without a gradient."""
+        yield from ()
 
+    def export_streams(self) -> dict[int, dict[str, Tensor]]:
+        """What streams carry on to the next step, on the CPU in fp32, by the number of the first stream of each part.
+
+        Rows are streams. Empty for transformers, which carry nothing on.
+        """
+        return {}
+
+    def restore_streams(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what all ranks' `export_streams` gave, its parts joined: rows are all streams."""
+
+    @abstractmethod
     def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden state (b, t, d) in and out; the first stage ignores its input, the last returns the main loss."""
-        batch = next(self._batches)
-        if self.embedding is not None:
-            hidden = self.embedding(batch.inputs)
-        blocks: list[Any] = list(self.blocks.values())
-        interval = self.checkpoint_interval if torch.is_grad_enabled() else 0
-        for start in range(0, len(blocks), interval or len(blocks)):
-            group = blocks[start : start + (interval or len(blocks))]
-            arguments = (group, hidden, batch, self._weights, self._factor)
-            if interval:
-                # Masks are seeded by key inside the blocks, so no generator state has to be restored.
-                hidden, nats = checkpoint(self._run, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hidden, nats = self._run(*arguments)
-            for block, sums in zip(group, nats, strict=True):
-                self._record(block.index, sums, batch)
-        if self.head is None:
-            return hidden
-        predicting, expected = predicting_positions(hidden, batch.targets, self.auxiliary_config.multiple_positions)
-        nats = self.head.nats(predicting, expected)
-        self._record(self.num_layers - 1, nats, batch)
-        return layer_loss(nats, expected, self.auxiliary_config)
-
-    def _run(
-        self, blocks: list[Block], hidden: Tensor, batch: MicroBatch, weights: Sequence[float], factor: float
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Blocks in order, each with its loss attached; and each block's sums of nats (n,), None if silent."""
-        sums: list[Tensor | None] = []
-        for block in blocks:
-            if batch.key is not None:
-                seed_generator(hidden.device, batch.key.block(block.index, self.tensor_rank))
-            hidden = block(hidden)
-            weight = weights[block.index]
-            if block.auxiliary is None or weight == 0:
-                sums.append(None)
-                continue
-            predicting, expected = predicting_positions(hidden, batch.targets, self.auxiliary_config.multiple_positions)
-            nats = block.auxiliary.nats(predicting, expected)
-            loss = weight * layer_loss(nats, expected, self.auxiliary_config)
-            hidden = _AttachLoss.apply(hidden, loss, factor)
-            sums.append(nats.detach())
-        return hidden, sums
-
-    def _record(self, layer: int, nats: Tensor | None, batch: MicroBatch) -> None:
-        if nats is not None:
-            positions = batch.targets.shape[1] if self.auxiliary_config.multiple_positions else 1
-            self.meter.add(layer, nats.detach(), batch.targets.shape[0] * positions)
+        """Hidden state in and out; the last stage returns the main loss."""
 
 
 class LossMeter:
@@ -188,16 +124,3 @@ class LossMeter:
 def _add(sums: dict[int, tuple[Tensor, int]], layer: int, nats: Tensor, count: int) -> None:
     before = sums.get(layer)
     sums[layer] = (before[0] + nats, before[1] + count) if before is not None else (nats, count)
-
-
-class _AttachLoss(torch.autograd.Function):
-    """Passes the hidden state through; backward lets `factor` times the loss's gradient join in."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, loss: Tensor, factor: float) -> Tensor:
-        ctx.gradient = torch.full_like(loss, factor)
-        return hidden.view_as(hidden)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        return gradients[0], ctx.gradient, None

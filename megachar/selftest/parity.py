@@ -13,12 +13,13 @@ from torch import Tensor
 from megachar.config.checks import check_experiment
 from megachar.config.schema import (
     BatchConfig,
+    DataConfig,
     Experiment,
     GuardConfig,
-    ModelConfig,
     ScheduleConfig,
     SgdConfig,
     TrainingConfig,
+    TransformerConfig,
 )
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.initialization import initialize
@@ -50,6 +51,7 @@ class Reference:
     """The single-device model trained for `STEPS` steps on the CPU in fp32, on every rank for itself."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
+        assert isinstance(experiment.model, TransformerConfig), experiment.model.family
         model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed)
         optimizer = build_optimizer(experiment, model.named_parameters())
         own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
@@ -91,12 +93,15 @@ def shrink(experiment: Experiment) -> Experiment:
     """
     parallel, tensor = experiment.parallel, experiment.parallel.tensor
     heads = tensor if tensor > 1 else 2
-    model = ModelConfig(
+    model = TransformerConfig(
         num_layers=2 * parallel.pipe, width=16 * heads, num_heads=heads, feed_forward_width=32 * heads, context=16,
-        vocabulary_size=16 * heads, positions=experiment.model.positions,
+        vocabulary_size=16 * heads,
     )  # fmt: skip
+    if isinstance(experiment.model, TransformerConfig):
+        model = model.model_copy(update={"positions": experiment.model.positions})
     small = experiment.model_copy(update={
         "model": model,
+        "data": DataConfig(),
         "auxiliary": experiment.auxiliary.model_copy(update={"interval_steps": None}),
         "optimizer": SgdConfig(learning_rate=0.1, momentum=0.9),
         "batch": BatchConfig(micro_size=2, global_size=2 * 2 * parallel.data),
@@ -112,7 +117,7 @@ def shrink(experiment: Experiment) -> Experiment:
 def micro_batch(experiment: Experiment, step: int, number: int) -> MicroBatch:
     """Micro-batch `number` of a step, on the CPU: random symbols that depend on nothing else."""
     generator = torch.Generator().manual_seed(1000 * step + number)
-    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
     shape = (experiment.batch.micro_size, context + num_targets)
     symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
     targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)

@@ -8,6 +8,7 @@ from rich.console import Console
 from megachar.config.schema import Experiment
 from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
+from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
 from megachar.parallel.state import EngineState
@@ -16,9 +17,10 @@ from megachar.training.checkpoints.format import DataRecord
 from megachar.training.checkpoints.reading import restore_checkpoint
 from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.early_stopping import EarlyStopping
 from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
-from megachar.training.micro_batches import MicroBatchSource
+from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import run_folder
@@ -42,7 +44,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     """
     training = experiment.training
     setup = _set_up(experiment, resume, watch)
-    mesh, state, source, guard = setup.mesh, setup.state, setup.source, setup.guard
+    mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
     engine = state.engine
     step = setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
@@ -53,7 +55,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         log.note(_headline(experiment, source, mesh, step))
         log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
-        while step < training.total_steps:
+        while step < training.total_steps and not stopping.stops:
             weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
             rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
             batches = source.training(step + guard.skipped_batches)
@@ -62,7 +64,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
             watch.progress(step)
             bad = guard.review(step)
             if bad is not None:
-                returned = _go_back(bad, guard, saver, state, experiment)
+                returned = _go_back(bad, setup, saver, experiment)
                 log.bad_step(bad, returned)
                 if returned is not None:
                     step = returned
@@ -77,7 +79,6 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
             validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
             if validates or saves:
                 _check_unchanged(source, saver)
-
             if _due(step, training.log_interval) or validates or saves:
                 losses = engine.gather_losses()
                 report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
@@ -86,15 +87,17 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
             if validates:
                 losses = engine.evaluate(watch.each(source.validation()), source.validation_micro_batches, weights)
                 validation = log.validation(step, losses)
+                stopping.count(validation)
                 meter.restart()
             if saves:
-                saver.save(step, validation if validates else None, guard.state)
+                saver.save(step, validation if validates else None, guard.state | stopping.state)
                 meter.restart()
             if leaves:
                 break
         saver.finish()
-        log.end(step)
-    if step < training.total_steps:
+        finished = step == training.total_steps or stopping.stops
+        log.end(step, finished)
+    if not finished:
         raise Preempted
 
 
@@ -106,6 +109,7 @@ class _Setup:
     state: EngineState
     source: MicroBatchSource
     guard: Guard
+    stopping: EarlyStopping
     data: DataRecord
     resumed: Resumption
 
@@ -117,12 +121,14 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     check_agreement(f"the data, {blend.description}", blend.fingerprint)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
-    source = MicroBatchSource(experiment, blend, mesh)
+    source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
     resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
-    return _Setup(mesh, state, source, guard, data, resumed)
+    stopping = EarlyStopping(experiment.training.early_stopping_patience)
+    stopping.restore(resumed.position.loop_state)
+    return _Setup(mesh, state, source, guard, stopping, data, resumed)
 
 
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
@@ -135,19 +141,18 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     return mesh
 
 
-def _go_back(
-    bad: BadStep, guard: Guard, saver: CheckpointSaver, state: EngineState, experiment: Experiment
-) -> int | None:
+def _go_back(bad: BadStep, setup: _Setup, saver: CheckpointSaver, experiment: Experiment) -> int | None:
     """Restore the newest checkpoint after a bad step; its number of steps, or None where the step is only skipped."""
     if experiment.guard.action != "rollback":
         return None
     saver.finish()
-    checkpoint, _ = newest_whole(saver.folder, state.mesh)
+    checkpoint, _ = newest_whole(saver.folder, setup.mesh)
     if checkpoint is None:
         return None
-    position = restore_checkpoint(checkpoint, state, experiment)
-    guard.go_back(position.loop_state, position.step, bad.step)
-    state.engine.gather_losses()  # of the steps taken back
+    position = restore_checkpoint(checkpoint, setup.state, experiment)
+    setup.guard.go_back(position.loop_state, position.step, bad.step)
+    setup.stopping.restore(position.loop_state)
+    setup.state.engine.gather_losses()  # of the steps taken back
     return position.step
 
 
@@ -173,7 +178,7 @@ def _headline(experiment: Experiment, source: MicroBatchSource, mesh: Mesh, step
     model, topology = experiment.model, mesh.topology
     start = f", resumed at step {step}" if step else ""
     return (
-        f"{experiment.name}: {model.num_layers} layers of {model.width} on {source.description}; "
+        f"{experiment.name}: {describe_model(model)} on {source.description}; "
         f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
         f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

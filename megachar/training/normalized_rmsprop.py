@@ -1,4 +1,4 @@
-"""RMSprop whose updates all have the same length (Krause et al. 2016, equation 22), and how that length decays."""
+"""RMSprop whose updates all have the same length (Krause et al. 2016, equation 22)."""
 
 from collections.abc import Callable
 from typing import Any, overload
@@ -65,8 +65,3 @@ class NormalizedRMSprop(torch.optim.Optimizer):
         assert gradient is not None
         mean_square.mul_(group["decay"]).addcmul_(gradient, gradient, value=1.0 - group["decay"])
         return gradient * (mean_square + group["epsilon"]).rsqrt()
-
-
-def update_length(step: int, first: float = 10.0, factor: float = 0.9999, floor: float = 0.01) -> float:
-    """Length of the update at `step`, from 0: `first`, times `factor` per update, but not below `floor`."""
-    return max(floor, first * factor**step)

@@ -1,13 +1,16 @@
-"""Optimizers: torch's fused ones, or apex's where it is importable and `kernels: apex` asks for them."""
+"""Optimizers: torch's fused ones, apex's where it is importable and `kernels: apex` asks for them, and our RMSprop."""
 
 import importlib.util
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from megachar.config.schema import Experiment, SgdConfig
+from megachar.config.deepspeed import load_engine_config
+from megachar.config.schema import Experiment, NormalizedRMSpropConfig, SgdConfig
 from megachar.layers.norm import apex_available
+from megachar.training.normalized_rmsprop import NormalizedRMSprop
 
 
 def build_optimizer(experiment: Experiment, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
@@ -16,24 +19,30 @@ def build_optimizer(experiment: Experiment, named: Iterable[tuple[str, nn.Parame
     Only matrices are decayed: biases, norms, the embedding and position tables are not.
     """
     config = experiment.optimizer
+    if isinstance(config, NormalizedRMSpropConfig):
+        # One group: DeepSpeed steps group after group, and the norm is over all parameters.
+        partitioned = load_engine_config(experiment.deepspeed).zero_stage > 0
+        parameters = [parameter for _, parameter in named]
+        add = dist.all_reduce if partitioned else None
+        return NormalizedRMSprop(parameters, config.learning_rate, config.decay, config.epsilon, add)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
         decay = config.weight_decay if is_decayed(name) else 0.0
         groups.setdefault(decay, []).append(parameter)
-    parameters = [{"params": members, "weight_decay": decay} for decay, members in groups.items()]
+    grouped = [{"params": members, "weight_decay": decay} for decay, members in groups.items()]
     apex = uses_apex_optimizer(experiment)
     if isinstance(config, SgdConfig):
         if apex:
             from apex.optimizers import FusedSGD
 
-            return FusedSGD(parameters, lr=config.learning_rate, momentum=config.momentum)
-        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, fused=True)
+            return FusedSGD(grouped, lr=config.learning_rate, momentum=config.momentum)
+        return torch.optim.SGD(grouped, lr=config.learning_rate, momentum=config.momentum, fused=True)
     betas = (config.beta1, config.beta2)
     if apex:
         from apex.optimizers import FusedAdam
 
-        return FusedAdam(parameters, lr=config.learning_rate, betas=betas, eps=config.epsilon, adam_w_mode=True)
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+        return FusedAdam(grouped, lr=config.learning_rate, betas=betas, eps=config.epsilon, adam_w_mode=True)
+    return torch.optim.AdamW(grouped, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
 
 def is_decayed(name: str) -> bool:

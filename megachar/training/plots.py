@@ -19,7 +19,11 @@ def plot_run(folder: RunFolder) -> list[Path]:
     if not train:
         return []
     folder.plots.mkdir(exist_ok=True)
-    return [_plot_loss(folder, train, validation), _plot_layers(folder, train)]
+    paths = [_plot_loss(folder, train, validation)]
+    auxiliary = folder.load_experiment().auxiliary
+    if auxiliary.num_targets > 1 or (auxiliary.intermediate_layers and len(train[-1]["layers"]) > 1):
+        paths.append(_plot_layers(folder, train))  # else it would repeat the loss
+    return paths
 
 
 def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Path:

@@ -1,8 +1,9 @@
 """Checks of an experiment against the disk, before any process starts. Imports no torch."""
 
+from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
-from megachar.data.reader import training_reader, validation_reader
+from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
 from megachar.training.run_folder import run_folder
 
@@ -21,6 +22,11 @@ def check_data(experiment: Experiment) -> Blend:
             f"model.vocabulary_size = {expected}, but {blend.corpora[0].folder} has the {blend.vocabulary.name} "
             f"vocabulary of {size}; set model.vocabulary_size={size}"
         )
+    if isinstance(experiment.model, RecurrentConfig):
+        for split in ("train", "valid"):
+            if split == "train" or split in blend.split_names:
+                stream_reader(blend, split, experiment.batch.global_size, experiment.model.segment_length)
+        return blend
     context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
     training_reader(blend, data, context, num_targets, experiment.seed)
     if "valid" in blend.split_names:

@@ -97,14 +97,17 @@ class RunLog:
             self.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
             self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
 
-    def end(self, step: int) -> None:
+    def end(self, step: int, finished: bool) -> None:
         """Record what is known only at the end, and plot a finished run."""
+        if finished and step < self.experiment.training.total_steps:
+            patience = self.experiment.training.early_stopping_patience
+            self.note(f"step {step}: no new lowest validation in {patience} of them: training ends early")
         peaks = peak_memory_of_all_ranks(self.mesh.device)
         self.note("peak memory by rank: " + ", ".join(f"{peak / 2**30:.2f} GiB" for peak in peaks))
         self._record("end", step, {"memory_bytes_by_rank": peaks})
         if self._writer is not None:
             self._writer.close()
-            if step == self.experiment.training.total_steps:
+            if finished:
                 for path in plot_run(self.folder):
                     self.note(f"plot: {path}")
 

@@ -16,7 +16,7 @@ class SpeedMeter:
 
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
         self.model, self.auxiliary, self.device = experiment.model, experiment.auxiliary, mesh.device
-        self.characters_per_step = experiment.batch.global_size * experiment.model.context
+        self.characters_per_step = experiment.batch.global_size * experiment.model.window_length
         peak = peak_flops(mesh.device, load_engine_config(experiment.deepspeed).precision)
         self.peak = peak * mesh.topology.world_size if peak is not None else None
         self.restart()
@@ -29,7 +29,7 @@ class SpeedMeter:
         """One more step was taken, with these layer weights."""
         classifiers = float(sum(weight > 0 for weight in weights) * self.auxiliary.num_targets)
         if not self.auxiliary.multiple_positions:
-            classifiers /= self.model.context
+            classifiers /= self.model.window_length
         self._flops += training_flops_per_character(self.model, classifiers) * self.characters_per_step
         self._steps += 1
 

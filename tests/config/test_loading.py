@@ -155,7 +155,10 @@ def test_a_preset_that_names_itself(tmp_path: Path) -> None:
         (["model.width={"], r"t12 with overrides \['model\.width=\{'\] cannot be merged"),
         (["model.num_layer=3"], r"model\.num_layer: unknown key; did you mean 'num_layers'\?"),
         (["modle.width=3"], r"modle: unknown key; did you mean 'model'\?"),
-        (["schedule.zzz=3"], r"schedule\.zzz: unknown key; known here: final_fraction, shape, warmup_steps"),
+        (
+            ["schedule.zzz=3"],
+            r"schedule\.zzz: unknown key; known here: final_fraction, shape, step_factor, warmup_steps",
+        ),
         (["optimizer.momentun=0.5"], r"optimizer\.momentun: unknown key; did you mean 'momentum'\?"),
         (["optimizer.name=adam"], r"'adam' .*does not match any of the expected tags: 'sgd', 'adamw'"),
         (["model.width=abc"], r"model\.width = 'abc': Input should be a valid integer"),

@@ -1,7 +1,10 @@
 import pytest
 
 from megachar.config.loading import PRESETS, load_experiment, preset_names
-from megachar.config.schema import AuxiliaryConfig, ModelConfig, ScheduleConfig, SgdConfig
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import AuxiliaryConfig, ScheduleConfig, SgdConfig, TransformerConfig
+from megachar.models.counting import count_parameters
+from megachar.training.learning_rate import learning_rate
 
 
 def test_names() -> None:
@@ -25,7 +28,7 @@ def test_every_preset_opens_with_what_it_is(name: str) -> None:
 def test_the_papers_recipe(name: str, num_layers: int) -> None:
     """Al-Rfou et al. (2019): momentum 0.99, rate 0.003 constant, dropout 0.55, 4M steps of 16 x 512."""
     experiment = load_experiment(name)
-    assert experiment.model == ModelConfig(
+    assert experiment.model == TransformerConfig(
         num_layers=num_layers, width=512, num_heads=2, feed_forward_width=2048, context=512, vocabulary_size=256,
         positions="learned", dropout=0.55,
     )  # fmt: skip
@@ -46,6 +49,55 @@ def test_the_papers_recipe(name: str, num_layers: int) -> None:
 def test_modern_presets_keep_the_papers_model(name: str) -> None:
     paper, modern = load_experiment(name.removesuffix("-modern")).model, load_experiment(name).model
     assert modern.model_copy(update={"num_heads": 2, "dropout": 0.55}) == paper
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("mlstm-20m-rmsprop", 20_394_600),
+        ("mlstm-20m", 20_394_600),
+        ("mlstm-22m", 22_348_305),
+        ("mlstm-22m-dropout", 22_348_305),
+        ("mlstm-46m", 45_495_405),
+        ("mlstm-46m-text8", 44_925_627),
+        ("mlstm-450-text8", 1_087_227),
+        ("lstm-512-text8", 1_119_771),
+    ],
+)
+def test_the_recurrent_papers_counts(name: str, count: int) -> None:
+    experiment = load_experiment(name)
+    assert sum(part.training for part in count_parameters(experiment.model, experiment.auxiliary)) == count
+
+
+@pytest.mark.parametrize(("name", "other"), [("stacked-lstm-20m", "mlstm-20m"), ("milstm-22m", "mlstm-22m")])
+def test_controls_are_as_large(name: str, other: str) -> None:
+    of = [load_experiment(preset) for preset in (name, other)]
+    counts = [sum(part.training for part in count_parameters(one.model, one.auxiliary)) for one in of]
+    assert counts[0] == pytest.approx(counts[1], rel=1e-3)
+
+
+def test_the_recurrent_papers_recipes() -> None:
+    """Krause et al. (2016): updates of length 10, x 0.9999 each, at least 0.01, 100 streams of 100 steps, 4 epochs; and
+    Adam from 1e-3 to 7e-5 over 200 steps of truncated back-propagation, variational dropout by model."""
+    early, adam = load_experiment("mlstm-20m-rmsprop"), load_experiment("mlstm-20m")
+    assert early.training.total_steps * early.batch.global_size * early.model.window_length == 4 * 95_000_000
+    rates = [learning_rate(early.schedule, early.optimizer.learning_rate, 10**6, step) for step in (0, 1, 10**6)]
+    assert rates == [10.0, pytest.approx(9.999), pytest.approx(0.01)]
+    stacked = load_experiment("stacked-lstm-20m")
+    rates = [learning_rate(stacked.schedule, stacked.optimizer.learning_rate, 10**6, step) for step in (0, 10**6)]
+    assert rates == [2.0, pytest.approx(0.01)]
+    steps = adam.training.total_steps
+    rates = [learning_rate(adam.schedule, adam.optimizer.learning_rate, steps, step) for step in (0, steps - 1)]
+    assert rates == [pytest.approx(1e-3), pytest.approx(7e-5)]
+    assert (adam.batch.global_size, adam.model.window_length) == (100, 200)
+    assert isinstance(adam.model, RecurrentConfig)
+    assert (adam.model.orthogonal_scale, adam.model.forget_bias) == (0.7, 3.0)
+    for name, hidden, embedding in (("mlstm-22m", 0.0, 0.0), ("mlstm-22m-dropout", 0.2, 0.2), ("mlstm-46m", 0.2, 0.5),
+                                    ("mlstm-46m-wikitext2", 0.5, 0.5)):  # fmt: skip
+        experiment = load_experiment(name)
+        assert isinstance(experiment.model, RecurrentConfig)
+        assert (experiment.model.hidden_dropout, experiment.model.embedding_dropout) == (hidden, embedding)
+        assert bool(experiment.training.early_stopping_patience) == (hidden == 0.0)
 
 
 def test_a_preset_on_a_preset() -> None:

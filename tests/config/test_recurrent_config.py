@@ -1,9 +1,13 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from megachar.config.recurrent import RecurrentConfig, check_recurrent
+from megachar.config.checks import check_experiment
+from megachar.config.loading import load_experiment, parse_experiment
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
 
 
@@ -21,8 +25,63 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
         RecurrentConfig.model_validate(settings)
 
 
-def test_dropout_of_an_embedding_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"embedding_dropout = 0.5 .*embedding_size = 0 .*set .*dropout=0"):
-        check_recurrent(RecurrentConfig(embedding_dropout=0.5))
-    check_recurrent(RecurrentConfig(embedding_dropout=0.5, embedding_size=400))
-    check_recurrent(RecurrentConfig())
+def experiment(**sections: Any) -> Experiment:
+    values: dict[str, Any] = {"model": {"family": "recurrent"}, "data": {"order": "streams"},
+                              "auxiliary": {"intermediate_layers": False, "num_targets": 1}}  # fmt: skip
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return parse_experiment(values, "test")
+
+
+def test_a_recurrent_experiment_is_sound() -> None:
+    check_experiment(experiment(model={"embedding_dropout": 0.5, "embedding_size": 400}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"embedding_dropout": 0.5}}, r"embedding_dropout = 0.5 .*embedding_size = 0 .*set .*dropout=0"),
+        ({"parallel": {"pipe": 2}}, r"parallel.pipe = 2 .* waits for the one before .*set parallel.pipe=1"),
+        ({"parallel": {"tensor": 2}}, r"parallel.tensor = 2: .*parallel.tensor=1, and more parallel.data"),
+        ({"parallel": {"activation_checkpoint_interval": 1}}, "activation_checkpoint_interval = 1 .*segment_length"),
+        ({"auxiliary": {"num_targets": 2}}, "no auxiliary losses; set auxiliary.intermediate_layers=false"),
+        ({"auxiliary": {"multiple_positions": False}}, "multiple_positions=true"),
+        ({"data": {"order": "random"}}, "data.order = random.*set data.order=streams"),
+        ({"data": {"windows": "document"}}, "data.windows = document.*set .*data.windows=stream"),
+        ({"data": {"blend": [{"path": "a", "weight": 1}]}}, "data.blend of 1: .*set .*data.blend="),
+        ({"schedule": {"shape": "exponential"}}, "step_factor = None and schedule.shape = exponential"),
+        ({"schedule": {"step_factor": 0.9}}, "step_factor = 0.9 and schedule.shape = constant"),
+        ({"training": {"early_stopping_patience": 3, "validation_interval": 0}}, "early_stopping_patience = 3 .*500"),
+    ],
+)
+def test_settings_that_do_not_fit(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_experiment(experiment(**sections))
+
+
+def test_rmsprop_with_one_norm_is_refused_where_parameters_are_cut_or_offloaded(tmp_path: Path) -> None:
+    offload = tmp_path / "offload.json"
+    offload.write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+    rmsprop = {"optimizer": {"name": "normalized_rmsprop"}}
+    cut = parse_experiment({**rmsprop, "parallel": {"pipe": 2}}, "test")
+    for wrong, message in (
+        (experiment(**rmsprop).model_copy(update={"deepspeed": str(offload)}), "offloads them"),
+        (cut, "pipe = 2, .*set both to 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_experiment(wrong)
+
+
+def test_streams_are_for_recurrent_models() -> None:
+    with pytest.raises(ConfigError, match=r"data.order = streams: a transformer .*set data.order=random"):
+        check_experiment(parse_experiment({"data": {"order": "streams"}}, "test"))
+
+
+def test_another_family_drops_the_settings_of_the_one_before() -> None:
+    streams = ["data.order=streams", "auxiliary.intermediate_layers=false", "auxiliary.num_targets=1"]
+    loaded = load_experiment(
+        "quickstart", ["model.family=recurrent", "model.hidden_size=7", "parallel.pipe=1", *streams]
+    )
+    assert loaded.model == RecurrentConfig(hidden_size=7)
+    with pytest.raises(ConfigError, match=r"model.width: unknown key; known here: cell, .*hidden_size"):
+        load_experiment("quickstart", ["model.family=recurrent", "model.width=7", *streams])

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from megachar.data.batches import read_windows
-from megachar.data.streams import Segments, Streams, streams_of_rank
+from megachar.data.sampler import Int64, window_numbers
+from megachar.data.streams import Streams
 from megachar.errors import DataError
 
 
-def all_of(streams: Streams, step: int) -> Segments:
-    return streams.segments(step, np.arange(streams.num_streams))
+def starts_at(streams: Streams, step: int) -> Int64:
+    """Of every stream."""
+    return streams.window_starts(window_numbers(step, 0, streams.num_streams, 1))
 
 
 @pytest.fixture
@@ -28,20 +30,16 @@ def test_streams_by_hand() -> None:
     """23 characters, 2 streams of 11 with a target after each, segments of 4: 2 steps an epoch."""
     streams = Streams(23, 2, 4)
     assert (streams.characters_per_stream, streams.segments_per_epoch) == (11, 2)
-    found = [(all_of(streams, step).starts.tolist(), all_of(streams, step).epochs.tolist()) for step in range(5)]
-    assert found == [([0, 11], [0, 0]), ([4, 15], [0, 0]), ([0, 11], [1, 1]), ([4, 15], [1, 1]), ([0, 11], [2, 2])]
-    assert [all_of(streams, step).resets.tolist() for step in range(3)] == [[True] * 2, [False] * 2, [True] * 2]
+    found = [(starts_at(streams, step).tolist(), streams.epoch(step)) for step in range(5)]
+    assert found == [([0, 11], 0), ([4, 15], 0), ([0, 11], 1), ([4, 15], 1), ([0, 11], 2)]
 
 
 def test_text_of_a_stream_is_contiguous_until_it_begins_anew(streams: Streams) -> None:
-    before = all_of(streams, 0)
-    assert before.resets.all()
+    before = starts_at(streams, 0)
     for step in range(1, 3 * streams.segments_per_epoch + 1):
-        now = all_of(streams, step)
-        np.testing.assert_array_equal(now.resets, step % streams.segments_per_epoch == 0)
-        np.testing.assert_array_equal(now.epochs, step // streams.segments_per_epoch)
-        following = np.where(now.resets, all_of(streams, 0).starts, before.starts + streams.segment_length)
-        np.testing.assert_array_equal(now.starts, following)
+        now, anew = starts_at(streams, step), streams.epoch(step) > streams.epoch(step - 1)
+        assert anew == (step % streams.segments_per_epoch == 0)
+        np.testing.assert_array_equal(now, starts_at(streams, 0) if anew else before + streams.segment_length)
         before = now
 
 
@@ -50,7 +48,7 @@ def test_an_epoch_reads_no_character_twice_and_hardly_leaves_any_out(streams: St
         own = Streams(num_characters, streams.num_streams, streams.segment_length)
         text, read = np.arange(num_characters), []
         for step in range(own.segments_per_epoch):
-            inputs, targets = read_windows(text, all_of(own, step).starts, own.segment_length, 1)
+            inputs, targets = read_windows(text, starts_at(own, step), own.segment_length, 1)
             np.testing.assert_array_equal(targets[..., 0], inputs + 1)
             read.append(inputs)
         found = np.concatenate(read).ravel()
@@ -58,26 +56,23 @@ def test_an_epoch_reads_no_character_twice_and_hardly_leaves_any_out(streams: St
         assert num_characters - found.size <= own.num_streams * own.segment_length
 
 
-@pytest.mark.parametrize("data_size", [1, 2, 3, 7])
-def test_any_number_of_ranks_reads_the_same_segments(data_size: int, streams: Streams) -> None:
-    """And each rank's streams are its own throughout, in their text's order."""
-    step = 2 * streams.segments_per_epoch - 1
-    whole, found = all_of(streams, step), {}
-    for rank in range(data_size):
-        own = streams_of_rank(streams.num_streams, rank, data_size)
-        assert all(number % data_size == rank for number in own)
-        part = streams.segments(step, own)
-        found.update(zip(part.streams.tolist(), part.starts.tolist(), strict=True))
-    assert found == dict(zip(whole.streams.tolist(), whole.starts.tolist(), strict=True))
+@pytest.mark.parametrize("micro_size", [1, 2, 3, 7])
+def test_micro_batches_of_any_size_read_the_same_segments(micro_size: int) -> None:
+    """Micro-batch m holds streams m b to (m + 1) b - 1 at every step, whichever rank reads it."""
+    streams = Streams(10_000, 42, 10)
+    for step in (0, 1, streams.segments_per_epoch, 10**6):
+        numbers = [window_numbers(step, m, micro_size, 42 // micro_size) for m in range(42 // micro_size)]
+        parts = [streams.window_starts(part) for part in numbers]
+        np.testing.assert_array_equal(np.concatenate(parts), starts_at(streams, step))
 
 
 def test_places_far_out_are_exact() -> None:
     """A terabyte of text and 10^12 steps: nothing overflows."""
     streams = Streams(10**12, 100, 250)
-    segments = streams.segments(10**12, np.array([99]))
+    start = streams.window_starts(np.array([100 * 10**12 + 99], dtype=np.uint64))
     epoch, place = divmod(10**12, 9_999_999_999 // 250)
-    assert segments.starts.tolist() == [99 * 9_999_999_999 + place * 250]
-    assert segments.epochs.tolist() == [epoch]
+    assert start.tolist() == [99 * 9_999_999_999 + place * 250]
+    assert streams.epoch(10**12) == epoch
 
 
 @pytest.mark.parametrize("arguments", [(0, 1, 1), (1, 1, 1), (400, 4, 100), (10, 100, 1)])

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -7,15 +8,18 @@ import pytest
 import torch
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import DataConfig, Experiment, ModelConfig
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import AuxiliaryConfig, DataConfig, Experiment, TransformerConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.models.recurrent import RecurrentModel
+from megachar.models.recurrent_initialization import initialize_recurrent
 from megachar.models.transformer import Transformer
 from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
-MakeRun = Callable[[bytes, Vocabulary], Path]
+MakeRun = Callable[..., Path]
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def make_model(rng: np.random.Generator) -> MakeModel:
     """Models with weights large enough that every character of the context moves the prediction."""
 
     def make(context: int, dtype: torch.dtype = torch.float32, vocabulary_size: int = 256) -> Transformer:
-        config = ModelConfig(num_layers=2, width=16, num_heads=2, feed_forward_width=32, context=context,
+        config = TransformerConfig(num_layers=2, width=16, num_heads=2, feed_forward_width=32, context=context,
                              vocabulary_size=vocabulary_size, positions="learned")  # fmt: skip
         model = Transformer(config, None).to(dtype).eval()
         with torch.no_grad():
@@ -44,12 +48,22 @@ def text(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
     """Run folders with a corpus (train, valid and test) of a text, whose checkpoint exists in memory only."""
 
-    def make(text: bytes, vocabulary: Vocabulary) -> Path:
+    def make(text: bytes, vocabulary: Vocabulary, family: str = "transformer") -> Path:
         (tmp_path / "text").write_bytes(text)
         corpus = tmp_path / "corpus"
         prepare_corpus(cut_by_position(tmp_path / "text", "20,40,40"), corpus, vocabulary)
-        model = make_model(32, vocabulary_size=vocabulary.size)
-        experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
+        model: Any
+        if family == "transformer":
+            model = make_model(32, vocabulary_size=vocabulary.size)
+            experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
+        else:
+            config = RecurrentConfig(hidden_size=8, embedding_size=4, vocabulary_size=vocabulary.size)
+            model = initialize_recurrent(RecurrentModel(config), seed=1).eval()
+            experiment = Experiment(
+                model=config,
+                data=DataConfig(path=str(corpus), order="streams"),
+                auxiliary=AuxiliaryConfig(intermediate_layers=False, num_targets=1),
+            )
         folder = tmp_path / "runs" / "small"
         folder.mkdir(parents=True)
         save_experiment(experiment, folder / "resolved.yaml")
@@ -67,3 +81,9 @@ def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPa
 def run(text: npt.NDArray[np.uint8], make_run: MakeRun) -> Path:
     """A run over bytes."""
     return make_run(text.tobytes(), ByteVocabulary())
+
+
+@pytest.fixture
+def recurrent_run(text: npt.NDArray[np.uint8], make_run: MakeRun) -> Path:
+    """The same of a recurrent model."""
+    return make_run(text.tobytes(), ByteVocabulary(), "recurrent")

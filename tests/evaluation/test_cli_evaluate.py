@@ -48,8 +48,9 @@ def test_whole_split(run: Path) -> None:
     assert saved["bits_per_character"] == pytest.approx(saved["nats"] / np.log(2) / card.num_tokens)
     assert saved["corpus"] == corpus.fingerprint
     assert {"split": "test", "step": 70, "stride": 4, "context": 32, "whole_split": True}.items() <= saved.items()
-    for shown in ("test", "step 70", "32 characters", "4: each from at least 29; the paper's is 1", "word perplexity",
-                  f"{card.num_tokens} characters", f"{saved['bits_per_character']:.4f}"):  # fmt: skip
+    for shown in ("test", "step 70", "32 characters", "a stride of 4: each from at least 29; the paper's is 1",
+                  "word perplexity", f"{card.num_tokens} characters",
+                  f"{saved['bits_per_character']:.4f}"):  # fmt: skip
         assert shown in output
     assert "\x1b" not in output
     assert not list(run.glob(".*tmp"))
@@ -61,7 +62,7 @@ def test_part_of_a_split_at_the_papers_stride(run: Path, tmp_path: Path) -> None
     assert saved["num_characters"] == 50
     assert "word_perplexity" not in saved
     assert json.loads((tmp_path / "copy.json").read_text()) == saved
-    assert "1: each from the whole context (the paper's protocol)" in output
+    assert "a stride of 1: each from the whole context (the paper's protocol)" in output
     assert "50 characters (the first of the split)" in output
 
 
@@ -149,7 +150,7 @@ def test_progress_in_a_log(text: npt.NDArray[np.uint8]) -> None:
             progress(50)
     lines = log.getvalue().splitlines()
     assert len(lines) == 4
-    assert lines[1].startswith("scored 100 of 200 characters (50%), ")
+    assert lines[1].startswith("scoring: 100 of 200 characters (50%), ")
     assert lines[-1].endswith(" 0 s left")
     with show_progress(Console(file=log), 200) as progress:
         progress(50)

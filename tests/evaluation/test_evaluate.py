@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from megachar.errors import CheckpointError, ConfigError, PlatformError
 from megachar.evaluation.evaluate import evaluate
-from megachar.evaluation.result import EvaluationSettings, write_json
-from megachar.evaluation.scoring import Scorer
+from megachar.evaluation.result import write_json
+from megachar.evaluation.scoring import make_scorer
+from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import gather
 from megachar.models.transformer import Transformer
@@ -25,8 +26,8 @@ from tests.evaluation import worker_targets
 MakeModel = Callable[..., Transformer]
 
 
-def settings(stride: int, **others: Any) -> EvaluationSettings:
-    return EvaluationSettings(stride, device="cpu", **others)
+def settings(stride: int, **others: Any) -> WindowSettings:
+    return WindowSettings(stride, device="cpu", **others)
 
 
 def random_text(rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
@@ -60,7 +61,7 @@ def test_equals_the_naive_loop(
 
 def test_each_character_equals_the_naive_loop(make_model: MakeModel, rng: np.random.Generator) -> None:
     model, text = make_model(24, torch.float64), random_text(rng, 100)
-    plan, scorer = WindowPlan(100, 24, 5), Scorer(model, torch.device("cpu"), "fp32")
+    plan, scorer = WindowPlan(100, 24, 5), make_scorer(model, torch.device("cpu"), "fp32")
     nats = np.concatenate([scorer.nats(text, plan.batch(j, 3)) for j in range(plan.num_batches(3))])
     np.testing.assert_allclose(nats, naive_nats(model, text, 5)[1:], rtol=1e-11)
 
@@ -159,9 +160,9 @@ def test_max_characters(make_model: MakeModel, rng: np.random.Generator) -> None
     part = evaluate(model, text, settings(4), split="valid", step=3, max_characters=40)
     assert part.nats == evaluate(model, text[:40], settings(4)).nats
     assert (part.num_characters, part.whole_split) == (40, False)
-    assert part.file_name == "evaluation-valid-stride4-step3-first40.json"
+    assert part.file_name("valid") == "evaluation-valid-stride4-step3-first40"
     whole = evaluate(model, text, settings(4), split="valid", step=3, max_characters=100)
-    assert whole.file_name == "evaluation-valid-stride4-step3.json"
+    assert whole.file_name("valid") == "evaluation-valid-stride4-step3"
 
 
 def test_diverged_model(make_model: MakeModel, rng: np.random.Generator) -> None:
@@ -192,14 +193,14 @@ def test_memory_too_small(make_model: MakeModel, rng: np.random.Generator, monke
 ])  # fmt: skip
 def test_wrong_settings(make_model: MakeModel, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(make_model(16), np.zeros(50, np.uint8), EvaluationSettings(**{"stride": 4, "device": "cpu", **wrong}))
+        evaluate(make_model(16), np.zeros(50, np.uint8), WindowSettings(**{"stride": 4, "device": "cpu", **wrong}))
 
 
 def test_more_processes_than_gpus(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match=r"processes = 3, but this host has 2 GPUs .*set --processes 2"):
-        evaluate(make_model(16), np.zeros(50, np.uint8), EvaluationSettings(4, processes=3, device="cuda"))
+        evaluate(make_model(16), np.zeros(50, np.uint8), WindowSettings(4, processes=3, device="cuda"))
 
 
 def test_json_is_whole_or_absent(tmp_path: Path) -> None:

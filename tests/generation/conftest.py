@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment, ModelConfig
+from megachar.config.schema import Experiment, TransformerConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.models.transformer import Transformer
@@ -21,8 +21,8 @@ def make_model(rng: np.random.Generator) -> MakeModel:
     """Models with weights large enough that every character of the context moves the prediction."""
 
     def make(context: int, positions: str = "learned") -> Transformer:
-        config = ModelConfig.model_validate({"num_layers": 3, "width": 16, "num_heads": 2, "feed_forward_width": 32,
-                                             "context": context, "positions": positions})  # fmt: skip
+        shape = {"num_layers": 3, "width": 16, "num_heads": 2, "feed_forward_width": 32}
+        config = TransformerConfig.model_validate({**shape, "context": context, "positions": positions})
         model = Transformer(config, None).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():

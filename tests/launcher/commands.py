@@ -11,7 +11,8 @@ from megachar.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = str(ROOT / "launcher" / "train.py")
-LAUNCH = [sys.executable, "-c", "from megachar.cli import main; main()", "launch"]
+MEGACHAR = [sys.executable, "-c", "from megachar.cli import main; main()"]
+LAUNCH = [*MEGACHAR, "launch"]
 # Clipping is off: stages add up the gradient norm in another order than one process does.
 SMALL = ["quickstart", "model.num_layers=2", "model.width=32", "model.num_heads=2", "model.local_offsets=[]",
          "training.total_steps=4", "training.log_interval=1", "training.validation_windows=4",

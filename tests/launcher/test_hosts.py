@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megachar.exit_codes import ExitCode
-from tests.launcher.commands import AS_ROOT, LAUNCH, SMALL, TRAIN, losses, run
+from tests.launcher.commands import AS_ROOT, LAUNCH, MEGACHAR, SMALL, TRAIN, losses, run
 from tests.launcher.machines import Cluster
 
 
@@ -56,6 +56,18 @@ def test_one_command(
     assert [host["address"] for host in start["hosts"]] == ["10.77.0.1", "10.77.0.2"]
     assert sorted(path.name for path in folder.iterdir()) == [
         "environment", "experiment.yaml", "history.jsonl", "hostfile"]  # fmt: skip
+
+
+def test_the_self_test_reaches_over_hosts(cluster: Cluster, tmp_path: Path) -> None:
+    """Two stages on two hosts: both are named, every check passes, and the link between them is measured."""
+    settings = ["quickstart", "device=cpu", "parallel.pipe=2", f"output={tmp_path}"]
+    command = [*MEGACHAR, "selftest", *settings, "--hostfile", str(cluster.hostfile([1, 1]))]
+    result = cluster.machines[0].run(command, AS_ROOT)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for text in ("│ node1 │", "│ node2 │", "model: parameters", "bandwidth", "nothing is wrong on 2 ranks"):
+        assert text in result.stdout, text
+    assert [machine.processes() for machine in cluster.machines] == [[], [], []]
 
 
 def test_the_same_command_on_every_host(

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.models.transformer import Transformer
 
 
-def random_config(draw: random.Random, **fixed: Any) -> ModelConfig:
+def random_config(draw: random.Random, **fixed: Any) -> TransformerConfig:
     """A model of up to 4 layers and width 24."""
     heads = draw.choice([1, 2, 3])
     values = {
@@ -22,7 +22,7 @@ def random_config(draw: random.Random, **fixed: Any) -> ModelConfig:
         "vocabulary_size": draw.randint(2, 30),
         "positions": draw.choice(["learned", "sinusoidal"]),
     }
-    return ModelConfig.model_validate({**values, **fixed})
+    return TransformerConfig.model_validate({**values, **fixed})
 
 
 def random_auxiliary(draw: random.Random, **fixed: Any) -> AuxiliaryConfig:
@@ -36,7 +36,7 @@ def random_auxiliary(draw: random.Random, **fixed: Any) -> AuxiliaryConfig:
     return AuxiliaryConfig.model_validate({**values, **fixed})
 
 
-def random_model(config: ModelConfig, auxiliary: AuxiliaryConfig | None, scale: float = 0.4) -> Transformer:
+def random_model(config: TransformerConfig, auxiliary: AuxiliaryConfig | None, scale: float = 0.4) -> Transformer:
     """Every parameter normal, biases and norms too; torch's generator gives them."""
     model = Transformer(config, auxiliary)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def random_model(config: ModelConfig, auxiliary: AuxiliaryConfig | None, scale: 
     return model
 
 
-def random_batch(config: ModelConfig, num_targets: int, batch: int = 3) -> tuple[Tensor, Tensor]:
+def random_batch(config: TransformerConfig, num_targets: int, batch: int = 3) -> tuple[Tensor, Tensor]:
     """Inputs (b, t) and unrelated targets (b, t, n)."""
     inputs = torch.randint(config.vocabulary_size, (batch, config.context))
     return inputs, torch.randint(config.vocabulary_size, (batch, config.context, num_targets))

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from megachar.config.loading import load_experiment
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.models.counting import count_parameters, forward_flops_per_character, training_flops_per_character
 from megachar.models.transformer import Transformer
 from tests.models.builders import random_auxiliary, random_config, random_model
@@ -14,7 +14,7 @@ from tests.models.builders import random_auxiliary, random_config, random_model
 PAPER = [("t12", 44_233_728, 41_213_184), ("t64", 235_340_800, 218_662_144)]
 
 
-def built(config: ModelConfig, auxiliary: AuxiliaryConfig | None) -> int:
+def built(config: TransformerConfig, auxiliary: AuxiliaryConfig | None) -> int:
     """Parameters of the model itself, which is never given memory."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Transformer(config, auxiliary).parameters())
@@ -41,7 +41,7 @@ def test_counts_are_those_of_the_built_model(seed: int) -> None:
 
 def test_parts_of_a_model_by_hand() -> None:
     """3 layers of width 4, feed-forward 5, 7 symbols, 6 characters, 3 targets."""
-    model = ModelConfig(num_layers=3, width=4, num_heads=2, feed_forward_width=5, context=6, vocabulary_size=7)
+    model = TransformerConfig(num_layers=3, width=4, num_heads=2, feed_forward_width=5, context=6, vocabulary_size=7)
     parts = count_parameters(model, AuxiliaryConfig(num_targets=3))
     assert {part.name: (part.training, part.inference) for part in parts} == {
         "embedding": (28, 28), "positions": (72, 72), "attention": (192, 192), "feed-forward": (147, 147),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.layers.dropout import DropoutKey
 from megachar.models.transformer import Transformer
 from tests.models.builders import random_batch, random_model
 
-CONFIG = ModelConfig(
+CONFIG = TransformerConfig(
     num_layers=3, width=8, num_heads=2, feed_forward_width=64, context=16, vocabulary_size=11, dropout=0.4
 )
 KEY = DropoutKey(seed=5, step=7, micro_batch=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.initialization import initialize, initialize_layer
 from megachar.models.transformer import Transformer, build_block, build_embedding, build_head
@@ -37,7 +37,7 @@ def test_a_layer_alone_gets_what_it_gets_in_the_model(seed: int) -> None:
 
 
 def test_torchs_generator_is_left_alone(seed: int) -> None:
-    model = Transformer(ModelConfig(num_layers=1, width=4, context=4), None)
+    model = Transformer(TransformerConfig(num_layers=1, width=4, context=4), None)
     before = torch.random.get_rng_state()
     initialize(model, seed)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -48,7 +48,7 @@ def matrices(model: Transformer) -> dict[str, Tensor]:
 
 
 def test_other_seeds_and_other_layers_get_other_weights(seed: int) -> None:
-    config = ModelConfig(num_layers=3, width=8, num_heads=2, feed_forward_width=8, context=8, vocabulary_size=8)
+    config = TransformerConfig(num_layers=3, width=8, num_heads=2, feed_forward_width=8, context=8, vocabulary_size=8)
     first, second = (initialize(Transformer(config, AuxiliaryConfig()), seed + by) for by in (0, 1))
     for name, value in matrices(first).items():
         assert not torch.equal(value, matrices(second)[name]), name
@@ -65,7 +65,7 @@ def check_deviation(value: Tensor, expected: float) -> None:
 
 @pytest.mark.parametrize("num_layers", [1, 5])
 def test_deviations(num_layers: int, seed: int) -> None:
-    config = ModelConfig(num_layers=num_layers, width=64, num_heads=2, feed_forward_width=128, context=40)
+    config = TransformerConfig(num_layers=num_layers, width=64, num_heads=2, feed_forward_width=128, context=40)
     model = initialize(Transformer(config, AuxiliaryConfig()), seed)
     for name, value in model.named_parameters():
         if name.endswith("bias"):
@@ -90,7 +90,7 @@ def check_first_losses(sums: Sequence[Tensor], num_characters: int, vocabulary_s
 @pytest.mark.parametrize("num_layers", [1, 2, 12, 64])
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_the_first_loss_is_ln_v_at_any_depth(num_layers: int, positions: str, seed: int) -> None:
-    config = ModelConfig.model_validate({
+    config = TransformerConfig.model_validate({
         "num_layers": num_layers, "width": 32, "num_heads": 2, "feed_forward_width": 64, "context": 64,
         "vocabulary_size": 256, "positions": positions,
     })  # fmt: skip
@@ -106,7 +106,7 @@ def test_the_first_loss_is_ln_v_at_any_depth(num_layers: int, positions: str, se
 
 def test_the_first_loss_of_t64(seed: int) -> None:
     """At its full width and depth, a block at a time, on 64 characters."""
-    config = ModelConfig(num_layers=64, width=512, num_heads=2, feed_forward_width=2048, context=64)
+    config = TransformerConfig(num_layers=64, width=512, num_heads=2, feed_forward_width=2048, context=64)
     auxiliary = AuxiliaryConfig()
 
     def build(layer: nn.Module, number: int) -> nn.Module:

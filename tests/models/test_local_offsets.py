@@ -2,11 +2,11 @@
 
 import torch
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.models.initialization import initialize
 from megachar.models.transformer import Transformer
 
-CONFIG = ModelConfig(num_layers=2, width=96, num_heads=3, feed_forward_width=64, context=64,
+CONFIG = TransformerConfig(num_layers=2, width=96, num_heads=3, feed_forward_width=64, context=64,
                      local_offsets=((1, 2), (4,)))  # fmt: skip
 
 

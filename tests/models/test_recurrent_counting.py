@@ -5,11 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megachar.config.recurrent import RecurrentConfig
-from megachar.models.counting import (
-    count_recurrent_parameters,
-    recurrent_forward_flops_per_character,
-    recurrent_training_flops_per_character,
-)
+from megachar.config.schema import AuxiliaryConfig
+from megachar.models.counting import Part, count_parameters, forward_flops_per_character, training_flops_per_character
 from megachar.models.recurrent import RecurrentModel, fold
 
 LARGE = {"embedding_size": 400, "weight_norm": True}
@@ -21,6 +18,10 @@ PAPER = [
     ({"hidden_size": 450, "vocabulary_size": 27}, 1_087_227),
     ({"hidden_size": 512, "vocabulary_size": 27, "cell": "lstm"}, 1_119_771),
 ]
+
+
+def parts_of(config: RecurrentConfig) -> list[Part]:
+    return count_parameters(config, AuxiliaryConfig())
 
 
 def built(config: RecurrentConfig) -> int:
@@ -40,7 +41,7 @@ def random_config(draw: random.Random) -> RecurrentConfig:
 @pytest.mark.parametrize(("settings", "count"), PAPER)
 def test_the_papers_counts(settings: dict[str, object], count: int) -> None:
     config = RecurrentConfig.model_validate(settings)
-    assert sum(part.training for part in count_recurrent_parameters(config)) == count
+    assert sum(part.training for part in parts_of(config)) == count
     assert built(config) == count
 
 
@@ -48,7 +49,7 @@ def test_counts_are_those_of_the_built_model_and_of_the_folded_one(seed: int) ->
     draw = random.Random(seed)
     for _ in range(20):
         config = random_config(draw)
-        parts = count_recurrent_parameters(config)
+        parts = parts_of(config)
         assert sum(part.training for part in parts) == built(config), config
         folded = fold(RecurrentModel(config))
         assert sum(part.inference for part in parts) == sum(p.numel() for p in folded.parameters()), config
@@ -57,7 +58,7 @@ def test_counts_are_those_of_the_built_model_and_of_the_folded_one(seed: int) ->
 def test_parts_of_a_model_by_hand() -> None:
     """2 layers of 3 units, embedding 5, 7 symbols."""
     config = RecurrentConfig(num_layers=2, hidden_size=3, embedding_size=5, vocabulary_size=7, weight_norm=True)
-    assert {part.name: (part.training, part.inference) for part in count_recurrent_parameters(config)} == {
+    assert {part.name: (part.training, part.inference) for part in parts_of(config)} == {
         "embedding": (35, 0), "input weights": (75 + 45, 105 + 45), "recurrent weights": (90, 90),
         "biases of the gates": (24, 24), "multiplicative integration": (0, 0), "classifier": (28, 28),
         "weight-norm gains": (60, 0),
@@ -75,13 +76,13 @@ def test_flops_are_those_torch_counts(seed: int) -> None:
         state = model.new_state(2)
         with FlopCounterMode(display=False) as counter:
             nats, _ = model.nats(inputs, inputs, state)
-        assert recurrent_forward_flops_per_character(config) * 16 == counter.get_total_flops(), config
+        assert forward_flops_per_character(config) * 16 == counter.get_total_flops(), config
         with FlopCounterMode(display=False) as counter:
             nats.backward()
-        backward = recurrent_training_flops_per_character(config) - recurrent_forward_flops_per_character(config)
+        backward = training_flops_per_character(config) - forward_flops_per_character(config)
         assert backward * 16 == counter.get_total_flops(), config
 
 
 def test_one_hot_inputs_cost_nothing() -> None:
     config = RecurrentConfig(hidden_size=10, vocabulary_size=7)
-    assert recurrent_forward_flops_per_character(config) == 2 * (5 * 100 + 70)
+    assert forward_flops_per_character(config) == 2 * (5 * 100 + 70)

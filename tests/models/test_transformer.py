@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megachar.config.schema import AuxiliaryConfig, ModelConfig
+from megachar.config.schema import AuxiliaryConfig, TransformerConfig
 from megachar.layers.attention import new_caches
 from megachar.layers.dropout import DropoutKey
 from megachar.losses.auxiliary import layer_weights, target_weights
@@ -15,7 +15,7 @@ from megachar.models.transformer import Transformer
 from tests.models.builders import random_auxiliary, random_batch, random_config, random_model
 from tests.models.slow_transformer import losses as slow_losses
 
-SMALL = ModelConfig(num_layers=3, width=12, num_heads=2, feed_forward_width=20, context=8, vocabulary_size=11)
+SMALL = TransformerConfig(num_layers=3, width=12, num_heads=2, feed_forward_width=20, context=8, vocabulary_size=11)
 
 
 @contextmanager

@@ -37,11 +37,11 @@ def small_experiment(**sections: Any) -> Experiment:
 def micro_batch(experiment: Experiment, step: int, number: int) -> MicroBatch:
     """Micro-batch `number` of a step: random symbols that depend on nothing else."""
     generator = torch.Generator().manual_seed(1000 * step + number)
-    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
+    context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
     shape = (experiment.batch.micro_size, context + num_targets)
     symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
     targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
-    key = DropoutKey(experiment.seed, step, number) if experiment.model.dropout else None
+    key = DropoutKey(experiment.seed, step, number) if experiment.model.drops_out else None
     return MicroBatch(symbols[:, :context], targets, key)
 
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from megachar.config.schema import Experiment
-from megachar.parallel.stage import Stage
+from megachar.parallel.transformer_stage import TransformerStage
 from megachar.selftest import collectives, speed
 from megachar.selftest.run import selftest
 from tests.parallel.cases import small_experiment
@@ -31,18 +31,18 @@ NEVER = 1e9
 def selftest_case(values: dict[str, Any], prefix: str, fault: str, where: int, slow_factor: float) -> tuple[int, str]:
     """On a rank: exit status, and on rank 0 the report. `fault` is planted on rank `where`."""
     out = io.StringIO()
-    originals = (collectives._pattern, Stage.forward, speed._there_and_back)
+    originals = (collectives._pattern, TransformerStage.forward, speed._there_and_back)
     if int(os.environ["RANK"]) == where:
         plant(fault)
     try:
         console = Console(file=out, width=160)
         return selftest(Experiment.model_validate(values), 60, slow_factor, console, prefix), out.getvalue()
     finally:
-        collectives._pattern, Stage.forward, speed._there_and_back = originals  # type: ignore[method-assign]
+        collectives._pattern, TransformerStage.forward, speed._there_and_back = originals  # type: ignore[method-assign]
 
 
 def plant(fault: str) -> None:
-    pattern, forward, exchange = collectives._pattern, Stage.forward, speed._there_and_back
+    pattern, forward, exchange = collectives._pattern, TransformerStage.forward, speed._there_and_back
     own = int(os.environ["RANK"])
 
     def wrong_pattern(rank: int, *more: Any) -> torch.Tensor:
@@ -51,7 +51,7 @@ def plant(fault: str) -> None:
             values[3] += 1
         return values
 
-    def wrong_scale(stage: Stage, hidden: torch.Tensor) -> torch.Tensor:
+    def wrong_scale(stage: TransformerStage, hidden: torch.Tensor) -> torch.Tensor:
         output = forward(stage, hidden)
         return output * 2 if stage.is_last else output
 
@@ -62,7 +62,7 @@ def plant(fault: str) -> None:
     if fault == "value":
         collectives._pattern = wrong_pattern
     elif fault == "scale":
-        Stage.forward = wrong_scale  # type: ignore[method-assign]
+        TransformerStage.forward = wrong_scale  # type: ignore[method-assign]
     elif fault == "slow":
         speed._there_and_back = slow
 

@@ -15,6 +15,7 @@ from megachar.training.run_folder import RunFolder
 from tests.config.conftest import BASE
 
 SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]
+NOT_SHAPES = {"dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias", "orthogonal_scale"}
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
 
 
@@ -23,7 +24,7 @@ def small(*overrides: str) -> Experiment:
 
 
 def layer_of(name: str) -> str:
-    return ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
+    return ".".join(name.split(".")[:2]) if name.startswith(("blocks", "layers")) else name.split(".")[0]
 
 
 def optimizer_state(name: str, key: str, weight: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def write_checkpoint(
             files[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     auxiliary = experiment.auxiliary
     identity = {
-        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
+        "model": experiment.model.model_dump(mode="json", exclude=NOT_SHAPES),
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }

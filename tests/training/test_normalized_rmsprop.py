@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megachar.config.schema import ScheduleConfig
 from megachar.training.learning_rate import learning_rate
-from megachar.training.normalized_rmsprop import NormalizedRMSprop, update_length
+from megachar.training.normalized_rmsprop import NormalizedRMSprop
 
 
 def random_parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
@@ -28,7 +28,7 @@ def test_equation_22(seed: int) -> None:
     mean_squares = [torch.zeros_like(p) for p in parameters]
     for step in range(5):
         gradients = [torch.randn_like(p) * 10.0 ** random.uniform(-4, 2) for p in parameters]
-        length = update_length(step, first=2.0, factor=0.5)
+        length = 2.0 * 0.5**step
         before = [p.detach().clone() for p in parameters]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -104,7 +104,7 @@ def test_it_learns() -> None:
     optimizer = NormalizedRMSprop([parameter], lr=1.0)
     for step in range(300):
         for group in optimizer.param_groups:
-            group["lr"] = update_length(step, first=1.0, factor=0.97, floor=0.001)
+            group["lr"] = max(0.001, 0.97**step)
         optimizer.step(lambda: _squared_error(parameter, target))
     assert float((parameter.detach() - target).norm()) < 0.05
 
@@ -117,11 +117,17 @@ def _squared_error(parameter: Tensor, target: Tensor) -> float:
 
 
 def test_the_papers_lengths() -> None:
-    """10 at first, times 0.9999 per update, not below 0.01."""
-    assert update_length(0) == 10.0
-    assert update_length(1) == pytest.approx(9.999)
-    assert update_length(10_000) == pytest.approx(10 * math.exp(-1), rel=1e-4)
-    assert update_length(69_074) > 0.01 == update_length(69_075) == update_length(10**9)
+    """10 at first, times 0.9999 per update, not below 0.01; a warm-up comes before."""
+    schedule = ScheduleConfig(shape="exponential", step_factor=0.9999, final_fraction=0.001)
+
+    def length(step: int) -> float:
+        return learning_rate(schedule, 10.0, 10**6, step)
+
+    assert length(0) == 10.0
+    assert length(1) == pytest.approx(9.999)
+    assert length(10_000) == pytest.approx(10 * math.exp(-1), rel=1e-4)
+    assert length(69_074) > 0.01 == length(69_075) == length(10**9)
+    assert learning_rate(schedule.model_copy(update={"warmup_steps": 5}), 10.0, 10**6, 5) == 10.0
 
 
 def test_adams_linear_decay_is_the_schedule_linear() -> None:

@@ -31,6 +31,7 @@ from megachar.training.checkpoints.reading import read_layer, weight_shapes
 from megachar.training.checkpoints.single_file import (
     METADATA_KEY,
     OPTIMIZER_PREFIX,
+    STREAMS_PREFIX,
     Card,
     json_path,
     problem_of,
@@ -64,11 +65,14 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
     check_output(output)
     experiment = load_settings(checkpoint.path)
     tensors: dict[str, Tensor] = {}
-    for layer in sorted({Path(name).name.removesuffix(".safetensors") for name in checkpoint.manifest.files}):
+    for layer in checkpoint.layers("weights"):
         tensors |= read_layer(checkpoint, "weights", layer)
         if contents == "all":
             states = read_layer(checkpoint, "optimizer", layer)
             tensors |= {OPTIMIZER_PREFIX + name: tensor for name, tensor in states.items()}
+    for first in checkpoint.layers("streams") if contents == "all" else ():
+        rows = read_layer(checkpoint, "streams", first)
+        tensors |= {f"{STREAMS_PREFIX}{first}/{name}": tensor for name, tensor in rows.items()}
     if contents == "inference":
         tensors = {name: tensors[name] for name in weight_shapes(experiment, with_auxiliary=False)}
     values = {name: getattr(checkpoint.manifest, name) for name in TrainingState.model_fields}
@@ -106,9 +110,8 @@ def import_file(file: Path, run: Path) -> Checkpoint:
     with _cleared_up(folder) as part:
         layers: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_file(file).items():
-            kind = "optimizer" if name.startswith(OPTIMIZER_PREFIX) else "weights"
-            path = f"{kind}/{layer_name(name.rpartition('/')[2])}.safetensors"
-            layers.setdefault(path, {})[name.removeprefix(OPTIMIZER_PREFIX)] = tensor
+            path, key = _place(name)
+            layers.setdefault(path, {})[key] = tensor
         files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
         manifest = Manifest(
             **{name: getattr(card, name) for name in TrainingState.model_fields},
@@ -120,6 +123,15 @@ def import_file(file: Path, run: Path) -> Checkpoint:
         if not folder.experiment_file.exists():
             save_experiment(experiment, folder.experiment_file)
     return checkpoint
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Of a tensor in a single file: its file in a checkpoint, and its name there."""
+    if name.startswith(STREAMS_PREFIX):
+        part, key = name.removeprefix(STREAMS_PREFIX).split("/")
+        return f"streams/{part}.safetensors", key
+    kind = "optimizer" if name.startswith(OPTIMIZER_PREFIX) else "weights"
+    return f"{kind}/{layer_name(name.rpartition('/')[2])}.safetensors", name.removeprefix(OPTIMIZER_PREFIX)
 
 
 def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path) -> Experiment:
@@ -143,7 +155,8 @@ def _check_tensors(file: Path, experiment: Experiment) -> None:
     weights = weight_shapes(experiment, with_auxiliary=True)
     keys = STATE_KEYS[experiment.optimizer.name]
     expected = weights | {f"{OPTIMIZER_PREFIX}{key}/{name}": shape for key in keys for name, shape in weights.items()}
-    found = tensor_shapes(file)
+    # What streams carry is compared with the experiment where training goes on from it.
+    found = {name: shape for name, shape in tensor_shapes(file).items() if not name.startswith(STREAMS_PREFIX)}
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             here, wanted = found.get(name, "none"), expected.get(name, "none")

@@ -4,6 +4,7 @@
         manifest.json                    what it is, and size and sha256 of every file
         weights/blocks.17.safetensors    parameter name -> tensor
         optimizer/blocks.17.safetensors  state key / parameter name -> tensor
+        streams/000100.safetensors       recurrent models: what streams 100, 101, ... carry on, a row each
 
 A folder without a manifest is not a checkpoint. A step that is saved again, after a resume, lies in step-00001000.1
 and is the one that counts; the one before is deleted once it does. Names that start with a dot are being written or
@@ -26,6 +27,8 @@ from megachar.training.run_folder import RunFolder
 
 FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
+_NOT_SHAPES = {"dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias", "orthogonal_scale"}
+"""Settings of models that a resumed run may change."""
 _FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 
 
@@ -112,6 +115,11 @@ class Checkpoint:
         chosen = sorted(self.manifest.files) if names is None else names
         return [problem for name in chosen if (problem := self.problem(name)) is not None]
 
+    def layers(self, kind: str) -> list[str]:
+        """What it has of a kind, by name and sorted: "weights" and "optimizer" of layers, "streams" by number."""
+        names = (Path(name) for name in self.manifest.files)
+        return sorted(name.name.removesuffix(".safetensors") for name in names if name.parent.name == kind)
+
     @property
     def mend(self) -> str:
         """What to do about a checkpoint that cannot be read."""
@@ -187,10 +195,13 @@ def check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -
 
 
 def identity(experiment: Experiment) -> dict[str, Any]:
-    """What must be the same for a checkpoint to fit: the model's shapes, its classifiers and the optimizer's kind."""
+    """What must be the same for a checkpoint to fit: the model's shapes, its classifiers and the optimizer's kind.
+
+    A segment's length says where a recurrent model's streams are at a step, and so belongs to them.
+    """
     auxiliary = experiment.auxiliary
     return {
-        "model": experiment.model.model_dump(mode="json", exclude={"dropout", "local_offsets"}),
+        "model": experiment.model.model_dump(mode="json", exclude=_NOT_SHAPES),
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }

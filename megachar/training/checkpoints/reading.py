@@ -9,8 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from megachar.config.schema import Experiment
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import AuxiliaryConfig, Experiment
 from megachar.errors import CheckpointError
+from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
 from megachar.parallel.mesh import fail_together
 from megachar.parallel.state import EngineState, layer_name
@@ -23,7 +25,7 @@ from megachar.training.checkpoints.sources import find_source, load_settings, re
 class LoadedModel:
     """A model at inference: on the CPU, in fp32, in evaluation mode, without auxiliary classifiers."""
 
-    model: Transformer
+    model: Transformer | RecurrentModel
     experiment: Experiment
     step: int
 
@@ -39,7 +41,7 @@ class Position:
 
 
 def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
-    """Tensors of one layer; `kind` is "weights" or "optimizer". The file is compared with the manifest first."""
+    """Tensors of one file of a kind: weights, optimizer or streams. The file is compared with the manifest first."""
     name = f"{kind}/{layer}.safetensors"
     problem = checkpoint.problem(name)
     if problem is not None:
@@ -68,7 +70,7 @@ def load_model(source: Path, step: int | None = None) -> LoadedModel:
         found_step, stored = checkpoint.step, {}
         for layer in sorted({layer_name(name) for name in names}):
             stored |= read_layer(checkpoint, "weights", layer)
-    model = Transformer(experiment.model, auxiliary=None, kernels="torch")
+    model = _build(experiment, auxiliary=None)
     model.load_state_dict({name: stored[name] for name in names})
     return LoadedModel(model.eval(), experiment, found_step)
 
@@ -76,8 +78,15 @@ def load_model(source: Path, step: int | None = None) -> LoadedModel:
 def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight of the single-device model, with its auxiliary classifiers or at inference."""
     with torch.device("meta"):
-        model = Transformer(experiment.model, experiment.auxiliary if with_auxiliary else None, kernels="torch")
+        model = _build(experiment, experiment.auxiliary if with_auxiliary else None)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _build(experiment: Experiment, auxiliary: AuxiliaryConfig | None) -> Transformer | RecurrentModel:
+    """The single-device model, its weights not yet set."""
+    if isinstance(experiment.model, RecurrentConfig):
+        return RecurrentModel(experiment.model)
+    return Transformer(experiment.model, auxiliary, kernels="torch")
 
 
 def _read_file(path: Path, names: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -103,9 +112,23 @@ def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: E
         state.restore(
             lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer))
         )
+        state.engine.stage.restore_streams(_read_streams(checkpoint, experiment))
     except CheckpointError as failure:
         error = failure
     fail_together(state.mesh, error)
     state.optimizer_steps = checkpoint.manifest.optimizer_steps
     state.loss_scaler = checkpoint.manifest.loss_scaler
     return Position(checkpoint.step, dict(checkpoint.manifest.loop_state))
+
+
+def _read_streams(checkpoint: Checkpoint, experiment: Experiment) -> dict[str, Tensor]:
+    """What all streams carry on, a row each; empty where none were saved."""
+    parts = [read_layer(checkpoint, "streams", name) for name in checkpoint.layers("streams")]
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+    found, wanted = len(tensors["epoch"]) if tensors else 0, experiment.batch.global_size
+    if tensors and found != wanted:
+        raise CheckpointError(
+            f"{checkpoint.path} was saved with {found} streams, and batch.global_size is now {wanted}: each carries on "
+            f"what it has read of its own text; set batch.global_size={found}, or start a new run"
+        )
+    return tensors

@@ -114,6 +114,8 @@ class CheckpointSaver:
         for layer, weights, states in self.state.export(self._host):
             if weights:
                 layers |= {f"weights/{layer}.safetensors": weights, f"optimizer/{layer}.safetensors": states}
+        for first, rows in self.state.engine.stage.export_streams().items():
+            layers[f"streams/{first:06d}.safetensors"] = rows
         settings = {
             "step": step,
             "optimizer_steps": self.state.optimizer_steps,

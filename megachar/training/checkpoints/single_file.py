@@ -1,6 +1,7 @@
 """A checkpoint as one safetensors file: every tensor under the single-device model's name, the rest as JSON.
 
     NAME.safetensors     weights by parameter name; with all of it, also optimizer/STATE KEY/parameter name
+                         and, of recurrent models, streams/FIRST STREAM/hidden, cell and epoch
     NAME.json            the JSON of its metadata under `megachar`, and the file's size and sha256
 
 `safetensors.torch.load_file(NAME.safetensors)` gives the weights to anyone. This file imports no torch.
@@ -18,6 +19,7 @@ from megachar.training.checkpoints.format import FileRecord, TrainingState, fing
 
 METADATA_KEY = "megachar"
 OPTIMIZER_PREFIX = "optimizer/"
+STREAMS_PREFIX = "streams/"
 
 
 class Card(TrainingState):

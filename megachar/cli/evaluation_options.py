@@ -1,0 +1,183 @@
+"""The options of `megachar evaluate`, and which settings they amount to for a model of either family."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
+
+import typer
+
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import TransformerConfig
+from megachar.errors import ConfigError, DataError
+from megachar.evaluation.settings import (
+    SEGMENT_LENGTH,
+    DynamicSettings,
+    EvaluationSettings,
+    Rule,
+    StreamSettings,
+    WindowSettings,
+    default_dynamic,
+)
+from megachar.evaluation.windows import STREAMS, WARM_UP, default_stride
+
+_DYNAMIC = "Dynamic evaluation"
+
+Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
+Split = Annotated[str, typer.Option(help="Which text: valid, test or train.")]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        help="Transformers: characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Transformers: windows in one forward pass. Default: 32.")]
+Processes = Annotated[
+    int | None, typer.Option(help="Transformers: processes that share the work; with CUDA one GPU each. Default: 1.")
+]
+Streams = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Recurrent models: parts of the text read side by side; 1 is the paper's, and slow. Default: {STREAMS}."
+    ),
+]
+WarmUp = Annotated[
+    int | None,
+    typer.Option(help=f"Recurrent models: unscored characters before each part but the first. Default: {WARM_UP}."),
+]
+Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
+MaxCharacters = Annotated[int | None, typer.Option(help="Score only the first so many characters.")]
+Precision = Annotated[str, typer.Option(help="fp32, or bf16 for the blocks.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")]
+Json = Annotated[
+    Path | None,
+    typer.Option(help="Write the result here too; the run folder always gets it, or the folder of an exported file."),
+]
+ByPosition = Annotated[
+    bool,
+    typer.Option(
+        "--by-position", help="Also bits by the place in the window, or since the state was zero: a CSV and a picture."
+    ),
+]
+Dynamic = Annotated[
+    str | None,
+    typer.Option(
+        help="Also score with weights that follow the text, by steps of sgd or rms.", rich_help_panel=_DYNAMIC
+    ),
+]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Of a step. Default: what suits family and rule.", rich_help_panel=_DYNAMIC)
+]
+Decay = Annotated[
+    float | None, typer.Option(help="Share of the way back at every step; 0 is off.", rich_help_panel=_DYNAMIC)
+]
+Epsilon = Annotated[float | None, typer.Option(help="Added to the roots of rms.", rich_help_panel=_DYNAMIC)]
+SegmentLength = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Recurrent models: characters between steps; transformers have the stride. Default: {SEGMENT_LENGTH}.",
+        rich_help_panel=_DYNAMIC,
+    ),
+]
+DynamicStreams = Annotated[
+    int | None,
+    typer.Option(
+        help="Parts of the text that are read side by side and learned from together. Default: 1, the paper's.",
+        rich_help_panel=_DYNAMIC,
+    ),
+]
+Statistics = Annotated[
+    int | None,
+    typer.Option(help="Characters of the train split that rms takes its mean squares from.", rich_help_panel=_DYNAMIC),
+]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the options amount to."""
+
+    static: EvaluationSettings
+    dynamic: DynamicSettings | None
+
+    def with_training_text(self, num_characters: int) -> "Chosen":
+        """With statistics of no more than there are; DataError where they are too few for any."""
+        if num_characters < 2:
+            raise DataError(
+                f"the train split has {num_characters} characters, too few for the mean squares of --dynamic rms; set "
+                "--dynamic sgd"
+            )
+        assert self.dynamic is not None
+        dynamic = replace(self.dynamic, statistics=min(self.dynamic.statistics, num_characters))
+        return replace(self, dynamic=dynamic)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Those of one family or of dynamic evaluation, as they were given; None: not given."""
+
+    stride: int | None
+    batch_size: int | None
+    processes: int | None
+    streams: int | None
+    warm_up: int | None
+    precision: str
+    device: str
+    dynamic: str | None
+    learning_rate: float | None
+    decay: float | None
+    epsilon: float | None
+    segment_length: int | None
+    dynamic_streams: int | None
+    statistics: int | None
+
+    def settings(self, model: TransformerConfig | RecurrentConfig) -> Chosen:
+        """ConfigError on options of the other family, or of dynamic evaluation without it, or out of range."""
+        if isinstance(model, RecurrentConfig):
+            length = SEGMENT_LENGTH if self.segment_length is None else self.segment_length
+            return Chosen(self._of_streams(), self._dynamic(model.family, length))
+        static = self._of_windows(model.context)
+        return Chosen(static, self._dynamic(model.family, static.stride))
+
+    def _of_windows(self, context: int) -> WindowSettings:
+        for name in ("streams", "warm_up"):
+            self._refuse(name, "a transformer carries nothing on and reads windows; leave it out, or set --stride")
+        self._refuse("segment_length", "a transformer learns after every stride; set --stride instead")
+        stride = default_stride(context) if self.stride is None else self.stride
+        given = self._given("batch_size", "processes")
+        settings = WindowSettings(stride, precision=self.precision, device=self.device, **given)
+        settings.check(context)
+        return settings
+
+    def _of_streams(self) -> StreamSettings:
+        for name in ("stride", "batch_size"):
+            self._refuse(name, "a recurrent model carries its state on and has no windows; leave it out, or set "
+                               "--streams")  # fmt: skip
+        self._refuse("processes", "a recurrent model reads its streams in one process; leave it out, or set --streams")
+        settings = StreamSettings(precision=self.precision, device=self.device, **self._given("streams", "warm_up"))
+        settings.check()
+        return settings
+
+    def _dynamic(self, family: str, segment_length: int) -> DynamicSettings | None:
+        names = ("learning_rate", "decay", "epsilon", "dynamic_streams", "statistics")
+        if self.dynamic is None:
+            for name in (*names, "segment_length"):
+                self._refuse(name, "it belongs to dynamic evaluation; add --dynamic rms, or leave it out")
+            return None
+        if self.dynamic not in get_args(Rule):
+            raise ConfigError(f"--dynamic {self.dynamic} is unknown; set sgd or rms")
+        if self.dynamic == "sgd":
+            for name in ("epsilon", "statistics"):
+                self._refuse(name, "sgd divides by no mean squares; leave it out, or set --dynamic rms")
+        if self.precision != "fp32":
+            raise ConfigError(f"--precision {self.precision}: the weights follow the text in fp32 only; leave it out")
+        given = {name.removeprefix("dynamic_"): value for name, value in self._given(*names).items()}
+        settings = replace(default_dynamic(family, cast(Rule, self.dynamic), segment_length), **given)
+        settings.check()
+        return settings
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _refuse(self, name: str, why: str) -> None:
+        for option, value in self._given(name).items():
+            raise ConfigError(f"--{option.replace('_', '-')} {value}: {why}")

@@ -1,0 +1,138 @@
+"""What `megachar evaluate` shows and saves."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
+from megachar.evaluation.settings import WindowSettings
+from megachar.units import bits, word_perplexity
+
+if TYPE_CHECKING:
+    from megachar.data.corpus import Corpus
+
+DECODED_TOKENS = 1 << 20  # at once, to count bytes
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """What compares models of different vocabularies by: bytes, and of a whole split with words, words."""
+
+    num_bytes: int
+    """0: the text is of tokens that stand for none."""
+    num_words: int | None
+
+    @staticmethod
+    def of(result: Evaluation, corpus: "Corpus") -> "TextSize":
+        """Of the text that was scored. A part of a split is decoded to count its bytes."""
+        card = next(card for name, card in corpus.card.splits.items() if name == result.split)
+        if result.whole_split:
+            return TextSize(card.num_bytes, card.num_words)
+        tokens, stop = corpus.split(result.split).tokens, result.num_characters
+        decode = corpus.vocabulary.decode
+        starts = range(0, stop, DECODED_TOKENS)
+        return TextSize(sum(len(decode(tokens[start : min(start + DECODED_TOKENS, stop)])) for start in starts), None)
+
+    def figures(self, nats: float) -> dict[str, float]:
+        """Bits per byte and word perplexity, where there are bytes and words."""
+        if not self.num_bytes:
+            return {}
+        bits_per_byte = bits(nats) / self.num_bytes
+        if not self.num_words:
+            return {"bits_per_byte": bits_per_byte}
+        perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
+        return {"bits_per_byte": bits_per_byte, "word_perplexity": perplexity}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything found about one text; the dynamic figure stands beside the static one."""
+
+    static: Evaluation
+    size: TextSize
+    corpus: "Corpus"
+    dynamic: DynamicEvaluation | None = None
+
+    def values(self) -> dict[str, Any]:
+        """For JSON: the static evaluation, and under `dynamic` the other one or null."""
+        sizes = {name: value for name, value in asdict(self.size).items() if value}
+        dynamic = self.dynamic and {**self.dynamic.as_dict(), **self.size.figures(self.dynamic.nats)}
+        return {
+            **self.static.as_dict(),
+            **self.size.figures(self.static.nats),
+            **sizes,
+            "corpus": self.corpus.fingerprint,
+            "dynamic": dynamic,
+        }
+
+    def table(self) -> Table:
+        """One column for each protocol."""
+        static, size, context = self.static, self.size, self.static.context
+        unit = "token" if self.corpus.vocabulary.name == "sentencepiece" else "character"
+        results: list[Scores] = [static, *([self.dynamic] if self.dynamic else [])]
+        share = "" if static.whole_split else " (the first of the split)"
+        rows: list[tuple[str, list[str]]] = [
+            ("split", [static.split]),
+            ("checkpoint", [f"step {static.step:,}"]),
+            ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
+            *([("context", [f"{context:,} {unit}s"])] if context else []),
+            ("reads", [_reads(static, unit), *([_follows(self.dynamic)] if self.dynamic else [])]),
+            *([("weights", ["as trained", _weights(self.dynamic, unit)])] if self.dynamic else []),
+            ("precision", [static.settings.precision]),
+            ("nats", [f"{result.nats:,.2f}" for result in results]),
+            ("time", [f"{r.seconds:,.1f} s, {r.characters_per_second:,.0f} {unit}s/s" for r in results]),
+        ]
+        figures = [size.figures(result.nats) for result in results]
+        if size.num_bytes not in (0, static.num_characters):
+            rows.append(("bits per byte", [f"{f['bits_per_byte']:.4f} ({size.num_bytes:,} bytes)" for f in figures]))
+        if size.num_words:
+            words = f"({size.num_words:,} words)"
+            rows.append(("word perplexity", [f"{f['word_perplexity']:,.2f} {words}" for f in figures]))
+        rows.append((f"bits per {unit}", [f"[bold]{result.bits_per_character:.4f}[/bold]" for result in results]))
+        table = Table("protocol", "static", *(["dynamic"] if self.dynamic else []))
+        for name, cells in rows:
+            table.add_row(name, *cells)
+        return table
+
+
+def publish(report: Report, *paths: Path | None) -> None:
+    """Print the report, and then write it: a full disk must not cost the figure."""
+    Console().print(report.table(), highlight=False)
+    for path in paths:
+        if path is not None:
+            write_json(path, report.values())
+            typer.echo(f"saved {path}")
+
+
+def _reads(static: Evaluation, unit: str) -> str:
+    settings, context = static.settings, static.context
+    if isinstance(settings, WindowSettings):
+        assert context is not None
+        if settings.stride == 1:
+            return "windows with a stride of 1: each from the whole context (the paper's protocol)"
+        least = context - settings.stride + 1
+        return f"windows with a stride of {settings.stride:,}: each from at least {least:,}; the paper's is 1"
+    if settings.streams == 1:
+        return "the whole text with its state carried on (the paper's protocol)"
+    return f"{settings.streams:,} streams with their state carried on, after {settings.warm_up:,} {unit}s of warm-up"
+
+
+def _follows(dynamic: DynamicEvaluation) -> str:
+    settings = dynamic.settings
+    whole = "the whole text" if dynamic.context is None else f"windows with a stride of {settings.segment_length:,}"
+    if settings.streams == 1:
+        return whole
+    return f"{whole} in {settings.streams:,} parts side by side, each from nothing"
+
+
+def _weights(dynamic: DynamicEvaluation, unit: str) -> str:
+    s = dynamic.settings
+    rms = f", epsilon {s.epsilon:g}, statistics of {s.statistics:,} {unit}s of train" if s.rule == "rms" else ""
+    return (
+        f"a step of {s.rule} after every {s.segment_length:,} {unit}s: learning rate {s.learning_rate:g}, decay "
+        f"{s.decay:g}{rms}"
+    )
