@@ -14,7 +14,7 @@ PACKAGE = ROOT / "megachar"
 LAYERS = {
     "": 0, "errors": 0, "exit_codes": 0, "files": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
     "layers": 3, "losses": 3, "models": 4, "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6,
-    "training": 7, "launching": 8, "selftest": 8, "cli": 9,
+    "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "cli": 9,
 }  # fmt: skip
 """Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
@@ -118,7 +118,8 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching", "cli"}
+    light = {"", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch",
+             "launching", "cli"}  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
     training = [f"megachar.training.{name}" for name in names]
@@ -158,6 +159,8 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("analyze context /nowhere", 2),
+        ("analyze layers /nowhere", 2),
         ("checkpoint inspect /nowhere", 2),
         ("checkpoint verify /nowhere", 2),
         ("checkpoint export /nowhere --output /nowhere.safetensors", 2),

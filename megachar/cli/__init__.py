@@ -5,6 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
+from megachar.cli.analyze import app as analyze
 from megachar.cli.checkpoint import app as checkpoint
 from megachar.cli.corpus import app as corpus
 from megachar.cli.count import count
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (launch, selftest, evaluate, generate, count, plot, presets):
     app.command()(command)
+app.add_typer(analyze, name="analyze")
 app.add_typer(corpus, name="corpus")
 app.add_typer(checkpoint, name="checkpoint")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from megachar.cli.given_text import read_given
 from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
@@ -99,17 +100,7 @@ def check_device(device: str) -> None:
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
     """The prompt's bytes from the one of the two that is given; ConfigError on none, both, or an empty one."""
-    if (prompt is None) == (prompt_file is None):
-        given = "both" if prompt is not None else "neither of them"
-        raise ConfigError(f"give --prompt TEXT or --prompt-file FILE; {given} was given")
-    if prompt_file is not None:
-        try:
-            text = prompt_file.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--prompt-file {prompt_file} cannot be read: {error.strerror}; name a file") from error
-    else:
-        assert prompt is not None
-        text = prompt.encode("utf-8", "surrogateescape")  # Python's stand-ins for command-line bytes that are no UTF-8
+    text = read_given(prompt, prompt_file, "--prompt", "--prompt-file")
     check_prompt(len(text))
     return text
 

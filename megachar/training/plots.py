@@ -1,7 +1,7 @@
 """Pictures of a run, from its metrics.jsonl: loss curves, and what every layer's own classifiers reach."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from megachar.losses.auxiliary import silent_from
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def plot_run(folder: RunFolder) -> list[Path]:
     """Draw every picture the run's records allow, as PNG in its plots folder; returns their paths."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     train, validation = read_metrics(folder, "train"), read_metrics(folder, "validation")
     if not train:
         return []
@@ -28,9 +28,10 @@ def plot_run(folder: RunFolder) -> list[Path]:
 
 def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Path:
     """Bits per character and learning rate over steps."""
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, (axes, rate) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=[3, 1], layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot(*_curve(train, "bits_per_character"), label="training", color="tab:blue", linewidth=1)
     if validation:
         axes.plot(*_curve(validation, "bits_per_character"), "o-", label="validation", color="tab:orange", markersize=4)
@@ -50,18 +51,30 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
 
 
 def _plot_layers(folder: RunFolder, train: list[dict[str, Any]]) -> Path:
+    return _save(draw_layers(folder, train, folder.path.name), folder.plots / "layers.png")
+
+
+def draw_layers(folder: RunFolder, records: list[dict[str, Any]], label: str) -> "Figure":
     """Bits per character of every layer and target over steps, and how far each layer is above the last one.
 
     A curve ends where its layer falls silent.
-    """
-    from matplotlib import pyplot as plt
 
-    steps = np.array([record["step"] for record in train])
-    bits = np.array([record["layers"] for record in train], dtype=float)  # (records, layers, n)
+    Args:
+        folder: of a transformer's run.
+        records: of one kind, at least one (`read_metrics`).
+        label: of the run, for the title.
+    """
+    import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    steps = np.array([record["step"] for record in records])
+    bits = np.array([record["layers"] for record in records], dtype=float)  # (records, layers, n)
     num_layers, num_targets = bits.shape[1:]
-    figure, panels = plt.subplots(2, num_targets, figsize=(1 + 5.5 * num_targets, 7), sharex=True, sharey="row",
-                                  squeeze=False, height_ratios=[3, 2], layout="constrained")  # fmt: skip
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, max(num_layers - 1, 1)))
+    figure = Figure(figsize=(1 + 5.5 * num_targets, 7), layout="constrained")
+    panels = figure.subplots(2, num_targets, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.95, max(num_layers - 1, 1)))
     for target in range(num_targets):
         upper, lower = panels[:, target]
         for layer in range(num_layers - 1):
@@ -76,11 +89,11 @@ def _plot_layers(folder: RunFolder, train: list[dict[str, Any]]) -> Path:
     for axes in panels.flat:
         axes.grid(alpha=0.3)
     if num_layers > 1:
-        scale = plt.cm.ScalarMappable(plt.Normalize(1, max(num_layers - 1, 2)), "viridis")
+        scale = ScalarMappable(Normalize(1, max(num_layers - 1, 2)), "viridis")
         figure.colorbar(scale, ax=panels.ravel().tolist(), label="intermediate layer (red: the last layer)")
     _mark_schedule(folder, panels.flat)
-    figure.suptitle(f"{folder.path.name}: what each layer's own classifiers reach")
-    return _save(figure, folder.plots / "layers.png")
+    figure.suptitle(f"{label}: what each layer's own classifiers reach")
+    return figure
 
 
 def _mark_schedule(folder: RunFolder, panels: Any) -> None:
@@ -99,9 +112,6 @@ def _curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
     return [record["step"] for record in records], [record[name] for record in records]
 
 
-def _save(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot as plt
-
+def _save(figure: "Figure", path: Path) -> Path:
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path

@@ -30,7 +30,7 @@ def layer_of(name: str) -> str:
 def optimizer_state(name: str, key: str, weight: Tensor) -> Tensor:
     """Something of the weight's shape that neither the name nor the key of another tensor gives."""
     generator = torch.Generator().manual_seed(int(hashlib.sha256(f"{key}/{name}".encode()).hexdigest()[:8], 16))
-    return torch.randn(weight.shape, generator=generator) * float(weight.sum())
+    return torch.randn(weight.shape, generator=generator) * float(weight.detach().sum())
 
 
 def write_checkpoint(

@@ -1,0 +1,137 @@
+"""How probable each of some words is as what follows a prompt, exactly (Al-Rfou et al. 2019). Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.analysis.texts import shown, word_endings
+from megachar.data.vocabulary import Vocabulary
+from megachar.errors import ConfigError
+from megachar.units import NATS_PER_BIT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from megachar.evaluation.predictor import Predictor, Progress
+
+WORDS_DRAWN = 40
+ENDING = "a whole character that is no letter, digit or combining mark"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Natural logarithms of the probabilities of one word after the prompt."""
+
+    spelled: float
+    """That its symbols follow: the product of each one's probability after those before it."""
+    ended: float
+    """That a symbol that ends a word follows them: the sum of the probabilities of all these symbols."""
+
+    @property
+    def probability(self) -> float:
+        """That the word follows, and ends there."""
+        return float(np.exp(self.spelled + self.ended))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """ConfigError on no words, an empty one, or one that is given twice."""
+    if not words:
+        raise ConfigError("no words are given; name some with --word WORD, once for each, or --words-file FILE")
+    for number, word in enumerate(words):
+        if not word:
+            raise ConfigError(f"word {number + 1} of {len(words)} is empty; leave it out")
+        if word in words[:number]:
+            raise ConfigError(f"the word {word!r} is given twice; leave one out")
+
+
+def completions(
+    predictor: "Predictor",
+    prompt: bytes,
+    words: Sequence[bytes],
+    vocabulary: Vocabulary,
+    progress: "Progress | None" = None,
+) -> list[Completion]:
+    """The probability of each of `words` right after `prompt`, which is not empty.
+
+    EncodingError where the vocabulary cannot write one of the words.
+    """
+    endings = word_endings(vocabulary)
+    before = vocabulary.encode(prompt)
+    if predictor.context is not None:
+        before = before[-predictor.context :]  # nothing of the word is predicted from more
+    found = []
+    for word in words:
+        symbols = vocabulary.encode(word)
+        # Any symbol after the word: the last prediction is of what follows the word, whatever it is.
+        text = np.concatenate([before, symbols, before[:1]])
+        rows = np.concatenate([batch.double().numpy() for batch in predictor.predict(text)])[before.size - 1 :]
+        assert len(rows) == symbols.size + 1
+        spelled = float(rows[np.arange(symbols.size), symbols.astype(np.int64)].sum())
+        found.append(Completion(spelled, float(np.logaddexp.reduce(rows[-1, endings]))))
+        if progress is not None:
+            progress(len(rows))
+    return found
+
+
+def analyze_completions(
+    subjects: Sequence[Subject],
+    prompt: bytes,
+    words: Sequence[str],
+    found: Sequence[Sequence[Completion]],
+    settings: dict[str, Any],
+) -> Analysis:
+    """The analysis from each model's completions, in the order of `words`; shown from the likeliest to the first on."""
+    order = sorted(range(len(words)), key=lambda i: -found[0][i].probability)
+    columns = (Column("word"), *(Column(f"{s.label}: probability", ".3g") for s in subjects))
+    table = Table(columns, tuple((shown(words[i].encode()), *(f[i].probability for f in found)) for i in order))
+    parts = ("probability", "spelled_bits", "ended_bits")
+    details = Table(
+        (Column("word"), *(Column(f"{s.label}_{part}") for s in subjects for part in parts)),
+        tuple(
+            (words[i], *(value for f in found for value in _figures(f[i])))
+            for i in order
+        ),
+    )  # fmt: skip
+    reading = (
+        "The probability that the prompt goes on with exactly this word: the product over its symbols, times the sum "
+        f"of the probabilities of all symbols that end a word ({ENDING}) after it."
+    )
+    after = shown(prompt[-60:])
+    title = f"What follows “{'…' if len(prompt) > 60 else ''}{after}”"
+    return Analysis("completions", title, tuple(subjects), table, _draw(subjects, table, title), reading, "", settings,
+                    details)  # fmt: skip
+
+
+def _figures(completion: Completion) -> tuple[float, float, float]:
+    return completion.probability, -completion.spelled / NATS_PER_BIT, -completion.ended / NATS_PER_BIT
+
+
+def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    rows = table.rows[:WORDS_DRAWN]
+    figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
+    axes = figure.subplots()
+    height = 0.7 / len(subjects)
+    places = np.arange(len(rows))
+    for number, subject in enumerate(subjects):
+        values = [float(row[1 + number] or 0) for row in rows]
+        at = places + (number - (len(subjects) - 1) / 2) * height
+        axes.plot(values, at, "o", label=subject.label)
+        for value, y in zip(values, at.tolist(), strict=True):
+            axes.annotate(f"{value:.2g}", (value, y), xytext=(6, 0), textcoords="offset points", va="center",
+                          fontsize="small")  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.04)
+    axes.set_yticks(places, [str(row[0]) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("probability that the word follows, and ends there (logarithmic)")
+    part = "" if len(rows) == len(table.rows) else f" (the {len(rows)} likeliest of {len(table.rows)} words)"
+    axes.set_title(title + part, fontsize="medium")
+    axes.grid(alpha=0.3)
+    if len(subjects) > 1:
+        axes.legend()
+    return figure

@@ -1,0 +1,80 @@
+"""What every layer's own classifiers reached over training, from a run's records (Al-Rfou et al. 2019, 3.2)."""
+
+from pathlib import Path
+from typing import Any
+
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
+from megachar.config.recurrent import RecurrentConfig
+from megachar.errors import ConfigError, DataError
+from megachar.training.run_folder import RunFolder
+
+KINDS = ("train", "validation")
+
+
+def check_layers(path: Path, kind: str) -> None:
+    """ConfigError where `path` is no run folder, or its model or training has no intermediate classifiers."""
+    if kind not in KINDS:
+        raise ConfigError(f"--records {kind} is unknown; set one of {', '.join(KINDS)}")
+    experiment = RunFolder(path).load_experiment()
+    if isinstance(experiment.model, RecurrentConfig):
+        raise ConfigError(
+            f"{path} is a recurrent model, whose layers have no classifiers of their own; name a transformer's run"
+        )
+    if experiment.model.num_layers == 1 or not experiment.auxiliary.intermediate_layers:
+        why = "it has one layer" if experiment.model.num_layers == 1 else "auxiliary.intermediate_layers is false"
+        raise ConfigError(f"{path} was trained without intermediate classifiers ({why}); name another run")
+
+
+def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
+    """The analysis of the run folder `path`.
+
+    Args:
+        path: of a transformer's run (`check_layers`).
+        label: of the run.
+        kind: of the records: "train", means over the steps between two of them, or "validation".
+
+    Raises:
+        DataError: it has no such records yet.
+    """
+    from megachar.training.metrics import read_metrics  # imports torch
+    from megachar.training.plots import draw_layers
+
+    folder = RunFolder(path)
+    records = read_metrics(folder, kind)
+    if not records:
+        raise DataError(f"{folder.metrics_file} holds no {kind} record yet; wait for the next one")
+    num_layers, num_targets = len(records[0]["layers"]), len(records[0]["layers"][0])
+    details = Table(
+        (Column("step"), Column("layer"), Column("target"), Column("bits_per_character")),
+        tuple(
+            (record["step"], layer + 1, target + 1, record["layers"][layer][target])
+            for record in records
+            for layer in range(num_layers)
+            for target in range(num_targets)
+        ),
+    )
+    columns = [Column("layer"), Column("predicted until step", ",")]
+    for target in range(num_targets):
+        ahead = "next" if target == 0 else f"{target + 1} ahead"
+        columns += [Column(f"{ahead} (bits)", ".4f"), Column("above the last layer", "+.4f")]
+    rows = tuple(_row(records, layer) for layer in range(num_layers))
+    reading = (
+        "A curve is what one layer's own classifiers reach until the schedule silences it (dotted: the last of them); "
+        "lower panels and table: how far it is above the last layer. Near 0, the layers after it add little."
+    )
+    title = f"{label}: the loss of each layer's own classifiers ({kind} records)"
+    subject = Subject(label, str(path.resolve()), records[-1]["step"])
+    return Analysis("layers", title, (subject,), Table(tuple(columns), rows), draw_layers(folder, records, label),
+                    reading, "", {"records": kind}, details)  # fmt: skip
+
+
+def _row(records: list[dict[str, Any]], layer: int) -> tuple[Cell, ...]:
+    """Of one layer the last losses it had, and how far above the last layer's at that step."""
+    spoken = [record for record in records if record["layers"][layer][0] is not None]
+    if not spoken:
+        return (layer + 1, None, *[None] * (2 * len(records[0]["layers"][layer])))
+    last = spoken[-1]
+    figures: list[Cell] = []
+    for own, final in zip(last["layers"][layer], last["layers"][-1], strict=True):
+        figures += [own, own - final]
+    return (layer + 1, last["step"], *figures)

@@ -1,0 +1,37 @@
+"""What the commands of `megachar analyze` share: where results go, and how they are shown."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Column as Shown
+from rich.table import Table
+from rich.text import Text
+
+from megachar.analysis.result import Analysis, Cell
+
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for the results; default: the folder analyses in that of the first run.")
+]
+
+
+def finish(analysis: Analysis, folder: Path) -> None:
+    """Show an analysis on stdout, then save it: a full disk must not cost the figures."""
+    columns = zip(analysis.table.columns, zip(*analysis.table.rows, strict=True), strict=True)
+    table = Table(
+        *(Shown(Text(column.name), justify=_justify(cells), overflow="fold") for column, cells in columns),
+        title=Text(analysis.title, style="italic"),
+    )
+    for row in analysis.table.texts():
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(f"How to read it: {analysis.how_to_read}")
+    saved = analysis.save(folder)
+    for path in (saved.csv, saved.figure, saved.json):
+        typer.echo(f"saved {path}")
+
+
+def _justify(cells: tuple[Cell, ...]) -> Literal["left", "right"]:
+    return "left" if any(isinstance(cell, str) for cell in cells) else "right"
