@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import CheckpointError, ConfigError
 from megachar.generation.generator import SYMBOLS_AT_ONCE, CarriedState, generate
 from megachar.generation.sampling import Sampler
@@ -14,22 +13,6 @@ from megachar.models.recurrent import RecurrentModel
 
 MakeRecurrent = Callable[..., RecurrentModel]
 GREEDY = SamplingSettings(greedy=True)
-
-
-@pytest.fixture
-def make_recurrent(seed: int) -> MakeRecurrent:
-    """Models with weights large enough that what was long ago moves the prediction."""
-
-    def make(**settings: object) -> RecurrentModel:
-        small = {"hidden_size": 12, "vocabulary_size": 20, "segment_length": 5}
-        config = RecurrentConfig.model_validate({**small, **settings})
-        model = RecurrentModel(config).double().eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(0.0, 0.7)
-        return model
-
-    return make
 
 
 def random_prompt(rng: np.random.Generator, size: int) -> list[int]:
