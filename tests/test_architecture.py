@@ -14,7 +14,7 @@ PACKAGE = ROOT / "megachar"
 LAYERS = {
     "": 0, "errors": 0, "exit_codes": 0, "files": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
     "layers": 3, "losses": 3, "models": 4, "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6,
-    "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "report": 9, "cli": 10,
+    "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "sweeps": 8, "report": 9, "cli": 10,
 }  # fmt: skip
 """Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
@@ -118,10 +118,12 @@ def test_no_globals_are_assigned(path: Path) -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch",
-             "launching", "cli"}  # fmt: skip
+    light = {
+        "", "analysis", "errors", "exit_codes", "files", "units", "topology", "config", "data", "watch", "launching",
+        "sweeps", "cli",
+    }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "watching")
+    names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "metrics", "watching")
     training = [f"megachar.training.{name}" for name in names]
     reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]
     others = ["models.counting", "losses.auxiliary", "selftest.findings", *reports]
@@ -157,10 +159,13 @@ for module in sys.argv[1:]:
         ("launch t13", 2),
         ("launch t64 parallel.pipe=65", 2),
         ("launch t64 data.path=/nowhere", 2),
+        ("sweep ablation data.path=/nowhere --dry-run", 2),
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
         ("report /nowhere", 2),
+        ("analyze ablation /nowhere", 2),
+        ("analyze sizes /nowhere", 2),
         ("analyze context /nowhere", 2),
         ("analyze layers /nowhere", 2),
         ("checkpoint inspect /nowhere", 2),

@@ -15,7 +15,8 @@ from megachar.units import NATS_PER_BIT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from megachar.evaluation.predictor import Predictor, Progress
+    from megachar.evaluation.predictor import Predictor
+    from megachar.evaluation.progress import Progress
 
 WORDS_DRAWN = 40
 ENDING = "a whole character that is no letter, digit or combining mark"

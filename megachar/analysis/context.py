@@ -13,7 +13,8 @@ from megachar.units import bits_per_character
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from megachar.evaluation.predictor import Predictor, Progress
+    from megachar.evaluation.predictor import Predictor
+    from megachar.evaluation.progress import Progress
 
 UNBOUNDED = None
 """As a length: all characters before each, the state carried on; recurrent models alone have it."""

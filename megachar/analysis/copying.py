@@ -16,7 +16,8 @@ from megachar.units import bits_per_character
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from megachar.evaluation.predictor import Predictor, Progress
+    from megachar.evaluation.predictor import Predictor
+    from megachar.evaluation.progress import Progress
 
 # Bytes above ASCII are parts of letters, as a rule: "Jos" is not a name of its own in "José".
 _PART_OF_WORD = rb"[0-9A-Za-z_\x80-\xff]"

@@ -15,7 +15,8 @@ from megachar.units import NATS_PER_BIT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from megachar.evaluation.predictor import Predictor, Progress
+    from megachar.evaluation.predictor import Predictor
+    from megachar.evaluation.progress import Progress
 
 SYMBOLS_OF_A_LINE = 80
 LINES_DRAWN = 8

@@ -171,27 +171,28 @@ def analyze_surprise(
     compared = compare_surprises(nats[0], nats[1], settings)
     one, two = (subject.label for subject in subjects)
     between = f"{settings.confidence:.0%} interval"
+    places = ["all" if c.offset is None else c.offset for c in compared]
     table = Table(
-        (Column(f"{unit}s"), Column("number", ","), Column(f"{one} (bits)", ".3f"), Column(f"{two} (bits)", ".3f"),
-         Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
+        (Column("after a surprise"), Column(f"{unit}s", ","), Column(f"{one} (bits)", ".3f"),
+         Column(f"{two} (bits)", ".3f"), Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
         tuple(
-            (_describe(c.offset), c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
+            (place, c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
              c.first.mean / c.second.mean)
-            for c in compared
+            for place, c in zip(places, compared, strict=True)
         ),
     )  # fmt: skip
     details = Table(
         (Column("characters_after_surprise"), Column("num_characters"),
          *(Column(f"{label}_{what}_bits") for label in (one, two, "difference") for what in ("mean", "low", "high"))),
         tuple(
-            ("all" if c.offset is None else c.offset, c.num_characters,
+            (place, c.num_characters,
              *(value for i in (c.first, c.second, c.difference) for value in (i.mean, i.low, i.high)))
-            for c in compared
+            for place, c in zip(places, compared, strict=True)
         ),
     )  # fmt: skip
     reading = (
-        f"Below 0 in the lower panel {one} is the better; below the gray band of all {unit}s it is ahead by more "
-        f"than its overall advantage explains, above the band by less. Bars and band: {between}."
+        f"Below 0 in the lower panel {one} has the lower loss; below the gray band of all {unit}s it does better there "
+        f"than its overall difference from {two} explains, above the band worse. Bars and band: {between}."
     )
     title = f"The {settings.share:.0%} of {split} {unit}s that surprise {one} and {two} most, and those after them"
     return Analysis("surprise", title, tuple(subjects), table, _draw_comparisons(compared, one, two, title, unit),
@@ -238,9 +239,3 @@ def _bars(intervals: Sequence[Interval]) -> Floats:
 
 def _span(interval: Interval) -> str:
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
-
-
-def _describe(offset: int | None) -> str:
-    if offset is None:
-        return "all"
-    return f"{offset} after" if offset else "surprising"

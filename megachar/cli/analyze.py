@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.generate import check_device, find_vocabulary, read_prompt
 from megachar.cli.given_text import argument_bytes, read_file, read_given
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look into trained models, as the papers do: a table, a picture and a CSV each.",
                   no_args_is_help=True)  # fmt: skip
+for command in (ablation, sizes):
+    app.command()(command)
 
 Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, checkpoints' folders or exported files.")]

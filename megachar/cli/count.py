@@ -35,7 +35,10 @@ def count(
     flops = Table(title="floating-point operations per character, full window")
     flops.add_column("pass")
     flops.add_column("FLOPs", justify="right")
-    flops.add_row("training, all intermediate layers predicting", f"{first:,.0f}")
-    flops.add_row("training, all intermediate layers silent", f"{last:,.0f}")
+    if first == last:
+        flops.add_row("training", f"{first:,.0f}")
+    else:
+        flops.add_row("training, all intermediate layers predicting", f"{first:,.0f}")
+        flops.add_row("training, all intermediate layers silent", f"{last:,.0f}")
     flops.add_row("inference", f"{forward_flops_per_character(model):,.0f}")
     console.print(flops)

@@ -1,5 +1,7 @@
 """`megachar launch`: check everything that can be checked on every host, then start the processes."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,9 +11,10 @@ from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
 from megachar.config.loading import load_experiment
+from megachar.config.schema import Experiment
 from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, LaunchPlan, shell_command
+from megachar.launching.plan import DEFAULT_PORT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
 from megachar.training.preflight import check_data, check_run_folder
@@ -37,25 +40,45 @@ def launch(
     loaded = load_experiment(experiment, overrides or [])
     check_data(loaded)
     check_run_folder(loaded, resume)
-    hosts, launcher = choose_hosts(hostfile, launcher)
-    plan = LaunchPlan(
-        loaded,
-        experiment,
-        tuple(overrides or ()),
-        hosts,
-        launcher,
-        resume,
-        node_rank=choose_node_rank(hosts, launcher, node_rank),
-        master_port=master_port or (DEFAULT_PORT if hosts else free_port()),
-    )
-    console = Console()
+    processes = Processes(hostfile, launcher, node_rank, master_port)
+    plan = processes.plan(loaded, experiment, tuple(overrides or ()), resume)
     if dry_run:
-        print_layout(plan, console)
+        print_layout(plan, Console())
+    plan = ready(plan, timeout)
+    if not dry_run:
+        raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What starts the ranks, and where, as the options say."""
+
+    hostfile: Path | None
+    launcher: Launcher | None
+    node_rank: int | None
+    master_port: int | None
+
+    def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool) -> LaunchPlan:
+        """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
+        hosts, launcher = choose_hosts(self.hostfile, self.launcher)
+        return LaunchPlan(
+            experiment,
+            source,
+            overrides,
+            hosts,
+            launcher,
+            resume,
+            node_rank=choose_node_rank(hosts, launcher, self.node_rank),
+            master_port=self.master_port or (DEFAULT_PORT if hosts else free_port()),
+        )
+
+
+def ready(plan: LaunchPlan, timeout: float) -> LaunchPlan:
+    """The plan with its hosts' addresses, once they have passed the checks and its files are written."""
     plan = examined(plan, timeout, "the run")
     plan.prepare()
     typer.echo(shell_command(plan))
-    if not dry_run:
-        raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
+    return plan
 
 
 def usable_hosts(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, dict[str, str]]:

@@ -39,26 +39,26 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(source: str, *groups: Sequence[str]) -> Experiment:
     """Read, merge and check an experiment.
 
     Args:
         source: the name of a preset or the path of a YAML file. A file may start from a preset with `preset: NAME`.
-        overrides: `section.key=value` strings, applied last.
+        groups: overrides, `section.key=value` strings; each group is laid over all before it.
 
     Raises:
         ConfigError: unknown preset, file or key, a value out of range, or settings that do not fit each other.
     """
-    layers = _read_layers(source)
+    layers, overrides = _read_layers(source), [override for group in groups for override in group]
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"override {override!r} is not of the form key=value, such as training.total_steps=1000")
     try:
         values: Any = {}
-        for layer in (*layers, OmegaConf.from_dotlist(list(overrides))):
+        for layer in (*layers, *(OmegaConf.from_dotlist(list(group)) for group in groups)):
             values = _merge(values, layer)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(f"{source} with overrides {list(overrides)} cannot be merged: {error}") from error
+        raise ConfigError(f"{source} with overrides {overrides} cannot be merged: {error}") from error
     experiment = parse_experiment(values, source)
     check_experiment(experiment)
     return experiment

@@ -258,8 +258,8 @@ class FaultToleranceConfig(Section):
     """After how long a run that goes wrong is ended. Deaths and errors are noticed at once."""
 
     heartbeat_timeout_seconds: float = Field(default=60.0, ge=0)
-    """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone.
-    0 is off."""
+    """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone. Below
+    15 s it may take 3 s longer. 0 is off."""
     progress_timeout_seconds: float = Field(default=600.0, ge=0)
     """All ranks have ended this long after one last made progress: it hangs, or never came. Longer than the longest
     micro-batch, checkpoint and start. 0 is off."""

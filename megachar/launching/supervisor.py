@@ -45,6 +45,11 @@ class Supervisor:
         self._causes: list[Failure] = []
         """Of the failures since the last new checkpoint."""
 
+    @property
+    def asked_to_leave(self) -> bool:
+        """Whether a signal came, however the run has ended."""
+        return bool(self._signals)
+
     def run(self) -> int:
         """See `supervise`."""
         plan = self.plan

@@ -1,19 +1,21 @@
-"""What a run records: metrics.jsonl and TensorBoard, written by the main rank."""
+"""What a run records: metrics.jsonl and TensorBoard, written by the main rank. Reading it imports no torch."""
 
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megachar.errors import PlatformError
-from megachar.parallel.engine import LossSums
 from megachar.training.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from megachar.parallel.engine import LossSums
 
-def layer_bits(losses: LossSums) -> list[list[float | None]]:
+
+def layer_bits(losses: "LossSums") -> list[list[float | None]]:
     """Bits per character of every layer and target; None for a layer that was silent for some or all of the time.
 
     The mean over a part of the steps does not compare with the other layers' over all of them.

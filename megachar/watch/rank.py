@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, TypeVar
 
+import psutil
+
 from megachar.config.schema import FaultToleranceConfig
 from megachar.errors import PlatformError, Preempted
 from megachar.exit_codes import ExitCode
@@ -353,13 +355,15 @@ def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
 
 def abort_processes(numbers: Iterable[int]) -> None:
     """Give processes a second to end by themselves, one after being woken to write their stacks, then kill them."""
-    left = [number for number in numbers if number != os.getpid()]
+    left = []
+    for number in set(numbers) - {os.getpid()}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(number))
     for what in ((), (signal.SIGCONT, signal.SIGABRT), (signal.SIGKILL,)):
-        for number in list(left):
-            try:
-                for one in (0, *what):
-                    os.kill(number, one)
-            except OSError:
-                left.remove(number)
-        if left:
-            time.sleep(1)
+        for process in left:
+            for one in what:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(one)
+        until = time.monotonic() + 1
+        while (left := [process for process in left if not launchers.is_gone(process)]) and time.monotonic() < until:
+            time.sleep(0.02)

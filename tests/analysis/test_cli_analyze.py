@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from megachar.analysis.models import find_models
 from megachar.analysis.result import SavedAnalysis, find_analyses, read_analysis
 from megachar.cli import app
 from megachar.data.characters import CharacterVocabulary
@@ -165,7 +166,7 @@ def test_other_vocabularies(make_run: MakeRun, make_corpus: MakeCorpus, name: st
     assert context.title.startswith(f"Bits per {unit} of 52 {unit}s of valid")
     checkpoint = run / "checkpoints" / "step-00000070"
     surprise = analyze("surprise", run, checkpoint, "--block", 20, "--resamples", 100)
-    assert surprise.table.columns[0].name == f"{unit}s"
+    assert surprise.table.columns[1].name == f"{unit}s"
     names = ["--text", TEXT[:82].decode(), "--name", "Ann", "--invented", "zwölf"]
     words = ["--prompt", "in a ", "--word", "wood"]
     if name == "characters":
@@ -242,6 +243,16 @@ def test_a_model_that_diverged(make_run: MakeRun, make_corpus: MakeCorpus, monke
     for command in commands:
         with pytest.raises(CheckpointError, match=r"small: the loss at step 70 is not finite everywhere: .* diverged"):
             invoke(*command)
+
+
+@pytest.mark.parametrize(("stride", "streams"), [(1, 1), (None, 32), (5, 32)])
+def test_a_stride_of_1_is_exact_for_both_families(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int | None, streams: int
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("megachar.evaluation.predictor.make_predictor", lambda *_, **options: asked.update(options))
+    find_models([make_run("mlstm", tmp_path, "recurrent")])[0].load("cpu", stride, 8)
+    assert asked == {"stride": stride, "batch_size": 8, "streams": streams}
 
 
 def test_errors_come_before_torch(make_run: MakeRun, make_corpus: MakeCorpus) -> None:

@@ -128,6 +128,7 @@ def test_presets(call: Call) -> None:
     for name in preset_names():
         assert re.search(rf"\s{name}\s", done.out)
     assert "235.3M" in done.out
+    assert re.search(r"\sablation\s+│ What each auxiliary loss", done.out)
     assert "4M steps of 16 x 512" in done.out
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from megachar.errors import ConfigError
 from megachar.report.contents import RunContents, read_runs
+from megachar.report.curves import run_charts
 from megachar.report.output import check_output, write_page
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
@@ -69,6 +70,12 @@ def test_runs_are_compared(two_runs: list[RunFolder]) -> None:
     assert page.count("Bits above the last layer") == 4  # two targets of the transformer: a heading and a label each
     assert "step-00000040" in words
     assert "40 2.5000 bf16" in words
+
+
+def test_steps_whose_gradient_norm_is_not_known_leave_no_gap(two_runs: list[RunFolder]) -> None:
+    charts = run_charts(read_runs([run.path for run in two_runs]))
+    norm = next(chart for chart in charts if chart.title == "Gradient norm")
+    assert [list(curve.steps) for curve in norm.curves] == [list(range(2, 41, 2))] * 2
 
 
 def test_one_run_is_compared_with_the_defaults(two_runs: list[RunFolder]) -> None:

@@ -1,0 +1,91 @@
+"""Which architecture makes more of its parameters (Krause et al. 2016, figure 3 left)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from megachar.analysis.result import Analysis, Column, Table
+from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import Experiment
+from megachar.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELLS = {"mlstm": "mLSTM", "lstm": "LSTM", "milstm": "MI-LSTM"}
+
+
+def architecture(experiment: Experiment) -> str:
+    """What the model is, whatever its size."""
+    model = experiment.model
+    if isinstance(model, RecurrentConfig):
+        cell = CELLS[model.cell]
+        return cell if model.num_layers == 1 else f"stacked {cell} ({model.num_layers} layers)"
+    return "transformer"
+
+
+def size(experiment: Experiment) -> str:
+    """How large the model is, in its own terms."""
+    model = experiment.model
+    if isinstance(model, RecurrentConfig):
+        return f"{model.hidden_size:,} hidden"
+    return f"{model.num_layers} layers of {model.width:,}"
+
+
+def analyze_sizes(runs: Sequence[RunRecord]) -> Analysis:
+    """The analysis of runs of one or more architectures at several sizes.
+
+    Raises:
+        DataError: there is one size only.
+    """
+    lines = lines_by_architecture(group_by_seed(runs))
+    if all(len(line) < 2 for line in lines.values()):
+        raise DataError("no architecture is there at two sizes; name the runs of a sweep over sizes")
+    rows = tuple(
+        (name, size(variant.experiment), variant.runs[0].parameters, variant.label, variant.best_bits,
+         variant.final_bits, variant.deviation, variant.training_seconds)
+        for name, line in lines.items()
+        for variant in line
+    )  # fmt: skip
+    columns = (Column("architecture"), Column("size"), Column("parameters", ","), Column("run"),
+               Column("best validation (bits)", ".4f"), Column("final (bits)", ".4f"), Column("+- (bits)", ".4f"),
+               Column("training (s)", ",.0f"))  # fmt: skip
+    reading = (
+        "At equal parameters (the same place from left to right) the lower line makes more of them; each point is the "
+        "best validation of its run, and parameters are those in training." + unfinished(runs)
+    )
+    return Analysis("sizes", "Validation by number of parameters", tuple(run.subject for run in runs),
+                    Table(columns, rows), _draw(lines), reading)  # fmt: skip
+
+
+def lines_by_architecture(variants: Sequence[Variant]) -> dict[str, list[Variant]]:
+    """The variants of each architecture, the smallest first."""
+    lines: dict[str, list[Variant]] = {}
+    for variant in variants:
+        lines.setdefault(architecture(variant.experiment), []).append(variant)
+    return {name: sorted(line, key=lambda variant: variant.runs[0].parameters) for name, line in lines.items()}
+
+
+def _draw(lines: dict[str, list[Variant]]) -> "Figure":
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, line in lines.items():
+        parameters, bits = [v.runs[0].parameters for v in line], [v.best_bits for v in line]
+        (drawn,) = axes.plot(parameters, bits, "o-", label=name, linewidth=1.2, markersize=5)
+        for variant in line:  # each seed
+            if len(variant.runs) > 1:
+                seeds = [run.best_bits for run in variant.runs]
+                axes.plot([variant.runs[0].parameters] * len(seeds), seeds, "_", color=drawn.get_color())
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({variant.runs[0].parameters for line in [next(iter(lines.values()))] for variant in line}))
+    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("best validation (bits per character)")
+    axes.set_title("Validation by number of parameters")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

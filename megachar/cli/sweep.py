@@ -1,0 +1,70 @@
+"""`megachar sweep`: all runs of a sweep, one after another, each started as `megachar launch` starts it."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
+from megachar.cli.launch import Processes, ready, usable_hosts
+from megachar.launching.supervisor import Supervisor
+from megachar.models.counting import count_parameters
+from megachar.sweeps.progress import State, progress_of
+from megachar.sweeps.running import RunEnd, run_sweep
+from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
+from megachar.training.preflight import check_data
+
+
+def sweep(
+    sweep: Annotated[str, typer.Argument(help="A sweep that ships with megachar, such as ablation, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, for all runs")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The preset or YAML file that all runs start from; default: the sweep's own.")
+    ] = None,
+    hostfile: Hostfile = None,
+    launcher: LauncherName = None,
+    node_rank: NodeRank = None,
+    master_port: MasterPort = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and how far each is, check the data, and stop.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Start a run again after as many failures in a row without a new checkpoint.")
+    ] = 0,
+) -> None:
+    """Train all runs of a sweep; called again, it goes on where it was stopped."""
+    loaded = load_sweep(sweep)
+    runs = plan_runs(loaded, base, overrides or [])
+    if dry_run:
+        print_runs(loaded.name, runs, Console())
+    processes = Processes(hostfile, launcher, node_rank, master_port)
+    for run in runs:
+        check_data(run.experiment)
+        processes.plan(run.experiment, run.source, run.overrides, False).used_hosts()
+    if dry_run:
+        return
+
+    def start(run: SweepRun, resume: bool) -> RunEnd:
+        plan = ready(processes.plan(run.experiment, run.source, run.overrides, resume), timeout)
+        supervisor = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout))
+        return RunEnd(supervisor.run(), supervisor.asked_to_leave)
+
+    raise typer.Exit(run_sweep(runs, start, lambda text: typer.echo(f"megachar sweep: {text}")))
+
+
+def print_runs(name: str, runs: Sequence[SweepRun], console: Console) -> None:
+    """The table of a sweep's runs."""
+    columns = (Column("run", no_wrap=True), Column("what differs", overflow="fold"),
+               Column("parameters", justify="right"), Column("steps", justify="right"), Column("state"))  # fmt: skip
+    table = Table(*columns, title=Text(f"{name}: {len(runs)} runs", style="italic"))
+    for run in runs:
+        experiment, progress = run.experiment, progress_of(run.experiment)
+        parameters = sum(part.training for part in count_parameters(experiment.model, experiment.auxiliary))
+        state = progress.state.value + (f", step {progress.step:,}" if progress.state is State.UNFINISHED else "")
+        steps = f"{experiment.training.total_steps:,}"
+        table.add_row(Text(run.name), Text("\n".join(run.own)), f"{parameters:,}", steps, state)
+    console.print(table)

@@ -1,0 +1,32 @@
+"""Experiments compared setting by setting."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megachar.config.schema import Experiment
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections -> `section.key` -> value. Lists are values; an empty section is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """Every setting by its `section.key`, of JSON's types."""
+    return flatten(experiment.model_dump(mode="json"))
+
+
+def differences(old: Experiment, new: Experiment, ignored: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by `section.key`: old and new value, None where one has no such setting.
+
+    `ignored`: keys, and names of sections, that are not compared.
+    """
+    before, after = settings_of(old), settings_of(new)
+    return {
+        key: (before.get(key), after.get(key))
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key) != after.get(key) and key not in ignored and key.partition(".")[0] not in ignored
+    }

@@ -1,0 +1,54 @@
+"""How far each run of a sweep is, from its run folder. Imports no torch."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from megachar.config.differences import differences
+from megachar.config.schema import Experiment
+from megachar.errors import ConfigError
+from megachar.training.checkpoints.format import list_checkpoints
+from megachar.training.early_stopping import is_finished
+from megachar.training.run_folder import run_folder
+
+NOT_TRAINED = ("parallel", "device", "deepspeed", "kernels", "fault_tolerance")
+"""Sections that say how a run is computed, not what it trains: they may change while a sweep is stopped."""
+
+
+class State(str, Enum):
+    """Of one run."""
+
+    TO_DO = "to do"
+    UNFINISHED = "unfinished"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    state: State
+    step: int = 0
+    """Of its newest checkpoint."""
+    validation_bits: float | None = None
+    """Bits per character of the validation at that step; None where there was none."""
+
+
+def progress_of(experiment: Experiment) -> Progress:
+    """How far the run of an experiment is.
+
+    Raises:
+        ConfigError: the run folder is of a run with other settings.
+    """
+    folder = run_folder(experiment)
+    if not folder.experiment_file.exists():
+        return Progress(State.TO_DO)
+    for key, (before, now) in differences(folder.load_experiment(), experiment, NOT_TRAINED).items():
+        raise ConfigError(
+            f"run {folder.path} was started with {key} = {before}, and the sweep now has {now}; set it back, or start "
+            f"another sweep with name=ANOTHER"
+        )
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        return Progress(State.UNFINISHED)
+    newest, state = checkpoints[-1], State.FINISHED if is_finished(folder, experiment) else State.UNFINISHED
+    return Progress(state, newest.step, newest.manifest.validation_bits)

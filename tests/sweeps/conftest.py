@@ -1,0 +1,3 @@
+"""Fixtures of the tests of sweeps."""
+
+from tests.config.conftest import draw
