@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests of many hosts need: they build hosts out of network namespaces, each with
-# an sshd of its own, and launch on them over pdsh, Open MPI and Slurm. Does nothing where they are installed; where it
-# cannot install them, those tests are skipped and say so.
+# Installs the Debian packages that tests need. Those of many hosts build hosts out of network namespaces, each with an
+# sshd of its own, and launch on them over pdsh, Open MPI and Slurm; those of reports open them in a headless Chromium.
+# Does nothing where they are installed; where it cannot install them, those tests are skipped and say so.
 set -euo pipefail
 packages=(iproute2 munge openmpi-bin openssh-client openssh-server pdsh procps slurm-client slurmctld slurmd util-linux)
 
@@ -9,9 +9,12 @@ missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+browser=()
+{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } >/dev/null ||
+    browser=(chromium-headless-shell fonts-dejavu-core)
+[ ${#missing[@]} -gt 0 ] || [ ${#browser[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "not installed, and only root can: ${missing[*]}; the tests of many hosts will be skipped"
+    echo "not installed, and only root can: ${missing[*]} ${browser[*]}; the tests that need them will be skipped"
     exit 0
 fi
 
@@ -22,6 +25,12 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod +x $policy
 fi
-echo "Installing ${missing[*]}."
-{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-    >/dev/null || echo "installing ${missing[*]} failed; the tests of many hosts will be skipped" >&2
+install() {
+    [ $# -gt 0 ] || return 0
+    echo "Installing $*."
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+        echo "installing $* failed; the tests that need them will be skipped" >&2
+}
+apt-get update -qq || true
+install "${missing[@]}"
+install "${browser[@]}" # by itself: not every distribution has it

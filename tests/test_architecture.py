@@ -14,7 +14,7 @@ PACKAGE = ROOT / "megachar"
 LAYERS = {
     "": 0, "errors": 0, "exit_codes": 0, "files": 0, "units": 0, "config": 1, "data": 2, "topology": 2, "watch": 2,
     "layers": 3, "losses": 3, "models": 4, "parallel": 5, "evaluation": 6, "generation": 6, "scaling": 6,
-    "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "sweeps": 8, "cli": 9,
+    "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "sweeps": 8, "report": 9, "cli": 10,
 }  # fmt: skip
 """Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
@@ -125,7 +125,8 @@ def light_modules() -> list[str]:
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
     names = ("preflight", "run_folder", "learning_rate", "checkpoints.format", "metrics", "watching")
     training = [f"megachar.training.{name}" for name in names]
-    others = ["models.counting", "losses.auxiliary", "selftest.findings"]
+    reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]
+    others = ["models.counting", "losses.auxiliary", "selftest.findings", *reports]
     return [*modules, *(f"megachar.{name}" for name in others), *training]
 
 
@@ -162,6 +163,7 @@ for module in sys.argv[1:]:
         ("evaluate /nowhere", 2),
         ("generate /nowhere --prompt a", 2),
         ("plot /nowhere", 2),
+        ("report /nowhere", 2),
         ("analyze ablation /nowhere", 2),
         ("analyze sizes /nowhere", 2),
         ("analyze context /nowhere", 2),

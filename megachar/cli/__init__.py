@@ -14,6 +14,7 @@ from megachar.cli.generate import generate
 from megachar.cli.launch import launch
 from megachar.cli.plot import plot
 from megachar.cli.presets import presets
+from megachar.cli.report import report
 from megachar.cli.selftest import selftest
 from megachar.cli.sweep import sweep
 from megachar.errors import MegacharError
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (launch, sweep, selftest, evaluate, generate, count, plot, presets):
+for command in (launch, sweep, selftest, evaluate, generate, report, count, plot, presets):
     app.command()(command)
 app.add_typer(analyze, name="analyze")
 app.add_typer(corpus, name="corpus")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from megachar.cli.given_text import read_given
-from megachar.config.schema import TransformerConfig
+from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
     SamplingSettings,
+    check_no_slide,
     check_num_characters,
     check_prompt,
     check_slide,
-    default_slide,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Same seed, same text; default: a fresh one, shown.")] = None,
     slide: Annotated[
         int | None,
-        typer.Option(help="Characters dropped when the window is full: 1 is exact and slow; default: a quarter of it."),
+        typer.Option(
+            help="Transformers: characters dropped when the window is full; 1 is exact and slow; default: t/4."
+        ),
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -49,12 +51,12 @@ def generate(
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
-    if not isinstance(experiment.model, TransformerConfig):
-        raise ConfigError(f"{run} is a recurrent model, and `megachar generate` takes transformers")
-    context = experiment.model.context
     settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
     settings.check(experiment.model.vocabulary_size)
-    check_slide(default_slide(context) if slide is None else slide, context)
+    if isinstance(experiment.model, RecurrentConfig):
+        check_no_slide(slide)
+    elif slide is not None:
+        check_slide(slide, experiment.model.context)
     check_num_characters(characters)
     check_device(device)
     text = read_prompt(prompt, prompt_file)
@@ -64,14 +66,11 @@ def generate(
 
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
-    from megachar.models.transformer import Transformer
     from megachar.parallel.mesh import choose_device
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
-    model = load_model(run, step).model
-    assert isinstance(model, Transformer)
-    model.to(choose_device(device))
+    model = load_model(run, step).model.to(choose_device(device))
     symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:

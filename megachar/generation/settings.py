@@ -70,6 +70,15 @@ def check_slide(slide: int, context: int) -> None:
         )
 
 
+def check_no_slide(slide: int | None) -> None:
+    """ConfigError on a slide for a recurrent model."""
+    if slide is not None:
+        raise ConfigError(
+            f"slide = {slide} has no effect with a recurrent model, which has no window: its state carries on all of "
+            "the text; leave out --slide"
+        )
+
+
 def check_prompt(num_symbols: int) -> None:
     """ConfigError on a prompt without characters."""
     if num_symbols == 0:

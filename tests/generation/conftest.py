@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from megachar.config.loading import save_experiment
+from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment, TransformerConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
 from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]
+MakeRecurrent = Callable[..., RecurrentModel]
 
 
 @pytest.fixture
@@ -33,19 +36,49 @@ def make_model(rng: np.random.Generator) -> MakeModel:
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder whose checkpoint exists in memory only."""
-    model = make_model(32).float()
-    experiment = Experiment(model=model.config)
-    folder = tmp_path / "runs" / "small"
-    folder.mkdir(parents=True)
-    save_experiment(experiment, folder / "resolved.yaml")
+def make_recurrent(seed: int) -> MakeRecurrent:
+    """Models with weights large enough that what was long ago moves the prediction."""
 
-    def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
-        return reading.LoadedModel(model, experiment, 70 if step is None else step)
+    def make(**settings: object) -> RecurrentModel:
+        small = {"hidden_size": 12, "vocabulary_size": 20, "segment_length": 5}
+        model = RecurrentModel(RecurrentConfig.model_validate({**small, **settings})).double().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0.0, 0.7)
+        return model
 
-    monkeypatch.setattr(reading, "load_model", load_model)
-    return folder
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Transformer | RecurrentModel], Path]:
+    """Run folders whose checkpoint exists in memory only."""
+
+    def make(model: Transformer | RecurrentModel) -> Path:
+        experiment = Experiment(model=model.config)
+        folder = tmp_path / "runs" / "small"
+        folder.mkdir(parents=True)
+        save_experiment(experiment, folder / "resolved.yaml")
+
+        def load_model(run: Path, step: int | None = None) -> reading.LoadedModel:
+            return reading.LoadedModel(model, experiment, 70 if step is None else step)
+
+        monkeypatch.setattr(reading, "load_model", load_model)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def run(make_model: MakeModel, make_run: Callable[[Transformer | RecurrentModel], Path]) -> Path:
+    """The run of a transformer."""
+    return make_run(make_model(32).float())
+
+
+@pytest.fixture
+def recurrent_run(make_recurrent: MakeRecurrent, make_run: Callable[[Transformer | RecurrentModel], Path]) -> Path:
+    """The run of a recurrent model over bytes."""
+    return make_run(make_recurrent(vocabulary_size=256).float())
 
 
 @pytest.fixture

@@ -57,6 +57,15 @@ def test_greedy(run: Path) -> None:
     assert result.stderr.rstrip().endswith("greedy")
 
 
+def test_recurrent_model(recurrent_run: Path) -> None:
+    options = ["--temperature", 1.5, "--top-k", 200, "--seed", 5]
+    result = invoke(recurrent_run, "--prompt", "some", "--characters", 30, *options)
+    text = expected(recurrent_run, b"some", 30, SamplingSettings(1.5, 200, seed=5))
+    assert result.stdout == as_shown(b"some" + text) + "\n"
+    with pytest.raises(ConfigError, match=r"slide = 4 has no effect with a recurrent model.*leave out --slide"):
+        invoke(recurrent_run, "--prompt", "some", "--slide", 4)
+
+
 def test_prompt_file_keeps_its_bytes(run: Path, tmp_path: Path) -> None:
     prompt = b"\xff\xe2\x82 a\x1b[1m\n"
     (tmp_path / "prompt").write_bytes(prompt)

@@ -1,0 +1,86 @@
+"""`megachar report RUN...`: one page about runs, to be opened in a browser, kept, or sent to someone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megachar.cli.evaluate import open_corpus
+from megachar.cli.generate import check_device
+from megachar.errors import CheckpointError, MegacharError
+
+if TYPE_CHECKING:
+    from megachar.config.schema import Experiment
+    from megachar.data.corpus import Corpus
+    from megachar.report.text_settings import TextSettings
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html, of one run in its folder, of several here.")
+    ] = None,
+    characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
+    text_characters: Annotated[int, typer.Option(help="Characters coloured by surprise; 0: none.")] = 2000,
+    text_start: Annotated[int, typer.Option(help="Where they begin in the split, in characters.")] = 0,
+    split: Annotated[str, typer.Option(help="Which text: valid, test or train.")] = "valid",
+    data: Annotated[
+        Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
+    from megachar.analysis.result import label_sources
+    from megachar.report.output import check_output, write_page
+    from megachar.report.text_settings import TextSettings
+    from megachar.training.run_folder import RunFolder
+
+    # All that can be wrong is found before torch is imported, which takes seconds.
+    settings = TextSettings(split, text_start, text_characters, characters, seed, device)
+    settings.check()
+    check_device(device)
+    experiments = [RunFolder(run).load_experiment() for run in runs]
+    labels = label_sources(runs)
+    path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    check_output(path)
+    notes: list[str] = []
+    corpora = _find_corpora(dict(zip(labels, experiments, strict=True)), data, settings, notes)
+
+    from megachar.report.contents import read_runs
+    from megachar.report.page import render
+    from megachar.report.texts import ModelTexts, read_with_model
+
+    texts: dict[str, ModelTexts] = {}
+    for run, label in zip(runs, labels, strict=True):
+        if label in corpora:
+            typer.echo(f"{label}: its newest checkpoint reads and writes", err=True)
+            try:
+                texts[label] = read_with_model(run, corpora[label], settings)
+            except CheckpointError as error:
+                notes.append(f"{label}, text: {error}")
+    contents = read_runs(runs)
+    write_page(path, render(contents, texts, settings, notes))
+    for note in [note for run in contents for note in run.notes] + notes:
+        typer.echo(f"not shown: {note}", err=True)
+    typer.echo(f"saved {path}")
+
+
+def _find_corpora(
+    experiments: dict[str, "Experiment"], data: Path | None, settings: "TextSettings", notes: list[str]
+) -> dict[str, "Corpus"]:
+    """The corpus of each run, by label. One that is not here is noted, unless it was asked for."""
+    found: dict[str, Corpus] = {}
+    for label, experiment in experiments.items() if settings.needs_models else ():
+        parts = experiment.data.parts
+        try:
+            corpus = open_corpus(experiment, data or (Path(parts[0].path) if parts else None))
+            corpus.split(settings.split)
+        except MegacharError as error:
+            if data is not None:
+                raise
+            notes.append(f"{label}, text: {error}")
+            continue
+        settings.stretch(corpus)
+        found[label] = corpus
+    return found

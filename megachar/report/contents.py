@@ -1,0 +1,120 @@
+"""All that a report shows of a run without its model. What cannot be read becomes a note: the rest is shown."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megachar.analysis.result import FOLDER, SavedAnalysis, label_sources, read_analysis
+from megachar.config.recurrent import RecurrentConfig
+from megachar.config.schema import Experiment
+from megachar.errors import MegacharError
+from megachar.models.counting import count_parameters, describe_model
+from megachar.report.setting_rows import Settings, flatten, flatten_json
+from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
+from megachar.training.metrics import read_metrics
+from megachar.training.run_folder import RunFolder
+
+Record = dict[str, Any]
+"""A line of metrics.jsonl, or an evaluation's JSON."""
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """What a run folder holds."""
+
+    label: str
+    """Tells the run from the others of the report."""
+    folder: RunFolder
+    experiment: Experiment
+    settings: Settings
+    """Of the experiment, of DeepSpeed's JSON and of the packages' versions."""
+    train: list[Record]
+    validation: list[Record]
+    guard: list[Record]
+    """Bad steps."""
+    evaluations: list[Record]
+    checkpoints: list[Checkpoint]
+    """Oldest first."""
+    analyses: list[SavedAnalysis]
+    notes: list[str]
+    """What could not be read, and why."""
+
+    @property
+    def model(self) -> str:
+        """The model in a few words."""
+        model = self.experiment.model
+        recurrent = isinstance(model, RecurrentConfig)
+        length = f"segments of {model.window_length:,}" if recurrent else f"context {model.window_length:,}"
+        return f"{model.family}, {describe_model(model)}, {length}"
+
+    @property
+    def num_parameters(self) -> int:
+        """In training."""
+        parts = count_parameters(self.experiment.model, self.experiment.auxiliary)
+        return sum(part.training for part in parts)
+
+    @property
+    def step(self) -> int:
+        """Steps on record."""
+        return max((records[-1]["step"] for records in (self.train, self.validation) if records), default=0)
+
+    @property
+    def best_validation(self) -> Record | None:
+        """The record of the lowest validation loss."""
+        return min(self.validation, key=lambda record: float(record["bits_per_character"]), default=None)
+
+    @property
+    def characters_per_second(self) -> float | None:
+        """The median of the training records."""
+        return statistics.median(record["characters_per_second"] for record in self.train) if self.train else None
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunContents]:
+    """The contents of run folders; ConfigError where one is none, is given twice, or has no valid experiment."""
+    return [_read_run(path, label) for path, label in zip(paths, label_sources(paths), strict=True)]
+
+
+def _read_run(path: Path, label: str) -> RunContents:
+    folder, notes = RunFolder(path), list[str]()
+    experiment = folder.load_experiment()
+    settings = flatten(experiment)
+    for name, prefix in (("deepspeed.json", "DeepSpeed: "), ("versions.json", "version: ")):
+        if (path / name).is_file():
+            settings |= flatten_json(_read_object(path / name, notes), prefix)
+    train, validation, guard = (read_metrics(folder, kind) for kind in ("train", "validation", "guard"))
+    if not train:
+        notes.append(f"{folder.metrics_file} holds no training record yet")
+    evaluations = [
+        {"file": file.name, **values}
+        for file in sorted(path.glob("evaluation-*.json"))
+        if (values := _read_object(file, notes))
+    ]
+    checkpoints, analyses = list[Checkpoint](), list[SavedAnalysis]()
+    for checkpoint in checkpoint_folders(folder):
+        try:
+            checkpoints.append(read_checkpoint(checkpoint))
+        except MegacharError as error:
+            notes.append(str(error))
+    for file in sorted((path / FOLDER).glob("*.json")):
+        try:
+            analyses.append(read_analysis(file))
+        except MegacharError as error:
+            notes.append(str(error))
+    return RunContents(label, folder, experiment, settings, train, validation, guard, evaluations, checkpoints,
+                       analyses, notes)  # fmt: skip
+
+
+def _read_object(path: Path, notes: list[str]) -> Record:
+    """The JSON object in a file; empty, with a note, where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read: {error}")
+        return {}
+    if not isinstance(values, dict):
+        notes.append(f"{path} holds no JSON object")
+        return {}
+    return values

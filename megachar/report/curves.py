@@ -1,0 +1,117 @@
+"""Which curves a report shows: of all runs in one picture each, and of the layers of each transformer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from megachar.losses.auxiliary import silent_from
+from megachar.report.charts import INK, Chart, Curve, depth_color, series_style, thin
+from megachar.report.contents import Record, RunContents
+
+_MOST_POINTS: Final = 500  # of a curve
+_MOST_LAYER_POINTS: Final = 120
+_SKIP: Final = 0.05  # of a loss curve: its start would leave the rest flat
+
+
+def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
+    """Pictures in which every run has a curve; those without any curve are left out."""
+    training = _curves(runs, "bits_per_character", width=1.0, alpha=0.55)
+    validation = [
+        Curve(*_thinned(run.validation, _value("bits_per_character"), _MOST_POINTS), **series_style(index),
+              width=1.6, marker="o")
+        for index, run in enumerate(runs)
+        if run.validation
+    ]  # fmt: skip
+    charts = [
+        Chart(
+            "Loss (bits per character)",
+            [*training, *validation],
+            "Thin: training; with dots: validation. The first twentieth may run out of the picture.",
+            skip_start=_SKIP,
+        ),
+        Chart("Speed (characters per second)", _curves(runs, "characters_per_second")),
+        Chart("Learning rate", _curves(runs, "learning_rate")),
+        Chart(
+            "Gradient norm",
+            _curves(runs, "gradient_norm"),
+            "Before clipping; recorded where DeepSpeed computes it.",
+            skip_start=_SKIP,
+        ),
+    ]
+    return [chart for chart in charts if chart.curves]
+
+
+def layer_charts(run: RunContents) -> list[Chart]:
+    """Bits of each layer and target, and how far they are above the last layer's; none for a single layer."""
+    shapes = {(len(record["layers"]), len(record["layers"][0])) for record in run.train if record.get("layers")}
+    if len(shapes) != 1:
+        return []
+    num_layers, num_targets = shapes.pop()
+    if num_layers == 1 or all(row[0] is None for record in run.train for row in record["layers"][:-1]):
+        return []
+    charts = []
+    for target in range(num_targets):
+        words = "the next character" if target == 0 else f"the character {target + 1} ahead"
+        charts += [
+            Chart(
+                f"Bits for {words}",
+                [_layer_curve(run, layer, _layer_value(layer, target)) for layer in range(num_layers)],
+                skip_start=_SKIP,
+                marks=_silence(run),
+            ),
+            Chart(
+                f"Bits above the last layer, for {words}",
+                [_layer_curve(run, layer, _layer_distance(layer, target)) for layer in range(num_layers)],
+                skip_start=_SKIP,
+                marks=_silence(run),
+            ),
+        ]
+    return charts
+
+
+def _curves(runs: Sequence[RunContents], name: str, **style: Any) -> list[Curve]:
+    """One of each run's training records that have a value: a gradient norm may not be known at every step."""
+    known = [[record for record in run.train if record.get(name) is not None] for run in runs]
+    return [
+        Curve(*_thinned(records, _value(name), _MOST_POINTS), **{**series_style(index), **style})
+        for index, records in enumerate(known)
+        if records
+    ]
+
+
+def _layer_curve(run: RunContents, layer: int, value: Callable[[Record], float | None]) -> Curve:
+    num_layers = len(run.train[0]["layers"])
+    points = _thinned(run.train, value, _MOST_LAYER_POINTS)
+    if layer == num_layers - 1:
+        return Curve(*points, color=INK, width=1.8)
+    return Curve(*points, color=depth_color(layer, num_layers), width=0.8)
+
+
+def _thinned(
+    records: Sequence[Record], value: Callable[[Record], float | None], most: int
+) -> tuple[list[int], list[float | None]]:
+    steps, values = thin([record["step"] for record in records], [value(record) for record in records], most)
+    return steps.tolist(), [None if number != number else number for number in values.tolist()]
+
+
+def _value(name: str) -> Callable[[Record], float | None]:
+    return lambda record: record.get(name)
+
+
+def _layer_value(layer: int, target: int) -> Callable[[Record], float | None]:
+    return lambda record: record["layers"][layer][target]
+
+
+def _layer_distance(layer: int, target: int) -> Callable[[Record], float | None]:
+    def distance(record: Record) -> float | None:
+        own, last = record["layers"][layer][target], record["layers"][-1][target]
+        return None if own is None or last is None else own - last
+
+    return distance
+
+
+def _silence(run: RunContents) -> list[float]:
+    """The step from which no intermediate layer predicts, if there is one."""
+    auxiliary, total = run.experiment.auxiliary, run.experiment.training.total_steps
+    num_layers = len(run.train[0]["layers"])
+    end = silent_from(num_layers - 1, num_layers, total, auxiliary.interval_steps)
+    return [end] if auxiliary.intermediate_layers and end <= run.train[-1]["step"] else []
