@@ -154,13 +154,16 @@ def test_a_checkpoint_of_the_same_model_is_restored(
     """With another learning rate, number of steps and layout: they are no part of what has to fit."""
     monkeypatch.setattr(reading, "fail_together", lambda mesh, error: None)  # there are no other ranks
     read: dict[str, Any] = {}
+    streams: list[Any] = []
     state: Any = SimpleNamespace(
-        mesh=None, restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True))
-    )
+        mesh=None, restore=lambda layer: read.update(zip(("weights", "optimizer"), layer("head"), strict=True)),
+        engine=SimpleNamespace(stage=SimpleNamespace(restore_streams=streams.append)),
+    )  # fmt: skip
     resumed = small("optimizer.learning_rate=1", "training.total_steps=7000", "parallel.data=2", "seed=3")
     assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == Position(20, {"skipped": 3})
     assert state.optimizer_steps == 19
     assert state.loss_scaler == {}
+    assert streams == [{}]  # a transformer carries nothing on
     weight = model.head.norm.weight.detach() * 0.2
     assert torch.equal(read["weights"]["head.norm.weight"], weight)
     expected = optimizer_state("head.norm.weight", "exp_avg_sq", weight)

@@ -13,7 +13,7 @@ import torch
 from megachar.config.loading import load_experiment
 from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
-from megachar.training.micro_batches import MicroBatchSource
+from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.preflight import check_data
 from tests.config.conftest import BASE
 from tests.data.corpora_by_hand import random_documents, write_corpus
@@ -28,7 +28,7 @@ def source_of(named: Experiment, rank: int, size: int) -> MicroBatchSource:
     mesh: Any = SimpleNamespace(
         at=SimpleNamespace(data=rank), topology=SimpleNamespace(data_size=size), device=torch.device("cpu")
     )
-    return MicroBatchSource(named, Blend.open(named.data), mesh)
+    return build_source(named, Blend.open(named.data), mesh)
 
 
 def inputs_of(batches: Sequence[Any]) -> np.ndarray:

@@ -27,7 +27,15 @@ from megachar.training.run_folder import RunFolder
 
 FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
-_NOT_SHAPES = {"dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias", "orthogonal_scale"}
+_NOT_SHAPES = {
+    "family",  # whose other keys tell which it is
+    "dropout",
+    "local_offsets",
+    "hidden_dropout",
+    "embedding_dropout",
+    "forget_bias",
+    "orthogonal_scale",
+}
 """Settings of models that a resumed run may change."""
 _FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 
@@ -187,7 +195,10 @@ def list_checkpoints(folder: RunFolder) -> list[Checkpoint]:
 
 def check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -> None:
     """Raise `CheckpointError` unless the checkpoint fits the experiment in these `keys` of `identity`."""
-    saved, now = checkpoint.manifest.experiment, identity(experiment)
+    saved, now = dict(checkpoint.manifest.experiment), identity(experiment)
+    if isinstance(saved.get("model"), dict):
+        # An older megachar may have counted settings in that it did not know to be none of a model's shape.
+        saved["model"] = {name: value for name, value in saved["model"].items() if name not in _NOT_SHAPES}
     for key in keys:
         if saved.get(key) != now[key]:
             raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
