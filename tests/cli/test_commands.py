@@ -110,7 +110,7 @@ def test_flops_of_switched_off_losses(call: Call) -> None:
 
     def rows(*overrides: str) -> list[int]:
         done = call("count", "t12", *overrides)
-        _, _, table = done.out.partition("operations per character")
+        _, _, table = done.out.partition("floating-point operations")
         return [int(figure.replace(",", "")) for figure in re.findall(r" ([\d,]{5,}) ", table)]
 
     first, last, inference = rows()
