@@ -4,13 +4,13 @@ import csv
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megachar.errors import ConfigError, DataError
-from megachar.evaluation.result import write_json
+from megachar.evaluation.result import replace_file, write_json
 from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class Analysis:
         stem = folder / self.file_stem
         saved = SavedAnalysis(self.name, self.title, self.subjects, self.table, self.how_to_read, self.split,
                               self.settings, _with_ending(stem, "csv"), _with_ending(stem, "png"))  # fmt: skip
-        _write(saved.csv, self._write_csv)
-        _write(saved.figure, lambda path: self.figure.savefig(path, format="png", dpi=_DOTS_PER_INCH))
+        replace_file(saved.csv, self._write_csv)
+        replace_file(saved.figure, lambda path: self.figure.savefig(path, format="png", dpi=_DOTS_PER_INCH))
         write_json(saved.json, saved.as_dict())
         return saved
 
@@ -230,19 +230,6 @@ def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
             break
         count += 1
     return count
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Under a temporary name first, so that `path` is never half a file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror}; name a writable folder with --output"
-        ) from error
 
 
 def _shown(cell: Cell, column: Column) -> str:
