@@ -1,5 +1,6 @@
 """How two models recover from surprises (Krause et al. 2016, figure 3)."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -228,7 +229,7 @@ def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title:
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.legend()
-    upper.set_title(title, fontsize="medium")
+    upper.set_title(textwrap.fill(title, 80), fontsize="medium")
     return figure
 
 
