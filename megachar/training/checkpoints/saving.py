@@ -202,9 +202,11 @@ class CheckpointSaver:
         if failure is None:
             return
         self._save = None
+        error: CheckpointError | None = None
         if self.mesh.is_main:
             shutil.rmtree(save.part, ignore_errors=True)
-        raise self._error(save.part, failure)
+            error = self._error(save.part, failure)
+        fail_together(self.mesh, error)  # no rank ends before it is cleared up, for the others would be ended with it
 
     def _error(self, part: Path, failure: str) -> CheckpointError:
         return CheckpointError(
