@@ -68,6 +68,11 @@ def test_precedence(tmp_path: Path) -> None:
     assert loaded.batch == load_experiment(BASE).batch
 
 
+def test_the_word_off_is_no_false(tmp_path: Path) -> None:
+    assert load_experiment(BASE, ["guard.action=off"]).guard.action == "off"
+    assert load_experiment(write(tmp_path, "guard: {action: off}")).guard.action == "off"
+
+
 def test_a_file_may_start_from_a_file(tmp_path: Path) -> None:
     base = write(tmp_path, "seed: 5\nname: base\n", "base.yml")
     loaded = load_experiment(write(tmp_path, f"preset: {base}\nname: derived\n"))
