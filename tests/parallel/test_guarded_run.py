@@ -14,7 +14,7 @@ from megachar.parallel.stage import MicroBatch
 from megachar.training import loop
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.metrics import read_metrics
-from megachar.training.micro_batches import MicroBatchSource
+from megachar.training.micro_batches import WindowSource
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines
@@ -25,7 +25,7 @@ Ranks = Callable[[int], RankPool]
 TOTAL = 8
 
 
-class FaultySource(MicroBatchSource):
+class FaultySource(WindowSource):
     """Batches of which those at some places in the order of data are bad on data rank 0, or not there at all."""
 
     bad: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class FaultySource(MicroBatchSource):
 
 def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing: tuple[int, ...]) -> None:
     """On a rank: the whole loop; what comes out of the embedding of a bad batch is NaN."""
-    build, source = loop.build_engine, loop.MicroBatchSource
+    build, source = loop.build_engine, loop.build_source
     FaultySource.bad, FaultySource.missing = bad, missing
 
     def blow_up(_module: Any, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -53,11 +53,11 @@ def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing
             engine.stage.embedding.register_forward_hook(blow_up)
         return engine
 
-    loop.build_engine, loop.MicroBatchSource = build_faulty, FaultySource  # type: ignore[misc]
+    loop.build_engine, loop.build_source = build_faulty, FaultySource  # type: ignore[misc]
     try:
         loop.train(Experiment.model_validate(values), resume, unwatched())
     finally:
-        loop.build_engine, loop.MicroBatchSource = build, source  # type: ignore[misc]
+        loop.build_engine, loop.build_source = build, source  # type: ignore[misc]
 
 
 def guarded(corpus: Path, output: Path, action: str, layout: tuple[int, int, int], **more: Any) -> Experiment:

@@ -15,7 +15,8 @@ from megachar.training.run_folder import RunFolder
 from tests.config.conftest import BASE
 
 SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]
-NOT_SHAPES = {"dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias", "orthogonal_scale"}
+NOT_SHAPES = {"family", "dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias",
+              "orthogonal_scale"}  # fmt: skip
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
 
 
