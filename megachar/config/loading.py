@@ -92,20 +92,35 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
 
 
-def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[Any]:
-    """The YAML documents `source` stands for, the most general first; `above` are the files that start from it."""
-    path = Path(source)
+def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
+    """The file `source` stands for: a path that ends in .yaml, or a name in `folder`.
+
+    Args:
+        source: what the user wrote.
+        folder: of the files that ship with megachar.
+        named: what they are called, such as "preset".
+        file: what a user's own file is called, such as "experiment".
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path, names = Path(source), sorted(found.stem for found in folder.glob("*.yaml"))
     if path.suffix not in {".yaml", ".yml"}:
-        if source not in preset_names():
-            close = difflib.get_close_matches(source, preset_names(), n=1)
+        if source not in names:
+            close = difflib.get_close_matches(source, names, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"no preset is called {source!r}; {hint}presets: {', '.join(preset_names())}; a file must end in .yaml"
+                f"no {named} is called {source!r}; {hint}{named}s: {', '.join(names)}; a file must end in .yaml"
             )
-        path = PRESETS / f"{source}.yaml"
+        path = folder / f"{source}.yaml"
     if not path.is_file():
-        raise ConfigError(f"experiment file {source} does not exist; write one or name a preset: "
-                          f"{', '.join(preset_names())}")  # fmt: skip
+        raise ConfigError(f"{file} file {source} does not exist; write one or name a {named}: {', '.join(names)}")
+    return path
+
+
+def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[Any]:
+    """The YAML documents `source` stands for, the most general first; `above` are the files that start from it."""
+    path = find_yaml(source, PRESETS, "preset", "experiment")
     if path.resolve() in above:
         raise ConfigError(f"{path} starts from itself through `preset:`; name another there")
     layer = OmegaConf.create(read_yaml(path))

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from pydantic import Field, ValidationError
 
 from megachar.config.differences import differences, flatten
-from megachar.config.loading import load_experiment, read_yaml
-from megachar.config.schema import Experiment, Section
+from megachar.config.loading import find_yaml, load_experiment, read_yaml
+from megachar.config.schema import Experiment
+from megachar.config.section import Section
 from megachar.errors import ConfigError
 
 SWEEPS = Path(__file__).parent / "presets"
@@ -70,17 +71,7 @@ def load_sweep(source: str) -> Sweep:
     Raises:
         ConfigError: there is no such sweep, its file is not readable, or something in it is wrong.
     """
-    path = Path(source)
-    if path.suffix not in {".yaml", ".yml"}:
-        if source not in sweep_names():
-            close = difflib.get_close_matches(source, sweep_names(), n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(
-                f"no sweep is called {source!r}; {hint}sweeps: {', '.join(sweep_names())}; a file must end in .yaml"
-            )
-        path = SWEEPS / f"{source}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"sweep file {source} does not exist; write one or name a sweep: {', '.join(sweep_names())}")
+    path = find_yaml(source, SWEEPS, "sweep", "sweep")
     try:
         sweep = Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
