@@ -172,11 +172,6 @@ def read_analysis(path: Path) -> SavedAnalysis:
     return saved
 
 
-def find_analyses(run: Path) -> list[SavedAnalysis]:
-    """The results in a run folder, by file name; DataError as from `read_analysis`."""
-    return [read_analysis(path) for path in sorted((run / FOLDER).glob("*.json"))]
-
-
 def result_folder(source: Path, output: Path | None) -> Path:
     """Make the folder for results about `source` and others: `output`, or `analyses` in the run's, or beside a file.
 

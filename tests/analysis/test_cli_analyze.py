@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from megachar.analysis.models import find_models
-from megachar.analysis.result import SavedAnalysis, find_analyses, read_analysis
+from megachar.analysis.result import FOLDER, SavedAnalysis, read_analysis
 from megachar.cli import app
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
@@ -151,7 +151,10 @@ def test_checkpoints_of_one_run(make_run: MakeRun, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "step-00000070"
     for source in (run, checkpoint):
         invoke("seed-text", source, *SENTENCE)
-    assert {saved.subjects[0].label for saved in find_analyses(run)} == {"small", "small@70"}
+    assert {saved.subjects[0].label for saved in map(read_analysis, (run / FOLDER).glob("*.json"))} == {
+        "small",
+        "small@70",
+    }
 
 
 @pytest.mark.parametrize("name", ["characters", "sentencepiece"])

@@ -7,11 +7,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from megachar.analysis.result import (
+    FOLDER,
     Analysis,
     Column,
     Subject,
     Table,
-    find_analyses,
     label_sources,
     read_analysis,
     result_folder,
@@ -78,8 +78,8 @@ def test_found_in_a_run(tmp_path: Path) -> None:
     folder = result_folder(tmp_path, None)
     assert folder == tmp_path / "analyses"
     saved = [make_analysis(label=label).save(folder) for label in ("b", "a")]
-    assert find_analyses(tmp_path) == saved[::-1]
-    assert find_analyses(tmp_path / "absent") == []
+    found = [read_analysis(path) for path in sorted((tmp_path / FOLDER).glob("*.json"))]
+    assert found == saved[::-1]
 
 
 def test_no_result(tmp_path: Path) -> None:
