@@ -62,14 +62,18 @@ VocabularyOption = Annotated[VocabularyName, typer.Option(help="What a token is.
 VocabularySize = Annotated[
     int | None,
     typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: all that occur, or 256 bytes and the most frequent ones; "
-        f"sentencepiece: {DEFAULT_PIECES}."
+        help=f"Tokens of a learned vocabulary. characters: without it one for each that occurs, in any split; with it "
+        f"256 bytes and the most frequent ones. sentencepiece: {DEFAULT_PIECES}."
     ),
 ]
 Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
 ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
 OthersOption = Annotated[
-    Others | None, typer.Option(help="What characters become that were not learned: their bytes, or an error. [bytes]")
+    Others | None,
+    typer.Option(
+        help="What characters become that were not learned: their bytes, of which each is a token, or an error. "
+        "[default: bytes with --vocabulary-size; without it every character is learned]"
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
@@ -110,10 +114,10 @@ class VocabularyChoice:
         if self.model is not None:
             return PieceVocabulary.load(self.model)
         size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        bytes_for_others = None if self.others is None else self.others == "bytes"
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", self.others != "error",
-            LEARNED_BYTES[self.name],
-        )  # fmt: skip
+            sources, recipe, self.name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[self.name]
+        )
 
 
 def find_sources(
