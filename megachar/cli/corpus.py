@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.inspection import inspect, print_splits
-from megachar.cli.prepare import prepare
+from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from megachar.data.preprocess import SourceFile
     from megachar.data.vocabulary import Vocabulary
 
-VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
@@ -60,7 +59,7 @@ def fetch(
         Path | None, typer.Option(help="Where downloads are kept; default: downloads/ beside the output.")
     ] = None,
     vocabulary: Annotated[
-        VocabularyName | None, typer.Option(help="What a token is; default: text8's 27 symbols for text8, else bytes.")
+        VocabularyName | None, typer.Option(help=f"{WHAT_A_TOKEN_IS} Default: text8 for text8, else bytes.")
     ] = None,
     vocabulary_size: Annotated[
         int | None,
@@ -148,6 +147,6 @@ def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["S
     if name == "text8":
         return CharacterVocabulary.text8()
     recipe = Recipe(ByteVocabulary(), "file", "text", False)
-    if name == "characters":
-        return learn_vocabulary(sources, recipe, "characters", size)
+    if name != "sentencepiece":
+        return learn_vocabulary(sources, recipe, name, size)
     return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)

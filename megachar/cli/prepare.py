@@ -35,11 +35,15 @@ from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
 
-VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
+WHAT_A_TOKEN_IS = (
+    "What a token is. bytes: any of the 256; used-bytes: one that occurs in the text (enwik8: 205); text8: the space "
+    "and a-z; characters: a character of UTF-8; sentencepiece: a piece of a word."
+)
 Others = Literal["bytes", "error"]
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
-LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
+LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 20}
 
 Inputs = Annotated[
     list[str] | None,
@@ -58,7 +62,7 @@ JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
 ]
-VocabularyOption = Annotated[VocabularyName, typer.Option(help="What a token is.")]
+VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
 VocabularySize = Annotated[
     int | None,
     typer.Option(
@@ -218,10 +222,11 @@ def prepare(
       mpirun -n 64 megachar corpus prepare pile/*.jsonl.zst --json-key text --mpi --output data/pile
 
     \b
-    Other vocabularies; what is learned is learned from the training text alone:
+    Other vocabularies; used bytes and characters are all that occur, pieces are learned from the training text:
       megachar corpus prepare text8 --vocabulary text8 --output data/text8
+      megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205
       megachar corpus prepare novel.txt --vocabulary characters --output data/novel
-      megachar corpus prepare novel.txt --vocabulary characters --others error --output data/novel
+      megachar corpus prepare novel.txt --vocabulary characters --others bytes --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --model my.model --output data/novel
 

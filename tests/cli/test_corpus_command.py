@@ -140,7 +140,9 @@ def test_fetch_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPat
     refused(call("fetch", "enwik8", "--from", "wrong", "--output", "wrong/out"), message)
 
 
-@pytest.mark.parametrize(("vocabulary", "size"), [(None, 27), ("characters", 16), ("sentencepiece", 290)])
+@pytest.mark.parametrize(
+    ("vocabulary", "size"), [(None, 27), ("used-bytes", 16), ("characters", 16), ("sentencepiece", 290)]
+)
 def test_fetch_in_another_vocabulary(
     vocabulary: str | None, size: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

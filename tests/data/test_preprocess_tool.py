@@ -51,6 +51,7 @@ def decoded(folder: str) -> bytes:
     [
         ("", "bytes", 256),
         ("--documents line", "bytes", 256),
+        ("--vocabulary used-bytes", "used-bytes", 14),
         ("--vocabulary characters", "characters", 14),
         ("--vocabulary characters --others bytes", "characters", 256 + 14),
         ("--vocabulary characters --others error", "characters", 14),

@@ -1,4 +1,4 @@
-"""Vocabularies learned from a corpus: from its training text alone, but for sets of characters that cover it all."""
+"""Vocabularies learned from a corpus: from its training text alone, but for sets of symbols that cover it all."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -9,9 +9,10 @@ from megachar.data.corpus import SPLIT_NAMES, SplitName
 from megachar.data.pieces import ModelType, PieceVocabulary
 from megachar.data.preprocessing.encoding import Recipe, place_of, read_text
 from megachar.data.preprocessing.plan import SourceFile, units_of
+from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import Cut, Vocabulary
 
-LearnedName = Literal["characters", "sentencepiece"]
+LearnedName = Literal["used-bytes", "characters", "sentencepiece"]
 
 
 def learn_vocabulary(
@@ -25,15 +26,15 @@ def learn_vocabulary(
 ) -> Vocabulary:
     """Learn a vocabulary from the first `most_bytes` (None: all) of the training text, or of the first split there is.
 
-    Characters of no given size, with no bytes for others, are all that occur in any split, so that they cover the whole
-    text. Which characters a held-out text consists of is all that is learned from it: neither how often they come nor
-    in which order, so no figure on that text is the better for it.
+    Used bytes, and characters of no given size with no bytes for others, are all that occur in any split, so that they
+    cover the whole text. Which symbols a held-out text consists of is all that is learned from it: neither how often
+    they come nor in which order, so a figure on that text is hardly the better for it.
 
     Args:
         sources: the texts and their splits.
         recipe: what the text of the sources is; its vocabulary is not looked at.
         name: what is learned.
-        size: tokens; None: as many as there are characters.
+        size: tokens; None: as many as there are symbols.
         model_type: of a SentencePiece model.
         bytes_for_others: whether characters that were not learned are written as bytes, or are an error; None: as bytes
             where a size is given, which may leave some out.
@@ -42,6 +43,8 @@ def learn_vocabulary(
     Raises:
         DataError: the text is no UTF-8, or the size does not fit.
     """
+    if name == "used-bytes":
+        return UsedBytesVocabulary.learn(text_of(sources, recipe, SPLIT_NAMES, most_bytes, Cut.ANYWHERE))
     if name == "characters":
         others = size is not None if bytes_for_others is None else bytes_for_others
         covers = size is None and not others
@@ -58,14 +61,18 @@ def _first_split(sources: Sequence[SourceFile]) -> tuple[SplitName, ...]:
 
 
 def text_of(
-    sources: Sequence[SourceFile], recipe: Recipe, splits: Sequence[SplitName], most_bytes: int | None = None
+    sources: Sequence[SourceFile],
+    recipe: Recipe,
+    splits: Sequence[SplitName],
+    most_bytes: int | None = None,
+    cut: Cut = Cut.WORDS,
 ) -> Iterator[PlacedText]:
-    """Blocks of the text of these splits, each whole UTF-8 words."""
+    """Blocks of the text of these splits, which end where `cut` says."""
     remaining = most_bytes
     for unit in units_of(sources):
         if all(segment.split not in splits for segment in unit.segments):
             continue
-        for text in read_text(unit, recipe, Cut.WORDS):
+        for text in read_text(unit, recipe, cut):
             if unit.segments[text.block.segment].split not in splits:
                 continue
             yield text.text, partial(place_of, unit, recipe, text)
