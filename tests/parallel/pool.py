@@ -1,7 +1,9 @@
 """Real gloo processes that run one case each, forked from a process that has imported torch, deepspeed and megachar."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 CASE_TIMEOUT_SECONDS = 300
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.parallel.preload"])
 
@@ -73,7 +76,8 @@ class RankPool:
 def _work(
     rank: int, size: int, port: int, pipe: Connection, case: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    """On a rank: run the case and send what it gives."""
+    """On a rank: run the case and send what it gives. It ends with what it was forked from, and that with the tests."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
         OMP_NUM_THREADS="1",  # more threads add up in another order, and sums are compared bit by bit
