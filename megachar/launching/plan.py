@@ -97,6 +97,12 @@ class LaunchPlan:
             return "127.0.0.1"
         return self.addresses.get(self.hosts[0].name, self.hosts[0].name)
 
+    @property
+    def starting(self) -> str:
+        """What it starts, in words."""
+        size = self.topology.world_size
+        return f"{size} rank{'s' if size > 1 else ''}"
+
     def used_hosts(self) -> tuple[Host, ...]:
         """The hosts that get ranks, each with as many slots as it gets: filled one after the other.
 
