@@ -6,7 +6,8 @@ set -euo pipefail
 extra=dev
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-slow=(tests/launcher tests/parallel tests/watch tests/report/test_browser.py tests/sweeps/test_sweep_command.py)
+slow=(tests/launcher tests/parallel tests/watch
+    tests/report/test_browser.py tests/sweeps/test_sweep_command.py tests/test_package.py)
 if [ "${1:-}" = fast ]; then
     set -- "${slow[@]/#/--ignore=}" "${@:2}"
 fi

@@ -25,8 +25,8 @@ SCRIPTS = resource_folder("launcher")
 TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("train.py", "selftest.py", "slurm.sh"))
 
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
-"""`local`: DeepSpeed's runner on this machine; `ssh`: the same over pdsh and ssh; `no_ssh`: the same, started by the
-user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
+"""`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
+by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 THIS_MACHINE = "localhost"
 DEFAULT_PORT = 29500
@@ -96,6 +96,12 @@ class LaunchPlan:
         if not self.hosts:
             return "127.0.0.1"
         return self.addresses.get(self.hosts[0].name, self.hosts[0].name)
+
+    @property
+    def starting(self) -> str:
+        """What it starts, in words."""
+        size = self.topology.world_size
+        return f"{size} rank{'s' if size > 1 else ''}"
 
     def used_hosts(self) -> tuple[Host, ...]:
         """The hosts that get ranks, each with as many slots as it gets: filled one after the other.
@@ -203,6 +209,8 @@ class LaunchPlan:
             return [*self._mpirun(), sys.executable, "-u", *script]
         if self.launcher == "slurm":
             return [*self._srun(), sys.executable, "-u", *script]
+        if self.launcher == "local":
+            return [*self._local(), *script]
         if self.launcher == "ssh":
             _check_paths(sys.executable, *script, str(Path.cwd()))
         return [*self._deepspeed(), *script]
@@ -237,12 +245,13 @@ class LaunchPlan:
     def _environment_file(self) -> Path:
         return self.folder.launch.absolute() / "environment"
 
+    def _local(self) -> list[str]:
+        return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
+                "--port", str(self.master_port), "--device", self.experiment.device]  # fmt: skip
+
     def _deepspeed(self) -> list[str]:
         runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
         runner += ["--master_port", str(self.master_port)]
-        if not self.hosts:
-            # An empty hostfile keeps the runner from picking up /job/hostfile.
-            return [*runner, "--hostfile", os.devnull, "--num_gpus", str(self.topology.world_size)]
         runner += ["--hostfile", str(self._hostfile), "--master_addr", self.master_address]
         if self.launcher == "no_ssh":
             return [*runner, "--no_ssh", "--node_rank", str(self.node_rank)]
