@@ -19,7 +19,7 @@ COMMANDS = {
     "plot": "Draw the loss curves and the picture of the layers' losses from a run's metrics.",
     "presets": "List the presets and the sweeps with what each is.",
     "analyze": "Look into trained models, as the papers do: a table, a picture and a CSV each.",
-    "corpus": "Fetch corpora by name, adopt datasets, look at what they hold.",
+    "corpus": "Prepare texts, fetch corpora, adopt datasets, look at what they hold.",
     "checkpoint": "Inspect, verify, export and import checkpoints.",
 }
 """Name -> its line in the list. The command is the function of that name in `megachar.cli.NAME`, or the group `app`."""
