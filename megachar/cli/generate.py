@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from megachar.config.schema import Experiment
     from megachar.data.vocabulary import Vocabulary
 
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
+]
+
 
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
@@ -44,6 +48,7 @@ def generate(
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Threads = None,
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
@@ -67,10 +72,12 @@ def generate(
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
     from megachar.parallel.mesh import choose_device
+    from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))
+    use_threads(threads, model, rows=1)
     symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:
