@@ -202,6 +202,7 @@ def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
     options = command[4:script]
     assert options[options.index("--ranks") + 1] == "8"  # pipe 2 x tensor 2 x data 2
     assert 1024 <= int(options[options.index("--port") + 1]) < 65536
+    assert options[options.index("--device") + 1] == "auto"
     written = [path for path in (tmp_path / "my runs").rglob("*") if path.is_file()]
     assert [str(path) for path in written] == command[script + 1 :]
 
