@@ -1,11 +1,7 @@
-"""`megachar corpus`: well-known corpora by their names, datasets from elsewhere, and a look at what they hold."""
+"""`megachar corpus`: your own texts, well-known corpora, datasets from elsewhere, and a look at what they hold."""
 
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -15,7 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.inspection import inspect, print_splits
-from megachar.cli.stages import Stages, errors_of_the_system
+from megachar.cli.prepare import prepare
+from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +23,9 @@ VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
-app = typer.Typer(help="Fetch corpora by name, adopt datasets, look at what they hold.", no_args_is_help=True)
-app.command()(inspect)
+app = typer.Typer(help="Prepare texts, fetch corpora, adopt datasets, look at what they hold.", no_args_is_help=True)
+for command in (prepare, inspect):
+    app.command()(command)
 
 
 @app.command("list")
@@ -150,17 +148,3 @@ def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["S
     if name == "characters":
         return learn_vocabulary(sources, recipe, "characters", size)
     return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)
-
-
-@contextmanager
-def cleaned_up_on_termination() -> Iterator[None]:
-    """SIGTERM leaves through the exception handlers, which remove what is half written."""
-
-    def stop(signal_number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signal_number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

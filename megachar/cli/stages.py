@@ -1,9 +1,12 @@
-"""Long work on files: its stages as a bar on a terminal or a line every so often elsewhere, and its errors."""
+"""Long work on files: its stages as a bar on a terminal or a line every so often elsewhere, its errors, its end."""
 
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -84,3 +87,17 @@ def errors_of_the_system(what: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{error.filename or what}: {error.strerror or error}; mend that and try again") from error
+
+
+@contextmanager
+def cleaned_up_on_termination() -> Iterator[None]:
+    """SIGTERM leaves through the exception handlers, which remove what is half written."""
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signal_number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -96,7 +96,7 @@ class Blend:
         if not parts:
             raise ConfigError(
                 "data.path is not set; name the folder of a prepared corpus, such as data.path=data/enwik8 "
-                "(python tools/preprocess_data.py TEXT --output FOLDER makes one), or several in data.blend"
+                "(megachar corpus prepare TEXT --output FOLDER makes one), or several in data.blend"
             )
         # Through its text, because a float's own fraction is that of its binary digits: 0.1 is meant to be 1/10.
         pattern = BlendPattern([Fraction(str(part.weight)) for part in parts])

@@ -21,7 +21,7 @@ FORMAT_VERSION: Final = 1
 SplitName = Literal["train", "valid", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "valid", "test")
 
-PREPARE = "python tools/preprocess_data.py TEXT --output"
+PREPARE = "megachar corpus prepare TEXT --output"
 
 
 class _Section(BaseModel):
@@ -175,7 +175,7 @@ def vocabulary_of(card: VocabularyCard, folder: Path) -> Vocabulary:
 
     DataError where the card fits no vocabulary known here, or the files are missing or others.
     """
-    again = "prepare the corpus again (python tools/preprocess_data.py ...)"
+    again = "prepare the corpus again (megachar corpus prepare ...)"
     vocabulary: Vocabulary
     if card.name == ByteVocabulary.name:
         vocabulary = ByteVocabulary()

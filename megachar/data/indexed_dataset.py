@@ -33,7 +33,7 @@ DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8:
 
 Int64 = npt.NDArray[np.int64]
 
-PREPARE_AGAIN = "prepare it again (python tools/preprocess_data.py ...) or copy both files again"
+PREPARE_AGAIN = "prepare it again (megachar corpus prepare ...) or copy both files again"
 
 
 def bin_path(prefix: Path) -> Path:
@@ -287,7 +287,7 @@ class IndexedDataset:
         if len(missing) == 1:
             raise DataError(f"{missing[0]} is missing beside its other half: {PREPARE_AGAIN}")
         if missing:
-            mend = f"prepare the dataset (python tools/preprocess_data.py ... --output {self.prefix.parent})"
+            mend = f"prepare the dataset (megachar corpus prepare ... --output {self.prefix.parent})"
             if self.prefix.suffix in (".bin", ".idx"):
                 mend = f"give the name without {self.prefix.suffix}: {self.prefix.with_suffix('')}"
             raise DataError(f"no dataset at {self.prefix}: neither {missing[0]} nor {missing[1]} exists; {mend}")

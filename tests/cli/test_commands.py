@@ -145,7 +145,7 @@ def test_a_message_may_hold_brackets(call: Call) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], r"ConfigError: data\.path is not set; [^\n]*preprocess_data\.py[^\n]*"),
+        ([], r"ConfigError: data\.path is not set; [^\n]*megachar corpus prepare[^\n]*"),
         (["data.path=/nowhere"], r"DataError: no corpus at /nowhere: [^\n]*"),
         (["data.path={corpus}", "model.vocabulary_size=205"], r"ConfigError: model\.vocabulary_size = 205, but [^\n]*"),
         (["data.path={corpus}", "model.context=5000"], r"DataError: train split of [^\n]* one window needs 5,002.*"),

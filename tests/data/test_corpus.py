@@ -57,12 +57,12 @@ def test_fingerprint_tells_corpora_apart(folder: Path) -> None:
 
 
 def test_absent_split(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"has no split 'test'; it has: train, valid\. .*tools/preprocess_data\.py"):
+    with pytest.raises(DataError, match=r"has no split 'test'; it has: train, valid\. .*megachar corpus prepare"):
         Corpus.open(folder).split("test")
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no corpus at .*nowhere: .*python tools/preprocess_data\.py TEXT --output"):
+    with pytest.raises(DataError, match=r"no corpus at .*nowhere: .*megachar corpus prepare TEXT --output"):
         Corpus.open(tmp_path / "nowhere")
 
 

@@ -261,4 +261,4 @@ def test_killed_rank(place: Path) -> None:
 def test_mpi_needs_ranks(place: Path) -> None:
     command = mpirun(1, TOOL, place / "text", "--output", place / "new", "--mpi")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENVIRONMENT, check=False)
-    assert "--mpi with a single rank: start the tool with mpirun -n 2 or more" in done.stderr
+    assert "--mpi with a single rank: start it with mpirun -n 2 or more" in done.stderr

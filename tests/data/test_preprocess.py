@@ -287,7 +287,7 @@ def test_tool(tmp_path: Path) -> None:
 
     again = tool(path, "--output", tmp_path / "new" / "corpus")
     assert again.returncode == 2
-    assert again.stderr.startswith("error: the output")
+    assert again.stderr.startswith("DataError: the output")
     assert "--overwrite" in again.stderr
     assert again.stderr.count("\n") == 1  # one message on one line, no traceback
 
@@ -323,7 +323,7 @@ def test_tool_refuses(
         signal.signal(signal.SIGTERM, before)
     captured = capsys.readouterr()
     assert stopped.value.code == 2
-    assert captured.err.startswith("error: ")
+    assert captured.err.startswith(("ConfigError: ", "DataError: "))
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert names(text.parent) == ["text"]

@@ -23,7 +23,7 @@ def test_a_corpus_that_fits(make_corpus: MakeCorpus) -> None:
 
 
 def test_no_path() -> None:
-    with pytest.raises(ConfigError, match=r"data\.path is not set; .*data\.path=data/enwik8 .*preprocess_data\.py"):
+    with pytest.raises(ConfigError, match=r"data\.path is not set; .*data\.path=data/enwik8 .*megachar corpus prepare"):
         check_data(experiment())
 
 

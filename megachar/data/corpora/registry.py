@@ -191,4 +191,4 @@ def named_corpus(name: str) -> NamedCorpus:
         if corpus.name == name:
             return corpus
     known = ", ".join(corpus.name for corpus in CORPORA)
-    raise ConfigError(f"no corpus named {name!r}; known are {known}. For a text of your own: tools/preprocess_data.py")
+    raise ConfigError(f"no corpus named {name!r}; known are {known}. For a text of your own: megachar corpus prepare")

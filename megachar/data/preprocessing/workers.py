@@ -47,7 +47,7 @@ def mpi_ranks() -> Iterator[tuple[Executor | None, int]]:
             f"--mpi needs mpi4py and an MPI library ({error}): apt install openmpi-bin, pip install mpi4py"
         ) from None
     if MPI.COMM_WORLD.size < 2:
-        raise ConfigError("--mpi with a single rank: start the tool with mpirun -n 2 or more, or leave out --mpi")
+        raise ConfigError("--mpi with a single rank: start it with mpirun -n 2 or more, or leave out --mpi")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
         yield cast(Executor | None, executor), MPI.COMM_WORLD.size - 1
 

@@ -1,0 +1,253 @@
+"""`megachar corpus prepare`: text becomes a corpus folder for training."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
+from megachar.data.characters import CharacterVocabulary
+from megachar.data.corpus import Corpus, SplitName
+from megachar.data.pieces import ModelType, PieceVocabulary
+from megachar.data.preprocess import (
+    DEFAULT_SPLIT,
+    SourceFile,
+    check_output,
+    cut_by_position,
+    one_file_per_split,
+    prepare_corpus,
+)
+from megachar.data.preprocessing.encoding import Documents, Recipe
+from megachar.data.preprocessing.inputs import STANDARD_INPUT, Input, find_inputs
+from megachar.data.preprocessing.learning import learn_vocabulary
+from megachar.data.preprocessing.plan import total_bytes
+from megachar.data.preprocessing.workers import mpi_ranks
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.errors import ConfigError
+
+VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+Others = Literal["bytes", "error"]
+DEFAULT_PIECES = 8000
+# SentencePiece holds the text it learns from in memory; characters are only counted.
+LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUT...", help="Texts that are joined and cut by position (see --split)."),
+]
+Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
+Split = Annotated[
+    str | None,
+    typer.Option(help=f"Percentages of train,valid,test for INPUT, adding up to 100; without it {DEFAULT_SPLIT}."),
+]
+SplitInputs = Annotated[list[str] | None, typer.Option(help="Texts for this split alone, instead of INPUT.")]
+DocumentsOption = Annotated[
+    Documents | None, typer.Option(help="What one document is. Without it: record with --json-key, else file.")
+]
+JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the text under this key. [default: text]")]
+SkipBadLines = Annotated[
+    bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
+]
+VocabularyOption = Annotated[VocabularyName, typer.Option(help="What a token is.")]
+VocabularySize = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Tokens of a learned vocabulary. characters: all that occur, or 256 bytes and the most frequent ones; "
+        f"sentencepiece: {DEFAULT_PIECES}."
+    ),
+]
+Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
+ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
+OthersOption = Annotated[
+    Others | None, typer.Option(help="What characters become that were not learned: their bytes, or an error. [bytes]")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
+Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")]
+
+
+@dataclass(frozen=True)
+class VocabularyChoice:
+    """The options about the vocabulary."""
+
+    name: VocabularyName
+    size: int | None
+    model: Path | None
+    model_type: ModelType | None
+    others: Others | None
+
+    def check(self) -> None:
+        """ConfigError where an option does not go with the vocabulary."""
+        pieces = self.name == "sentencepiece"
+        for option, given, fits in (
+            ("--vocabulary-size", self.size, pieces or self.name == "characters"),
+            ("--model", self.model, pieces),
+            ("--model-type", self.model_type, pieces),
+            ("--others", self.others, self.name == "characters"),
+        ):
+            if given is not None and not fits:
+                raise ConfigError(f"{option} {given} does not go with --vocabulary {self.name}: leave it out")
+        for option, given in (("--vocabulary-size", self.size), ("--model-type", self.model_type)):
+            if given is not None and self.model is not None:
+                raise ConfigError(f"{option} {given} is for training, but --model {self.model} is given: leave one out")
+
+    def make(self, sources: Sequence[SourceFile], recipe: Recipe) -> Vocabulary:
+        """Load or learn the vocabulary; `recipe` says what the text of `sources` is."""
+        if self.name == "bytes":
+            return ByteVocabulary()
+        if self.name == "text8":
+            return CharacterVocabulary.text8()
+        if self.model is not None:
+            return PieceVocabulary.load(self.model)
+        size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        return learn_vocabulary(
+            sources, recipe, self.name, size, self.model_type or "unigram", self.others != "error",
+            LEARNED_BYTES[self.name],
+        )  # fmt: skip
+
+
+def find_sources(
+    inputs: Sequence[str], split: str | None, files: dict[SplitName, list[str]], spool: Path
+) -> list[SourceFile]:
+    """The texts that the command line names; ConfigError where it names two ways at once, or none."""
+    if not inputs:
+        if not files:
+            raise ConfigError("nothing to prepare: give an INPUT to cut, or a file to each of --train, --valid, --test")
+        if split is not None:
+            raise ConfigError(f"--split {split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
+        if sum(names.count(STANDARD_INPUT) for names in files.values()) > 1:
+            raise ConfigError("standard input (-) is given to more than one split: name it once")
+        return one_file_per_split({name: find_inputs(names, spool) for name, names in files.items()})
+    if files:
+        options = ", ".join(f"--{name}" for name in files)
+        raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
+    found: list[Input] = find_inputs(inputs, spool)
+    return cut_by_position(found, DEFAULT_SPLIT if split is None else split)
+
+
+def recipe_of(documents: Documents | None, json_key: str | None, skip_bad_lines: bool) -> Recipe:
+    """What the text of the inputs is; ConfigError where the options contradict each other."""
+    if documents is None:
+        documents = "file" if json_key is None else "record"
+    if documents != "record":
+        for option, given in (("--json-key", json_key is not None), ("--skip-bad-lines", skip_bad_lines)):
+            if given:
+                raise ConfigError(
+                    f"{option} is for --documents record, but the documents are '{documents}': leave it out"
+                )
+    return Recipe(ByteVocabulary(), documents, json_key or "text", skip_bad_lines)
+
+
+@contextmanager
+def spool_beside(output: Path) -> Iterator[Path]:
+    """A place for standard input on the disk of the output, where there is room for it."""
+    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
+    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.input.", dir=parent))
+    try:
+        yield folder / "text"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def table_of(corpus: Corpus) -> Table:
+    """The sizes of every split, for people."""
+    card = corpus.card
+    title = Text(f"{corpus.folder}: vocabulary {card.vocabulary.name} ({card.vocabulary.size}), {corpus.fingerprint}")
+    table = Table(title=title)
+    table.add_column("split")
+    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
+        table.add_column(heading, justify="right")
+    for name in corpus.split_names:
+        split = card.splits[name]
+        counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
+        ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
+        table.add_row(name, *(f"{count:,}" for count in counts), ratio)
+    if card.num_skipped_lines:
+        table.caption = f"{card.num_skipped_lines:,} bad lines were left out"
+    return table
+
+
+def prepare(
+    output: Output,
+    inputs: Inputs = None,
+    split: Split = None,
+    train: SplitInputs = None,
+    valid: SplitInputs = None,
+    test: SplitInputs = None,
+    documents: DocumentsOption = None,
+    json_key: JsonKey = None,
+    skip_bad_lines: SkipBadLines = False,
+    vocabulary: VocabularyOption = "bytes",
+    vocabulary_size: VocabularySize = None,
+    model: Model = None,
+    model_type: ModelTypeOption = None,
+    others: OthersOption = None,
+    workers: Workers = 1,
+    mpi: Mpi = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn text into a corpus folder for training: INPUT cut by position, or texts for each split.
+
+    \b
+    One text, cut by position into train, valid and test (90, 5 and 5 % of its bytes, the usual cut of enwik8):
+      megachar corpus prepare enwik8 --output data/enwik8
+      megachar corpus prepare enwik8.zip --output data/enwik8 --split 98,1,1 --overwrite
+
+    \b
+    Texts for each split; files, folders, globs and - (standard input), packed or not (.gz .bz2 .xz .zst .zip):
+      megachar corpus prepare --train wiki.train.tokens --valid wiki.valid.tokens --output data/wikitext2
+      megachar corpus prepare --train 'books/*.txt.xz' --valid held_out/ --output data/books
+
+    \b
+    JSON lines, one document a record, by 8 processes; or by the ranks of an MPI job, on a file system that all share:
+      megachar corpus prepare pile/*.jsonl.zst --json-key text --workers 8 --output data/pile
+      mpirun -n 64 megachar corpus prepare pile/*.jsonl.zst --json-key text --mpi --output data/pile
+
+    \b
+    Other vocabularies; what is learned is learned from the training text alone:
+      megachar corpus prepare text8 --vocabulary text8 --output data/text8
+      megachar corpus prepare novel.txt --vocabulary characters --output data/novel
+      megachar corpus prepare novel.txt --vocabulary characters --others error --output data/novel
+      megachar corpus prepare novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
+      megachar corpus prepare novel.txt --vocabulary sentencepiece --model my.model --output data/novel
+
+    The output is the same, byte by byte, for any number of workers and ranks.
+    """
+    try:
+        with cleaned_up_on_termination(), errors_of_the_system(output), ExitStack() as stack:
+            ranks: tuple[Executor, int] | None = None
+            if mpi:
+                if workers > 1:
+                    raise ConfigError(f"--mpi with --workers {workers}: the ranks are the workers; start more of them")
+                executor, num_workers = stack.enter_context(mpi_ranks())
+                if executor is None:
+                    return
+                ranks = (executor, num_workers)
+            given: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
+            files = {name: names for name, names in given.items() if names}
+            recipe = recipe_of(documents, json_key, skip_bad_lines)
+            choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
+            choice.check()
+            sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
+            check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
+            made = choice.make(sources, recipe)
+            with Stages(Console(stderr=True))("Preparing", total_bytes(sources)) as progress:
+                prepare_corpus(
+                    sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
+                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers, ranks=ranks,
+                    progress=progress,
+                )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    Console().print(table_of(Corpus.open(output)))
