@@ -30,8 +30,6 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar launch .*--launcher openmpi", refused("cannot start on", "--timeout", "5")),
     (r"megachar launch .*--hostfile", refused("cannot start on node1")),
     (r"megachar launch .*data/enwik8-205", evaluates_205_symbols),
-    (r"megachar launch (?=.*--dry-run)", works("name=tried")),
-    (r"megachar launch .*--resume", works("--dry-run")),
     (r"megachar launch ", launch()),
     (r"megachar selftest .*--hostfile", refused("cannot start on node1")),
     (r"megachar selftest", selftest),
