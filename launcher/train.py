@@ -15,12 +15,11 @@ import os
 import sys
 import warnings
 
-from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
-from megachar.training.preflight import check_run_folder
+from megachar.training.preflight import check_run_folder, load_run
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import watch_rank
 
@@ -38,7 +37,7 @@ def main() -> int:
     try:
         os.environ.update(rank_environment(os.environ))
         rank = int(os.environ.get("RANK", "0"))
-        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        experiment = load_run(arguments.experiment, arguments.overrides)
         output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

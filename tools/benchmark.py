@@ -106,6 +106,7 @@ def saving(
     folder: Annotated[Path, typer.Option(help="on the disk to measure; what is written is deleted")] = Path(),
 ) -> None:
     """Seconds that a checkpoint stops training, and until it is safe on disk, while one process trains on."""
+    from megachar.data.vocabulary import ByteVocabulary
     from megachar.parallel.mesh import choose_device
     from megachar.parallel.state import EngineState
     from megachar.training.checkpoints.format import DataRecord
@@ -128,7 +129,7 @@ def saving(
     before, meanwhile = _host_memory(), list[float]()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         data = DataRecord(fingerprint="0", description="random symbols")
-        saver = CheckpointSaver(RunFolder(Path(name)), state, experiment, data, saved.append)
+        saver = CheckpointSaver(RunFolder(Path(name)), state, experiment, data, ByteVocabulary(), saved.append)
         for number in range(1, rounds + 1):
             saver.save(number)
             while len(saved) < number:

@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
-from megachar.cli.given_text import read_given
+from megachar.cli.given_text import encode_given, read_given
 from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
@@ -20,10 +20,6 @@ from megachar.generation.settings import (
     check_prompt,
     check_slide,
 )
-
-if TYPE_CHECKING:
-    from megachar.config.schema import Experiment
-    from megachar.data.vocabulary import Vocabulary
 
 
 def generate(
@@ -48,6 +44,7 @@ def generate(
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
     from megachar.training.checkpoints.sources import load_settings
+    from megachar.training.checkpoints.vocabularies import load_vocabulary
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
@@ -60,7 +57,8 @@ def generate(
     check_num_characters(characters)
     check_device(device)
     text = read_prompt(prompt, prompt_file)
-    vocabulary = find_vocabulary(experiment)
+    vocabulary = load_vocabulary(run, step)
+    tokens = encode_given(vocabulary, text, "the prompt").tolist()
     if raw_output is not None and not raw_output.parent.is_dir():
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
@@ -71,7 +69,7 @@ def generate(
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))
-    symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
+    symbols = continue_text(model, tokens, characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:
         show_text(text, (vocabulary.decode([symbol]) for symbol in symbols), raw)
@@ -102,24 +100,6 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
     text = read_given(prompt, prompt_file, "--prompt", "--prompt-file")
     check_prompt(len(text))
     return text
-
-
-def find_vocabulary(experiment: "Experiment") -> "Vocabulary":
-    """The vocabulary of a run: bytes where the model has 256 symbols, else that of the corpus it was trained on."""
-    from megachar.data.corpus import Corpus
-    from megachar.data.vocabulary import ByteVocabulary
-
-    size = experiment.model.vocabulary_size
-    if size == ByteVocabulary.size:
-        return ByteVocabulary()
-    path = experiment.data.parts[0].path if experiment.data.parts else ""
-    vocabulary = Corpus.open(Path(path)).vocabulary  # the corpora of a blend share theirs
-    if vocabulary.size != size:
-        raise ConfigError(
-            f"the model has {size} symbols, but the vocabulary of {path or 'its corpus'} has "
-            f"{vocabulary.size}; put back the corpus the run was trained on"
-        )
-    return vocabulary
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
-from megachar.config.loading import load_experiment
 from megachar.config.schema import Experiment
 from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
-from megachar.training.preflight import check_data, check_run_folder
+from megachar.training.preflight import check_data, check_run_folder, load_run
 
 
 def launch(
@@ -37,7 +36,7 @@ def launch(
     ] = 0,
 ) -> None:
     """Train an experiment on pipe x tensor x data processes."""
-    loaded = load_experiment(experiment, overrides or [])
+    loaded = load_run(experiment, overrides or [])
     check_data(loaded)
     check_run_folder(loaded, resume)
     processes = Processes(hostfile, launcher, node_rank, master_port)

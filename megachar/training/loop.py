@@ -6,6 +6,7 @@ from functools import partial
 from rich.console import Console
 
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Vocabulary
 from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
@@ -51,8 +52,9 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     validation: float | None = None
 
     with RunLog(experiment, mesh, step, terminal) as log:
-        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, partial(_saved, watch, log))
-        log.note(_headline(experiment, source, mesh, step))
+        report_saved = partial(_saved, watch, log)
+        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, setup.vocabulary, report_saved)
+        log.note(_headline(experiment, setup, step))
         log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
         while step < training.total_steps and not stopping.stops:
@@ -111,6 +113,7 @@ class _Setup:
     guard: Guard
     stopping: EarlyStopping
     data: DataRecord
+    vocabulary: Vocabulary
     resumed: Resumption
 
 
@@ -123,12 +126,12 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     state = EngineState(engine)
     source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
-    resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
+    resumed = resume_run(run_folder(experiment), state, experiment, data, blend.vocabulary) if resume else Resumption()
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
-    return _Setup(mesh, state, source, guard, stopping, data, resumed)
+    return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
 
 
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
@@ -174,11 +177,12 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _headline(experiment: Experiment, source: MicroBatchSource, mesh: Mesh, step: int) -> str:
-    model, topology = experiment.model, mesh.topology
+def _headline(experiment: Experiment, setup: _Setup, step: int) -> str:
+    model, mesh, topology, vocabulary = experiment.model, setup.mesh, setup.mesh.topology, setup.vocabulary
     start = f", resumed at step {step}" if step else ""
     return (
-        f"{experiment.name}: {describe_model(model)} on {source.description}; "
+        f"{experiment.name}: {describe_model(model)} on {setup.source.description}; "
+        f"vocabulary {vocabulary.name}, {vocabulary.size} symbols; "
         f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
         f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

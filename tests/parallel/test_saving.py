@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import MegacharError
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
@@ -63,7 +64,7 @@ def background_case(values: dict[str, Any]) -> None:
     experiment = Experiment.model_validate(values)
     engine, state = engine_of(experiment)
     folder, reported = run_folder(experiment), list[SavedCheckpoint]()
-    saver = CheckpointSaver(folder, state, experiment, DATA, reported.append)
+    saver = CheckpointSaver(folder, state, experiment, DATA, ByteVocabulary(), reported.append)
     write, go_on = files.write_durably, threading.Event()
 
     def slow(path: Path, data: bytes) -> None:
@@ -125,7 +126,7 @@ def failing_case(values: dict[str, Any]) -> list[str]:
     experiment = Experiment.model_validate(values)
     engine, state = engine_of(experiment)
     folder, reported = run_folder(experiment), list[SavedCheckpoint]()
-    saver = CheckpointSaver(folder, state, experiment, DATA, reported.append)
+    saver = CheckpointSaver(folder, state, experiment, DATA, ByteVocabulary(), reported.append)
     saver.save(1)
     saver.finish()
     write, replace = files.write_durably, Path.rename
