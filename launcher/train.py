@@ -19,6 +19,7 @@ from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
+from megachar.training.garbage import no_collection
 from megachar.training.preflight import check_run_folder, load_run
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import watch_rank
@@ -45,7 +46,8 @@ def main() -> int:
     with watch_rank(experiment, output) as watch:  # ends the process after an error
         if rank == 0:
             check_run_folder(experiment, arguments.resume)
-        from megachar.training.loop import train
+        with no_collection():
+            from megachar.training.loop import train
 
         train(experiment, arguments.resume, watch, output.terminal)
     output.close()

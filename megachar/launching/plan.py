@@ -25,8 +25,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "launcher"
 TRAIN_SCRIPT, SELFTEST_SCRIPT = SCRIPTS / "train.py", SCRIPTS / "selftest.py"
 
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
-"""`local`: DeepSpeed's runner on this machine; `ssh`: the same over pdsh and ssh; `no_ssh`: the same, started by the
-user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
+"""`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
+by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 THIS_MACHINE = "localhost"
 DEFAULT_PORT = 29500
@@ -204,6 +204,8 @@ class LaunchPlan:
             return [*self._mpirun(), sys.executable, "-u", *script]
         if self.launcher == "slurm":
             return [*self._srun(), sys.executable, "-u", *script]
+        if self.launcher == "local":
+            return [*self._local(), *script]
         if self.launcher == "ssh":
             _check_paths(sys.executable, *script, str(Path.cwd()))
         return [*self._deepspeed(), *script]
@@ -238,12 +240,13 @@ class LaunchPlan:
     def _environment_file(self) -> Path:
         return self.folder.launch.absolute() / "environment"
 
+    def _local(self) -> list[str]:
+        return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
+                "--port", str(self.master_port), "--device", self.experiment.device]  # fmt: skip
+
     def _deepspeed(self) -> list[str]:
         runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
         runner += ["--master_port", str(self.master_port)]
-        if not self.hosts:
-            # An empty hostfile keeps the runner from picking up /job/hostfile.
-            return [*runner, "--hostfile", os.devnull, "--num_gpus", str(self.topology.world_size)]
         runner += ["--hostfile", str(self._hostfile), "--master_addr", self.master_address]
         if self.launcher == "no_ssh":
             return [*runner, "--no_ssh", "--node_rank", str(self.node_rank)]

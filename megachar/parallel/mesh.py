@@ -1,6 +1,5 @@
 """The processes of a run: torch.distributed started through DeepSpeed, and the groups of the layout."""
 
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ import torch
 import torch.distributed as dist
 
 from megachar.errors import ConfigError, MegacharError, PlatformError
+from megachar.parallel.library import load_deepspeed
 from megachar.topology import Coordinates, Topology
-
-SUPPORTED_DEEPSPEED = ((0, 19, 8), (0, 20, 0))
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,7 @@ def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) 
             f"{topology.world_size}, or change parallel.pipe, parallel.tensor or parallel.data"
         )
     os.environ["DS_ACCELERATOR"] = device.type
-    import deepspeed
-
-    check_deepspeed_version(deepspeed.__version__)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # A shared-memory all-reduce for inference only, which DeepSpeed would compile for a minute on every CPU machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = load_deepspeed()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -167,14 +160,6 @@ def any_rank(mesh: Mesh, value: bool) -> bool:
     flag = torch.tensor(int(value))
     dist.all_reduce(flag, dist.ReduceOp.MAX, group=mesh.control_group)
     return bool(flag)
-
-
-def check_deepspeed_version(version: str) -> None:
-    """Raise `PlatformError` for a DeepSpeed whose pipeline scales gradients otherwise than ours expects."""
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:3])
-    lowest, beyond = SUPPORTED_DEEPSPEED
-    if not lowest <= numbers < beyond:
-        raise PlatformError(f"deepspeed {version} is not supported; install deepspeed>=0.19.8,<0.20")
 
 
 def _own_group(groups: Sequence[Sequence[int]], rank: int) -> dist.ProcessGroup:

@@ -19,6 +19,7 @@ from megachar.training.checkpoints.reading import restore_checkpoint
 from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.early_stopping import EarlyStopping
+from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
 from megachar.training.micro_batches import MicroBatchSource, build_source
@@ -44,7 +45,8 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
     training = experiment.training
-    setup = _set_up(experiment, resume, watch)
+    with no_collection():
+        setup = _set_up(experiment, resume, watch)
     mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
     engine = state.engine
     step = setup.resumed.position.step
