@@ -123,7 +123,7 @@ def ranks_by(command: str) -> None:
 
 def slurm_job(command: str) -> None:
     """The job exists, is a script, and what it starts is understood, and refused where there is no Slurm."""
-    words = _words(command, drop=0)
+    words = shlex.split(command)
     script = next(number for number, word in enumerate(words) if word.endswith("slurm.sh"))
     bash_script(f"bash {words[script]}")
     refused("needs an allocation of Slurm", "--launcher", "slurm")(shlex.join(["megachar", "launch", *words[script + 1:]]))
@@ -141,8 +141,8 @@ def parsed(command: str) -> None:
     if isinstance(known, typer.core.TyperGroup):
         known, words = known.commands[words[0]], words[1:]
     given = known.make_context("tried", words).params
-    if "source" in given:
-        load_experiment(given["source"], given.get("overrides") or [])
+    if "overrides" in given:
+        load_experiment(given["source"], given["overrides"] or [])
 
 
 def module(command: str) -> None:

@@ -47,7 +47,7 @@ def _make_texts(folder: Path) -> None:
     for name in ("books", "held_out", "pile"):
         (folder / name).mkdir()
     (folder / "novel.txt").write_text(make_text(30_000))
-    (folder / "passage.txt").write_text("Elizabeth left London. " + make_text(200) + " Elizabeth, Elizabeth! Elizabeth.")
+    (folder / "passage.txt").write_text(make_text(200) + " Elizabeth, Elizabeth! Elizabeth.")
     (folder / "held_out" / "last.txt").write_text(make_text(3_000))
     for number in range(2):
         text = make_text(5_000 + number)
