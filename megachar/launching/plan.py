@@ -18,11 +18,12 @@ from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host, render_hostfile
+from megachar.resources import resource_folder
 from megachar.topology import Coordinates, Topology
 from megachar.training.run_folder import RunFolder, run_folder
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "launcher"
-TRAIN_SCRIPT, SELFTEST_SCRIPT = SCRIPTS / "train.py", SCRIPTS / "selftest.py"
+SCRIPTS = resource_folder("launcher")
+TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("train.py", "selftest.py", "slurm.sh"))
 
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
 """`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
@@ -194,10 +195,8 @@ class LaunchPlan:
         """The command that starts every rank, or with `no_ssh` those of this host.
 
         Raises:
-            PlatformError: megachar was installed without its launcher folder, or the hosts have too few slots.
+            PlatformError: the hosts have too few slots, or a path cannot be passed to them.
         """
-        if not self.script.is_file():
-            raise PlatformError(f"{self.script} does not exist; install megachar from a checkout: pip install -e .")
         resume = ["--resume"] if self.resume else []
         script = [str(self.script), str(self._experiment_file), *resume, *self.arguments]
         if self.launcher == "openmpi":

@@ -28,6 +28,7 @@ from megachar.config.deepspeed import load_engine_config, render_deepspeed_confi
 from megachar.config.loading import parse_experiment
 from megachar.errors import MegacharError, PlatformError
 from megachar.launching.network import interface_addresses, interface_to, resolve
+from megachar.resources import resource_folder
 from megachar.training.preflight import check_data
 
 MARK = "megachar-probe "
@@ -205,11 +206,16 @@ def reach(meeting: Meeting) -> Reach:
 
 
 def source_hash() -> str:
-    """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ."""
-    package = Path(megachar.__file__).parent
+    """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ.
+
+    An installed megachar and a checkout of the same files have the same.
+    """
+    package, launcher = Path(megachar.__file__).parent, resource_folder("launcher")
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    files |= {f"launcher/{path.name}": path for path in launcher.glob("*.py")}  # in a checkout beside the package
     digest = hashlib.sha256()
-    for path in sorted((*package.rglob("*.py"), *(package.parent / "launcher").glob("*.py"))):
-        digest.update(f"{path.relative_to(package.parent)}\0".encode())
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -122,9 +122,3 @@ def test_a_folder_that_a_remote_shell_would_take_apart(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "my runs", {"a": 2})
     with pytest.raises(PlatformError, match=r"my runs/.*holds characters that DeepSpeed's runner cannot pass"):
         plan.command()
-
-
-def test_an_installation_without_the_launcher(tmp_path: Path) -> None:
-    plan = replace(make_plan(tmp_path, {"a": 2}), script=tmp_path / "train.py")
-    with pytest.raises(PlatformError, match=r"train.py does not exist; install megachar from a checkout"):
-        plan.command()
