@@ -35,11 +35,15 @@ from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
 
-VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
+WHAT_A_TOKEN_IS = (
+    "What a token is. bytes: any of the 256; used-bytes: one that occurs in the text (enwik8: 205); text8: the space "
+    "and a-z; characters: a character of UTF-8; sentencepiece: a piece of a word."
+)
 Others = Literal["bytes", "error"]
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
-LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
+LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 20}
 
 Inputs = Annotated[
     list[str] | None,
@@ -58,18 +62,22 @@ JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
 ]
-VocabularyOption = Annotated[VocabularyName, typer.Option(help="What a token is.")]
+VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
 VocabularySize = Annotated[
     int | None,
     typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: all that occur, or 256 bytes and the most frequent ones; "
-        f"sentencepiece: {DEFAULT_PIECES}."
+        help=f"Tokens of a learned vocabulary. characters: without it one for each that occurs, in any split; with it "
+        f"256 bytes and the most frequent ones. sentencepiece: {DEFAULT_PIECES}."
     ),
 ]
 Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
 ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
 OthersOption = Annotated[
-    Others | None, typer.Option(help="What characters become that were not learned: their bytes, or an error. [bytes]")
+    Others | None,
+    typer.Option(
+        help="What characters become that were not learned: their bytes, of which each is a token, or an error. "
+        "[default: bytes with --vocabulary-size; without it every character is learned]"
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
@@ -110,10 +118,10 @@ class VocabularyChoice:
         if self.model is not None:
             return PieceVocabulary.load(self.model)
         size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        bytes_for_others = None if self.others is None else self.others == "bytes"
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", self.others != "error",
-            LEARNED_BYTES[self.name],
-        )  # fmt: skip
+            sources, recipe, self.name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[self.name]
+        )
 
 
 def find_sources(
@@ -214,10 +222,11 @@ def prepare(
       mpirun -n 64 megachar corpus prepare pile/*.jsonl.zst --json-key text --mpi --output data/pile
 
     \b
-    Other vocabularies; what is learned is learned from the training text alone:
+    Other vocabularies; used bytes and characters are all that occur, pieces are learned from the training text:
       megachar corpus prepare text8 --vocabulary text8 --output data/text8
+      megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205
       megachar corpus prepare novel.txt --vocabulary characters --output data/novel
-      megachar corpus prepare novel.txt --vocabulary characters --others error --output data/novel
+      megachar corpus prepare novel.txt --vocabulary characters --others bytes --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --model my.model --output data/novel
 

@@ -1,4 +1,4 @@
-"""Character vocabularies: text8's 27 symbols, or a set learned from a corpus, which writes the rest as bytes."""
+"""Character vocabularies: text8's 27 symbols, or a set learned from a corpus, which may write the rest as bytes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import MODEL_NAME, PieceVocabulary
+from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import DataError
 
@@ -19,7 +20,8 @@ class VocabularyCard(BaseModel):
     size: int = Field(gt=0)
     """Number of tokens v."""
     symbols: str | None = None
-    """Learned character vocabularies alone: the symbols, in the order of their tokens."""
+    """Learned sets of characters or bytes alone: the symbols, in the order of their tokens. Bytes are written as the
+    characters of their numbers."""
     model_sha256: str | None = None
     """SentencePiece alone: of the file `vocabulary.model` that is kept with the card."""
 
@@ -44,12 +46,14 @@ def vocabulary_of(card: VocabularyCard, read: Callable[[str], bytes]) -> Vocabul
         vocabulary = CharacterVocabulary.text8()
     elif card.name == "characters" and card.symbols:
         vocabulary = CharacterVocabulary(card.symbols, bytes_for_others=card.size > len(card.symbols))
+    elif card.name == UsedBytesVocabulary.name and card.symbols and max(card.symbols) <= "\xff":
+        vocabulary = UsedBytesVocabulary(card.symbols.encode("latin-1"))
     elif card.name == PieceVocabulary.name:
         vocabulary = _pieces_of(card, read)
     else:
         raise DataError(
-            f"unknown vocabulary {card.name!r}; this megachar knows: 'bytes', 'text8', 'characters', 'sentencepiece'. "
-            f"Use the megachar that wrote it"
+            f"unknown vocabulary {card.name!r}; this megachar knows: 'bytes', 'used-bytes', 'text8', 'characters', "
+            f"'sentencepiece'. Use the megachar that wrote it"
         )
     if card.size != vocabulary.size:
         raise DataError(
