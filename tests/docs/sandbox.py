@@ -54,7 +54,7 @@ def _make_texts(folder: Path) -> None:
         (folder / "books" / f"{number}.txt.xz").write_bytes(pack(text.encode(), "xz"))
         records = "".join(f'{{"text": "{part}"}}\n' for part in text.splitlines())
         (folder / "pile" / f"{number}.jsonl.zst").write_bytes(pack(records.encode(), "zst"))
-    every_byte = bytes(range(32, 32 + NUM_SYMBOLS_ENWIK8 - 1)) + b"\n"
+    every_byte = b"\n" + bytes(range(32, 31 + NUM_SYMBOLS_ENWIK8))
     with zipfile.ZipFile(folder / "enwik8.zip", "w") as archive:
         archive.writestr("enwik8", make_text(500_000).encode() + every_byte * 10)
     with zipfile.ZipFile(folder / "text8.zip", "w") as archive:
