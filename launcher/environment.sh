@@ -24,6 +24,6 @@ if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
         echo "installation failed; the reason stands above" >&2
         exit 1
     }
-    echo "$wanted" | tee "$venv/installed" >"$mark"
+    echo "$wanted" | tee "$venv/installed" "$mark" >/dev/null
 fi
 export PATH="$venv/bin:$PATH"

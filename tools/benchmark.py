@@ -70,8 +70,8 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
     """Characters/s, share of peak and memory of one process on this machine's device, after one step of warm-up."""
     import torch
 
+    from megachar.device import choose_device
     from megachar.losses.auxiliary import layer_weights
-    from megachar.parallel.mesh import choose_device
     from megachar.training.speed import SpeedMeter
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
@@ -107,7 +107,7 @@ def saving(
 ) -> None:
     """Seconds that a checkpoint stops training, and until it is safe on disk, while one process trains on."""
     from megachar.data.vocabulary import ByteVocabulary
-    from megachar.parallel.mesh import choose_device
+    from megachar.device import choose_device
     from megachar.parallel.state import EngineState
     from megachar.training.checkpoints.format import DataRecord
     from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint

@@ -40,8 +40,8 @@ class AnalyzedModel:
 
         Other arguments and errors are those of `make_predictor`; CheckpointError where the checkpoint is damaged.
         """
+        from megachar.device import choose_device
         from megachar.evaluation.predictor import make_predictor
-        from megachar.parallel.mesh import choose_device
         from megachar.training.checkpoints.reading import load_model
 
         is_run = self.source.is_dir() and not is_checkpoint(self.source)

@@ -153,9 +153,9 @@ class Work:
 
     def draw_positions(self, static: Evaluation, path: Path) -> None:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
+        from megachar.device import choose_device
         from megachar.evaluation import positions
         from megachar.evaluation.predictor import make_predictor
-        from megachar.parallel.mesh import choose_device
 
         carried = isinstance(static.settings, StreamSettings)
         since = "the state was zero" if carried else "the window began"

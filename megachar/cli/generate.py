@@ -62,9 +62,9 @@ def generate(
     if raw_output is not None and not raw_output.parent.is_dir():
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
+    from megachar.device import choose_device
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
-    from megachar.parallel.mesh import choose_device
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)

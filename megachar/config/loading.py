@@ -15,6 +15,7 @@ from megachar.config.checks import check_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.errors import ConfigError
+from megachar.files import atomic_write
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -110,7 +111,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
+    with atomic_write(path) as part:
+        part.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
 
 
 def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:

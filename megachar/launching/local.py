@@ -8,7 +8,6 @@ none. Where there are GPUs every rank is a new process: what importing torch may
 
 import argparse
 import ctypes
-import importlib
 import os
 import runpy
 import signal
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megachar.exit_codes import ExitCode
-from megachar.launching.probe import count_gpus
+from megachar.launching.gpus import count_gpus
 from megachar.training.garbage import no_collection
 
 LEAVE_SECONDS = 30.0
@@ -52,11 +51,8 @@ def main() -> int:
     parser.add_argument("script", type=Path)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
     given = parser.parse_args()
-    forked = is_cpu(given.device)
-    if forked:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        import_once()
-    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # first: a thread that did not block them would take them
+    forked = is_cpu(given.device) and import_once()
     ranks: set[int] = set()
     for rank in range(given.ranks):
         launcher, process = os.getpid(), os.fork()
@@ -70,15 +66,22 @@ def main() -> int:
 def is_cpu(device: str) -> bool:
     """Whether the ranks will compute on CPUs. torch is asked only where no GPU is listed, so that it touches none."""
     if device == "auto" and count_gpus() == 0:
-        return bool(importlib.import_module("megachar.parallel.mesh").choose_device(device).type == "cpu")
+        from megachar.device import choose_device
+
+        return choose_device(device).type == "cpu"
     return device == "cpu"
 
 
-def import_once() -> None:
-    """All that the ranks are going to import, and no thread: of those a fork knows nothing."""
+def import_once() -> bool:
+    """Import what all ranks are going to; whether they can be forked, which copies no thread but the one that forks."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # or numpy has threads from its import on; nothing here uses them
     with no_collection():
-        importlib.import_module("megachar.training.loop")
-        importlib.import_module("megachar.parallel.library").load_deepspeed()
+        import megachar.training.loop  # noqa: F401
+        from megachar.parallel.library import load_deepspeed
+
+        load_deepspeed()
+    return len(list(Path("/proc/self/task").iterdir())) == 1
 
 
 def become(place: Place, launcher: int) -> None:

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +15,7 @@ from megachar.config.checks import check_experiment
 from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
+from megachar.files import atomic_write
 from megachar.launching.hostfile import Host, render_hostfile
 from megachar.resources import resource_folder
 from megachar.topology import Coordinates, Topology
@@ -98,6 +97,12 @@ class LaunchPlan:
             return "127.0.0.1"
         return self.addresses.get(self.hosts[0].name, self.hosts[0].name)
 
+    @property
+    def starting(self) -> str:
+        """What it starts, in words."""
+        size = self.topology.world_size
+        return f"{size} rank{'s' if size > 1 else ''}"
+
     def used_hosts(self) -> tuple[Host, ...]:
         """The hosts that get ranks, each with as many slots as it gets: filled one after the other.
 
@@ -146,22 +151,23 @@ class LaunchPlan:
     def prepare(self) -> None:
         """Write the files that `command` and `environment` name into the run folder.
 
+        With `no_ssh` all hosts write, and read, the same files.
+
         Raises:
             PlatformError: the folder cannot be written.
         """
         folder = self.folder.launch
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _replaced(self._experiment_file) as path:
-                save_experiment(self.experiment, path)
+            save_experiment(self.experiment, self._experiment_file)
             if self.hosts:
-                with _replaced(self._hostfile) as path:
+                with atomic_write(self._hostfile) as path:
                     path.write_text(render_hostfile(self.used_hosts()), encoding="utf-8")
                 exported = "".join(f"{name}={value}\n" for name, value in self.exported().items())
-                with _replaced(self._environment_file) as path:
+                with atomic_write(self._environment_file) as path:
                     path.write_text(exported, encoding="utf-8")
             if self.launcher == "slurm":
-                with _replaced(self._slurm_file) as path:
+                with atomic_write(self._slurm_file) as path:
                     path.write_text("".join(f"{place.host}\n" for place in self.ranks()), encoding="utf-8")
         except OSError as error:
             raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
@@ -285,17 +291,6 @@ def shell_command(plan: LaunchPlan) -> str:
     """The plan's command with its variables, as a shell takes it."""
     variables = (f"{name}={shlex.quote(value)}" for name, value in plan.environment().items())
     return " ".join((*variables, shlex.join(plan.command())))
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it is whole: with `no_ssh` all hosts write, and read, the same."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check_paths(*paths: str) -> None:

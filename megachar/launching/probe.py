@@ -13,7 +13,6 @@ import platform
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import megachar
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import parse_experiment
 from megachar.errors import MegacharError, PlatformError
+from megachar.launching.gpus import count_gpus
 from megachar.launching.network import interface_addresses, interface_to, resolve
 from megachar.resources import resource_folder
 from megachar.training.preflight import check_data
@@ -218,15 +218,6 @@ def source_hash() -> str:
         digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, by its driver's tool; torch would take seconds to say."""
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return len(listed.stdout.splitlines())
 
 
 def _engine_hash(values: dict[str, Any]) -> str:

@@ -7,11 +7,12 @@ from rich.console import Console
 
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
+from megachar.device import choose_device
 from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
+from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints.format import DataRecord

@@ -105,6 +105,18 @@ def test_count_of_a_file(tmp_path: Path, call: Call) -> None:
     assert "[bold]/x].yaml" in re.sub(r"\s", "", done.out)
 
 
+def test_count_with_a_corpus(corpus: Path, call: Call) -> None:
+    """The preset's 205 symbols without one, those of the corpus with one: an input and an output weight a unit each."""
+
+    def total(*overrides: str) -> int:
+        done = call("count", "mlstm-20m", *overrides)
+        line = next(line for line in done.out.splitlines() if "total" in line)
+        return int(re.findall(r"[\d,]+", line)[0].replace(",", ""))
+
+    per_symbol = total("model.vocabulary_size=206") - total()
+    assert total(f"data.path={corpus}") - total() == (256 - 205) * per_symbol
+
+
 def test_flops_of_switched_off_losses(call: Call) -> None:
     """Without intermediate layers one row of training is left; the last position alone costs a 512th."""
 

@@ -219,15 +219,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Save on every layout, resume on every other.")
     parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adamw")
     arguments = parser.parse_args()
-    pools: dict[int, RankPool] = {}
     pairs = [(saved, resumed) for saved in LAYOUTS for resumed in LAYOUTS]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            cells = run_matrix(LAYOUTS, pairs, Path(folder), arguments.optimizer,
-                               lambda size: pools.setdefault(size, RankPool(size)))  # fmt: skip
-    finally:
-        for pool in pools.values():
-            pool.close()
+    with tempfile.TemporaryDirectory() as folder:
+        cells = run_matrix(LAYOUTS, pairs, Path(folder), arguments.optimizer, RankPool)
     table = Table("saved on \\ resumed on", *map(str, LAYOUTS))
     for saved in LAYOUTS:
         row = (cells[saved, resumed] for resumed in LAYOUTS)

@@ -21,7 +21,8 @@ from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError, DataError
 from megachar.models.transformer import Transformer
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import find_checkpoint
+from megachar.training.checkpoints.format import DataRecord, find_checkpoint
+from megachar.training.checkpoints.resuming import check_vocabulary
 from megachar.training.checkpoints.single_file import read_card
 from megachar.training.checkpoints.vocabularies import carried_card, carried_vocabulary, load_vocabulary
 from megachar.training.run_folder import RunFolder
@@ -61,24 +62,25 @@ def run_with(folder: Path, vocabulary: Vocabulary, corpus: str = "", carries: bo
 def test_an_exported_file_alone_suffices(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two files in an empty folder, the run and its corpus gone: they continue a prompt, in their own symbols."""
+    """Two files in an empty folder, and a run folder that was moved, the corpus gone: they continue a prompt."""
     vocabulary = vocabulary_named(name)
     run = run_with(tmp_path / "run", vocabulary, corpus="/gone")
     (tmp_path / "empty").mkdir()
     file = tmp_path / "empty" / "model.safetensors"
     export_checkpoint(find_checkpoint(run, 20), file, "inference")
-    shutil.rmtree(run.path)
-    assert load_vocabulary(file).card() == vocabulary.card()
-    raw = tmp_path / "raw"
-    arguments = ["generate", file, "--prompt", "words", "--characters", "12", "--seed", "3", "--raw-output", raw]
-    monkeypatch.setattr(sys, "argv", ["megachar", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    assert capsys.readouterr().out.startswith("words")
-    if name == "text8":
-        assert len(raw.read_bytes()) == 12
-        assert set(raw.read_bytes()) <= set(b" abcdefghijklmnopqrstuvwxyz")
+    moved = run.path.rename(tmp_path / "moved")
+    for source in (file, moved):
+        assert load_vocabulary(source).card() == vocabulary.card()
+        raw = tmp_path / "raw"
+        arguments = ["generate", source, "--prompt", "words", "--characters", "12", "--seed", "3", "--raw-output", raw]
+        monkeypatch.setattr(sys, "argv", ["megachar", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        assert capsys.readouterr().out.startswith("words")
+        if name == "text8":
+            assert len(raw.read_bytes()) == 12
+            assert set(raw.read_bytes()) <= set(b" abcdefghijklmnopqrstuvwxyz")
 
 
 def test_a_prompt_with_other_symbols(
@@ -168,3 +170,15 @@ def test_text_of_another_vocabulary_is_refused(make_corpus: MakeCorpus) -> None:
     shutil.rmtree(corpus)
     with pytest.raises(DataError, match=r"the corpus that the model was trained on is not there: .*; .* --data FOLDER"):
         open_corpus(experiment, text8, None)
+
+
+def test_resuming_with_other_symbols_is_refused(tmp_path: Path) -> None:
+    """Also where other data are allowed, and there are as many symbols."""
+    checkpoint = find_checkpoint(run_with(tmp_path / "run", CharacterVocabulary.text8()))
+    data = DataRecord(fingerprint="0", description="data/other")
+    check_vocabulary(checkpoint, CharacterVocabulary.text8(), data)
+    others = CharacterVocabulary("bc" + "".join(map(chr, range(200, 225))), False)
+    with pytest.raises(
+        DataError, match=r"has the vocabulary 'text8' \(27 tokens\), and data/other has 'characters' \(27"
+    ):
+        check_vocabulary(checkpoint, others, data)

@@ -14,9 +14,9 @@ from torch import Tensor
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import fsync_path
+from megachar.files import atomic_write
 from megachar.parallel.state import STATE_KEYS, layer_name
-from megachar.training.checkpoints.files import fsync_file, publish, write_durably, write_file, write_layer
+from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
     Checkpoint,
@@ -80,16 +80,14 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
     card = Card(**{**values, "settings": experiment.model_dump(mode="json")}, contents=contents)
     vocabulary = carried_vocabulary(checkpoint.path)
     vocabulary_files = {} if vocabulary is None else vocabulary.files()
-    part = output.with_name(f".{output.name}.part")
     try:
-        save_file(tensors, part, metadata_of(card, vocabulary_files))
-        fsync_file(part)
-        beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
-        part.rename(output)
-        write_durably(json_path(output), (json.dumps(beside, indent=1) + "\n").encode())
-        fsync_path(output.parent)
+        with atomic_write(output) as part:
+            save_file(tensors, part, metadata_of(card, vocabulary_files))
+            fsync_file(part)  # or the fingerprint would be that of the page cache
+            beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
+        with atomic_write(json_path(output)) as part:
+            part.write_text(json.dumps(beside, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error
 
 

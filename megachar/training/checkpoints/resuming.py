@@ -60,7 +60,7 @@ def resume_run(
     if checkpoint is None:
         return Resumption()
     _check_data(checkpoint, data, experiment)
-    _check_vocabulary(checkpoint, VocabularyCard(**vocabulary.card()), data)
+    check_vocabulary(checkpoint, vocabulary, data)
     return Resumption(restore_checkpoint(checkpoint, state, experiment), damaged)
 
 
@@ -107,9 +107,9 @@ def _check_data(checkpoint: Checkpoint, data: DataRecord, experiment: Experiment
     )
 
 
-def _check_vocabulary(checkpoint: Checkpoint, now: VocabularyCard, data: DataRecord) -> None:
-    """`DataError` where the checkpoint's symbols are others, even if they are as many."""
-    saved = checkpoint.manifest.vocabulary
+def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary, data: DataRecord) -> None:
+    """`DataError` where the checkpoint's symbols are others than those of `data`, even if they are as many."""
+    saved, now = checkpoint.manifest.vocabulary, VocabularyCard(**vocabulary.card())
     if saved is not None and saved != now:
         raise DataError(
             f"{checkpoint.path} has the vocabulary {saved}, and {data.description} has "
