@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar selftest", selftest),
     (r"megachar corpus fetch (?!.*--from)", fetch),
     (r"megachar corpus fetch .*--from", refused("hash|sha|MD5|bytes")),
-    (r"megachar corpus prepare .*--workers", works("--workers", "2")),
+    (r"megachar corpus prepare .*--workers", works("--workers", "1")),
     (r"megachar corpus (list|inspect|adopt|prepare)", works()),
     (r"megachar (presets|count|plot|checkpoint) ?", works()),
     (r"megachar evaluate .*--dynamic rms", works(*TINY_TEXT, "--statistics", "600")),
