@@ -35,6 +35,7 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar selftest", selftest),
     (r"megachar corpus fetch (?!.*--from)", fetch),
     (r"megachar corpus fetch .*--from", refused("hash|sha|MD5|bytes")),
+    (r"megachar corpus prepare .*--vocabulary-size", works("--vocabulary-size", "300")),
     (r"megachar corpus prepare .*--workers", works("--workers", "1")),
     (r"megachar corpus (list|inspect|adopt|prepare)", works()),
     (r"megachar (presets|count|plot|checkpoint) ?", works()),
