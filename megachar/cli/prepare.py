@@ -3,8 +3,7 @@
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ class VocabularyChoice:
     model_type: ModelType | None
     others: Others | None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """ConfigError where an option does not go with the vocabulary."""
         pieces = self.name == "sentencepiece"
         for option, given, fits in (
@@ -125,9 +124,10 @@ class VocabularyChoice:
 
 
 def find_sources(
-    inputs: Sequence[str], split: str | None, files: dict[SplitName, list[str]], spool: Path
+    inputs: Sequence[str], split: str | None, given: Mapping[SplitName, list[str] | None], spool: Path
 ) -> list[SourceFile]:
     """The texts that the command line names; ConfigError where it names two ways at once, or none."""
+    files = {name: names for name, names in given.items() if names}
     if not inputs:
         if not files:
             raise ConfigError("nothing to prepare: give an INPUT to cut, or a file to each of --train, --valid, --test")
@@ -226,7 +226,6 @@ def prepare(
       megachar corpus prepare text8 --vocabulary text8 --output data/text8
       megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205
       megachar corpus prepare novel.txt --vocabulary characters --output data/novel
-      megachar corpus prepare novel.txt --vocabulary characters --others bytes --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --model my.model --output data/novel
 
@@ -234,27 +233,22 @@ def prepare(
     """
     try:
         with cleaned_up_on_termination(), errors_of_the_system(output), ExitStack() as stack:
-            ranks: tuple[Executor, int] | None = None
-            if mpi:
-                if workers > 1:
-                    raise ConfigError(f"--mpi with --workers {workers}: the ranks are the workers; start more of them")
-                executor, num_workers = stack.enter_context(mpi_ranks())
-                if executor is None:
-                    return
-                ranks = (executor, num_workers)
-            given: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
-            files = {name: names for name, names in given.items() if names}
+            if mpi and workers > 1:
+                raise ConfigError(f"--mpi with --workers {workers}: the ranks are the workers; start more of them")
+            executor, num_ranks = stack.enter_context(mpi_ranks()) if mpi else (None, 0)
+            if mpi and executor is None:
+                return
             recipe = recipe_of(documents, json_key, skip_bad_lines)
             choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
-            choice.check()
+            files: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
             sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
             made = choice.make(sources, recipe)
             with Stages(Console(stderr=True))("Preparing", total_bytes(sources)) as progress:
                 prepare_corpus(
                     sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
-                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers, ranks=ranks,
-                    progress=progress,
+                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers,
+                    ranks=(executor, num_ranks) if executor is not None else None, progress=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was written", err=True)

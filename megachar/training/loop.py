@@ -1,5 +1,6 @@
 """The training loop, from top to bottom."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,14 +50,12 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     with no_collection():
         setup = _set_up(experiment, resume, watch)
     mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
-    engine = state.engine
-    step = setup.resumed.position.step
+    engine, step = state.engine, setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with RunLog(experiment, mesh, step, terminal) as log:
-        report_saved = partial(_saved, watch, log)
-        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, setup.vocabulary, report_saved)
+        saver = _build_saver(experiment, setup, partial(_saved, watch, log))
         log.note(_headline(experiment, setup, step))
         log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
@@ -169,6 +168,11 @@ def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
     except DataError:
         saver.finish()
         raise
+
+
+def _build_saver(experiment: Experiment, setup: _Setup, report: Callable[[SavedCheckpoint], None]) -> CheckpointSaver:
+    folder = run_folder(experiment)
+    return CheckpointSaver(folder, setup.state, experiment, setup.data, setup.vocabulary, report)
 
 
 def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:

@@ -45,8 +45,9 @@ def test_another_vocabulary(make_corpus: MakeCorpus) -> None:
 def test_the_number_of_symbols_is_that_of_the_corpus(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     """A preset's number gives way; the user's own, in a file or on the command line, is a check."""
     path = make_corpus()
+    small = ["batch.micro_size=4", "batch.global_size=4", "model.segment_length=20"]
     assert load_run("mlstm-46m").model.vocabulary_size == 205
-    run = load_run("mlstm-46m", [f"data.path={path}"])
+    run = load_run("mlstm-46m", [f"data.path={path}", *small])
     assert run.model.vocabulary_size == 256
     check_data(run)
     own = tmp_path / "own.yaml"
