@@ -1,5 +1,6 @@
 """The vocabulary of a model in any of its forms. Imports no torch."""
 
+from functools import partial
 from pathlib import Path
 
 from megachar.config.schema import Experiment
@@ -7,7 +8,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import CheckpointError, ConfigError, DataError
-from megachar.training.checkpoints.format import Checkpoint, list_checkpoints, read_checkpoint
+from megachar.training.checkpoints.format import list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.single_file import read_card, read_vocabulary_file
 from megachar.training.checkpoints.sources import is_checkpoint, load_settings
 from megachar.training.run_folder import RunFolder
@@ -28,33 +29,34 @@ def load_vocabulary(path: Path, step: int | None = None) -> Vocabulary:
 
 def carried_card(path: Path, step: int | None = None) -> VocabularyCard | None:
     """The card of the vocabulary that a model carries; None where it carries none, or a run has no such checkpoint."""
-    if path.is_file():
-        return read_card(path).vocabulary
-    checkpoint = _checkpoint_of(path, step)
-    return None if checkpoint is None else checkpoint.manifest.vocabulary
+    return _carried(path, step)[0]
 
 
 def carried_vocabulary(path: Path, step: int | None = None) -> Vocabulary | None:
     """The vocabulary of `carried_card`; `CheckpointError` where it is damaged."""
-    card = carried_card(path, step)
-    if card is None:
-        return None
+    card, holder = _carried(path, step)
     try:
-        if path.is_file():
-            return vocabulary_of(card, lambda name: read_vocabulary_file(path, name))
-        checkpoint = _checkpoint_of(path, step)
-        assert checkpoint is not None  # it has a card
-        return vocabulary_of(card, lambda name: (checkpoint.path / name).read_bytes())
+        return None if card is None else vocabulary_of(card, partial(_read_file, holder))
     except DataError as error:
-        raise CheckpointError(f"{path}: {error}; copy it again, or name another checkpoint") from None
+        raise CheckpointError(f"{holder}: {error}; copy it again, or name another checkpoint") from None
 
 
-def _checkpoint_of(path: Path, step: int | None) -> Checkpoint | None:
-    """The checkpoint that `path` stands for; None where a run has none (yet), which whoever loads the model reports."""
+def _carried(path: Path, step: int | None) -> tuple[VocabularyCard | None, Path]:
+    """The card that a model carries, and the checkpoint's folder or the exported file that carries it.
+
+    A run that has no such checkpoint (yet) carries none: whoever loads the model reports that.
+    """
+    if path.is_file():
+        return read_card(path).vocabulary, path
     if is_checkpoint(path):
-        return read_checkpoint(path)
+        return read_checkpoint(path).manifest.vocabulary, path
     found = [checkpoint for checkpoint in list_checkpoints(RunFolder(path)) if step in (None, checkpoint.step)]
-    return found[-1] if found else None
+    return (found[-1].manifest.vocabulary, found[-1].path) if found else (None, path)
+
+
+def _read_file(holder: Path, name: str) -> bytes:
+    """A file of the vocabulary, by its name."""
+    return read_vocabulary_file(holder, name) if holder.is_file() else (holder / name).read_bytes()
 
 
 def _vocabulary_of_corpus(experiment: Experiment) -> Vocabulary:
