@@ -25,4 +25,5 @@ Loss curve:                      $run/plots/loss.png
 Auxiliary losses by layer:       $run/plots/layers.png
 More text:                       .venv/bin/megachar generate $run --prompt "An expression"
 TensorBoard:                     .venv/bin/tensorboard --logdir $run/tensorboard
+Your own text, and what is next: docs/corpora.md, docs/training.md
 TEXT

@@ -1,19 +1,18 @@
 """Fixtures of tests that use torch, shared by the folders' conftest.py."""
 
 import secrets
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for the fixtures of modules and of the session, which are made before those of a test
+
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def one_thread() -> None:
+    """Whatever the test before did. Threads that wait for each other on a busy machine take ten times as long."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -115,12 +115,12 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A file of `megachar checkpoint export --all`.")],
     run: Annotated[Path, typer.Argument(help="Run folder to put it into; made where there is none.")],
 ) -> None:
-    """Make a checkpoint of an exported file, from which training goes on."""
+    """Make a checkpoint of an exported file, from which training resumes."""
     from megachar.training.checkpoints.exporting import import_file
 
     checkpoint = import_file(file, run)
     typer.echo(f"saved {checkpoint.path}")
-    typer.echo(f"go on with: megachar launch {RunFolder(run).experiment_file} --resume")
+    typer.echo(f"resume with: megachar launch {RunFolder(run).experiment_file} --resume")
 
 
 def _print_run(folder: RunFolder, console: Console) -> None:

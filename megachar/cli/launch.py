@@ -33,7 +33,7 @@ def launch(
     launcher: LauncherName = None,
     node_rank: NodeRank = None,
     master_port: MasterPort = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's newest checkpoint.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the layout, check every host, print the command, and stop.")
     ] = False,

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",
-    "sweep": "Train all runs of a sweep; called again, it goes on where it was stopped.",
+    "sweep": "Train all runs of a sweep; called again, it resumes where it was stopped.",
     "selftest": "Test every collective, a tiny model and the speed of links on pipe x tensor x data processes.",
     "evaluate": "Bits per character of a split: every character is scored exactly once, by the last layer's "
     "first target.",

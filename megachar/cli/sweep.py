@@ -36,7 +36,7 @@ def sweep(
         int, typer.Option(min=0, help="Start a run again after as many failures in a row without a new checkpoint.")
     ] = 0,
 ) -> None:
-    """Train all runs of a sweep; called again, it goes on where it was stopped."""
+    """Train all runs of a sweep; called again, it resumes where it was stopped."""
     loaded = load_sweep(sweep)
     runs = plan_runs(loaded, base, overrides or [])
     if dry_run:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.parallel.pool import RankPool
+from tests.torch_fixtures import one_thread
 
 
 @pytest.fixture(scope="session")

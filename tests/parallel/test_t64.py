@@ -21,7 +21,7 @@ def test_t64_trains_over_four_stages(ranks: Callable[[int], RankPool], tmp_path:
     prepare_corpus(cut_by_position(tmp_path / "text"), tmp_path / "corpus", ByteVocabulary())
     experiment = load_experiment("t64", [
         f"data.path={tmp_path / 'corpus'}", f"output={tmp_path}", "device=cpu", "parallel.pipe=4", "batch.micro_size=1",
-        "batch.global_size=2", "training.total_steps=1", "training.log_interval=1", "training.validation_windows=1",
+        "batch.global_size=1", "training.total_steps=1", "training.log_interval=1", "training.validation_windows=1",
         "parallel.activation_checkpoint_interval=1",
     ])  # fmt: skip
     ranks(4).run(train_case, experiment.model_dump(), False)

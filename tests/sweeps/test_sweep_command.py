@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from tests.config.conftest import BASE
 from tests.launcher.commands import LAUNCH, ROOT, SMALL, left_over, losses
 
 SWEEP = [*LAUNCH[:-1], "sweep"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 MODULE: Any = importlib.import_module("megachar.cli.sweep")  # whose name in the package is the command's
 
 call, corpus = test_commands.call, test_commands.corpus
@@ -124,7 +126,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     settings = [*SMALL[1:], "parallel.pipe=1", "training.total_steps=200", "model.context=16", "guard.action=off"]
     line = [*SWEEP, str(path), *settings, f"data.path={corpus}", f"output={tmp_path}", "--base", SMALL[0]]
     first, second = RunFolder(tmp_path / "mine" / "seed-1"), RunFolder(tmp_path / "mine" / "seed-2")
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
         until = time.monotonic() + 300
         while not read_metrics(first, "train") and process.poll() is None and time.monotonic() < until:
@@ -140,7 +142,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     stopped = len(losses(first.path.parent, "seed-1"))
     assert 0 < stopped < 200
 
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"run 1 of 2, seed-1: seed=1; 200 steps, going on from {stopped}" in done.stdout
     assert "all 2 runs are finished" in done.stdout

@@ -1,0 +1,1 @@
+from tests.torch_fixtures import one_thread
