@@ -32,6 +32,7 @@ from megachar.cli.evaluation_options import (
     WarmUp,
 )
 from megachar.cli.evaluation_report import Report, TextSize, publish
+from megachar.cli.generate import Threads
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
@@ -59,6 +60,7 @@ def evaluate(
     max_characters: MaxCharacters = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     json: Json = None,
     by_position: ByPosition = False,
@@ -92,9 +94,11 @@ def evaluate(
     if chosen.dynamic is not None and chosen.dynamic.rule == "rms":
         chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
+    from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 
     work = Work(load_model(run, step), corpus, split, max_characters)
+    use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
     static = work.score(chosen.static)
     label = split if data is None else f"{split}-of-{corpus.folder.resolve().name}"
     name = static.file_name(label)

@@ -21,6 +21,10 @@ from megachar.generation.settings import (
     check_slide,
 )
 
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
+]
+
 
 def generate(
     run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
@@ -40,6 +44,7 @@ def generate(
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Threads = None,
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
@@ -65,10 +70,12 @@ def generate(
     from megachar.device import choose_device
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
+    from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))
+    use_threads(threads, model, rows=1)
     symbols = continue_text(model, tokens, characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:

@@ -47,8 +47,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
     training = experiment.training
-    with no_collection():
-        setup = _set_up(experiment, resume, watch)
+    setup = _set_up(experiment, resume, watch)
     mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
     engine, step = state.engine, setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
@@ -119,6 +118,7 @@ class _Setup:
     resumed: Resumption
 
 
+@no_collection()
 def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     """Join the other ranks, build this one's part, and bring it to where training goes on."""
     blend = check_data(experiment)

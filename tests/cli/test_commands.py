@@ -195,14 +195,14 @@ def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
     done = call("launch", BASE, *overrides, "--dry-run")
     assert "pipe 2 x tensor 2 x data 2" in done.out
     command = command_of(done)
-    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert command[:4] == [sys.executable, "-u", "-m", "megachar.launching.local"]
     script = next(index for index, word in enumerate(command) if word.endswith("launcher/train.py"))
     assert Path(command[script]).is_file()
     assert command[script + 1 :] == [f"{tmp_path}/my runs/base/launch/experiment.yaml"]
-    options = command[3:script]
-    assert options[options.index("--num_gpus") + 1] == "8"  # pipe 2 x tensor 2 x data 2
-    assert 1024 <= int(options[options.index("--master_port") + 1]) < 65536
-    assert options[options.index("--hostfile") + 1] == "/dev/null"
+    options = command[4:script]
+    assert options[options.index("--ranks") + 1] == "8"  # pipe 2 x tensor 2 x data 2
+    assert 1024 <= int(options[options.index("--port") + 1]) < 65536
+    assert options[options.index("--device") + 1] == "auto"
     written = [path for path in (tmp_path / "my runs").rglob("*") if path.is_file()]
     assert [str(path) for path in written] == command[script + 1 :]
 

@@ -11,11 +11,12 @@ import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.exit_codes import ExitCode
-from megachar.launching.attempt import newest_step, outcome_of_status, own_addresses
+from megachar.launching.attempt import Attempt, newest_step, outcome_of_status, own_addresses
 from megachar.launching.hostfile import Host
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import signal_ranks
+from megachar.watch.failure import Failure
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,16 @@ def test_only_ranks_are_signalled() -> None:
         assert rank.wait(10) == -signal.SIGUSR1
         assert launcher.poll() is None
         launcher.kill()
+
+
+@pytest.mark.parametrize(("killed", "kind"), [(True, "launcher"), (False, "death")])
+def test_a_killed_launcher_is_not_taken_for_a_dead_rank(tmp_path: Path, killed: bool, kind: str) -> None:
+    """Its ranks die with it, and the hub sees nothing but their deaths."""
+    attempt = Attempt(LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart"))
+    attempt.hub.verdict = Failure("death", (1,), "here", 3, "ended without a word, as if killed")
+    attempt.launcher_ended_by = signal.SIGKILL if killed else None
+    outcome = attempt._outcome(-signal.SIGKILL)
+    assert outcome.code == ExitCode.FAILED
+    assert outcome.cause is not None
+    assert outcome.cause.kind == kind
+    assert (outcome.cause.error == "SIGKILL ended the launcher, and the ranks with it") == killed
