@@ -18,7 +18,7 @@ from megachar.training.micro_batches import WindowSource
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines
-from tests.parallel.unwatched import unwatched
+from tests.parallel.whole_run import train
 
 __all__ = ["corpus"]
 Ranks = Callable[[int], RankPool]
@@ -55,7 +55,7 @@ def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing
 
     loop.build_engine, loop.build_source = build_faulty, FaultySource  # type: ignore[misc]
     try:
-        loop.train(Experiment.model_validate(values), resume, unwatched())
+        train(Experiment.model_validate(values), resume)
     finally:
         loop.build_engine, loop.build_source = build, source  # type: ignore[misc]
 
@@ -155,7 +155,7 @@ def test_without_a_checkpoint_a_rollback_is_a_skip(ranks: Ranks, corpus: Path, t
 def exploding_case(values: dict[str, Any]) -> None:
     """On a rank: no fault planted; a learning rate that blows the model up."""
     assert os.environ["RANK"]
-    loop.train(Experiment.model_validate(values), False, unwatched())
+    train(Experiment.model_validate(values), False)
 
 
 def test_a_rate_that_blows_up_is_stopped(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from megachar.topology import Topology
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
 from megachar.training.checkpoints.reading import load_model
-from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.micro_batches import build_source
 from megachar.training.normalized_rmsprop import NormalizedRMSprop
@@ -35,7 +34,7 @@ from megachar.training.optimizers import build_optimizer
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
-from tests.parallel.unwatched import unwatched
+from tests.parallel.whole_run import train
 
 Ranks = Callable[[int], RankPool]
 TOTAL, STOP, STREAMS, LENGTH = 8, 3, 8, 10
@@ -71,13 +70,13 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
     return experiment
 
 
-def train_case(values: dict[str, Any], resume: bool) -> None:
+def train_case(values: dict[str, Any], resume: bool, pictures: bool) -> None:
     """On a rank: the whole training loop."""
-    train(Experiment.model_validate(values), resume, unwatched())
+    train(Experiment.model_validate(values), resume, pictures)
 
 
-def run(ranks: Ranks, experiment: Experiment, resume: bool = False) -> RunFolder:
-    ranks(experiment.parallel.data).run(train_case, experiment.model_dump(), resume)
+def run(ranks: Ranks, experiment: Experiment, resume: bool = False, pictures: bool = False) -> RunFolder:
+    ranks(experiment.parallel.data).run(train_case, experiment.model_dump(), resume, pictures)
     return run_folder(experiment)
 
 
@@ -245,7 +244,7 @@ def test_training_ends_early(ranks: Ranks, corpus: Path, tmp_path: Path) -> None
     experiment = experiment_of(
         corpus, tmp_path, training=training, optimizer={**SGD, "learning_rate": 300.0}, guard={"action": "off"}
     )
-    folder = run(ranks, experiment)
+    folder = run(ranks, experiment, pictures=True)
     found = bits(folder, "validation")
     assert len(found) < 40
     assert min(found) == found[-3] == min(found[-3:])

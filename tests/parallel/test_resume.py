@@ -15,12 +15,11 @@ from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.training.checkpoints.format import FileRecord, list_checkpoints
 from megachar.training.checkpoints.reading import load_model
-from megachar.training.loop import train
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
-from tests.parallel.unwatched import unwatched
+from tests.parallel.whole_run import train
 
 Ranks = Callable[[int], RankPool]
 TOTAL, STOP = 8, 3
@@ -42,9 +41,9 @@ def experiment_of(corpus: Path, output: Path, **sections: Any) -> Experiment:
     return small_experiment(name="run", output=str(output), data=data, training=training, device="cpu", **sections)
 
 
-def train_case(values: dict[str, Any], resume: bool) -> None:
+def train_case(values: dict[str, Any], resume: bool, pictures: bool = False) -> None:
     """On a rank: the whole training loop."""
-    train(Experiment.model_validate(values), resume, unwatched())
+    train(Experiment.model_validate(values), resume, pictures)
 
 
 def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
@@ -153,7 +152,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
 
         files.write_durably = full
     extended = experiment.model_copy(update={"training": experiment.training.model_copy(update={"total_steps": 9})})
-    train(extended, True, unwatched())
+    train(extended, True)
 
 
 def test_another_model_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
@@ -166,7 +165,7 @@ def test_another_model_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) ->
 
 def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
     experiment = experiment_of(corpus, tmp_path, parallel={"pipe": 2})
-    ranks(2).run(train_case, experiment.model_dump(), False)
+    ranks(2).run(train_case, experiment.model_dump(), False, True)
     folder = run_folder(experiment)
     records = read_metrics(folder, "train")
     assert [record["step"] for record in records] == list(range(1, TOTAL + 1))
@@ -203,7 +202,7 @@ def disagreeing_case(values: dict[str, Any]) -> None:
     """On a rank: every rank has another seed."""
     import os
 
-    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False, unwatched())
+    train(Experiment.model_validate({**values, "seed": int(os.environ["RANK"])}), False)
 
 
 def test_ranks_that_disagree_are_told(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

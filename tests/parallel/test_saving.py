@@ -19,7 +19,6 @@ from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training import loop
 from megachar.training.checkpoints import files
 from megachar.training.checkpoints.format import DataRecord, FileRecord, list_checkpoints
 from megachar.training.checkpoints.resuming import newest_whole
@@ -31,7 +30,7 @@ from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 from tests.parallel.test_resume import STOP, TOTAL, corpus, experiment_of, file_hashes, lines
-from tests.parallel.unwatched import unwatched
+from tests.parallel.whole_run import train
 
 Ranks = Callable[[int], RankPool]
 DATA = DataRecord(fingerprint="0", description="random symbols")
@@ -42,7 +41,7 @@ text = corpus
 def train_case(values: dict[str, Any], resume: bool) -> str:
     """On a rank: the whole training loop; the error of this rank, if it is one of ours."""
     try:
-        loop.train(Experiment.model_validate(values), resume, unwatched())
+        train(Experiment.model_validate(values), resume)
     except MegacharError as error:
         return f"{type(error).__name__}: {error}"
     return ""
