@@ -49,7 +49,7 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"mpirun -n \d+ megachar corpus prepare .*--mpi", by_bash),
     (r"(deepspeed|torchrun|mpirun) .*launcher/train\.py ", ranks_by),
     (r"sbatch ", slurm_job),
-    (r"python tools/(benchmark|benchmark_data|benchmark_recurrent|chaos)\.py", parsed),
+    (r"python tools/(benchmark\w*|chaos)\.py", parsed),
     (r"python -m tests\.", module),
     (r"bash launcher/(quickstart|system_packages|test)\.sh", bash_script),
     (r"pip install (-e )?'?\.", pip_install),
