@@ -1,0 +1,140 @@
+"""Zip archives, read as the folder that was packed would be."""
+
+import io
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar, cast
+
+from megachar.data.preprocessing.folders import left_out
+from megachar.data.preprocessing.packings import HEAD_BYTES, Packing, packing_of
+from megachar.errors import DataError
+from megachar.files import shown
+
+Result = TypeVar("Result")
+
+_END = struct.Struct("<4s16xH")
+"""The record at the end: its mark, what the directory of the archive says too, and the length of a comment."""
+_MOST_COMMENT_BYTES = (1 << 16) - 1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_REFUSALS = (
+    zipfile.BadZipFile, NotImplementedError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError,
+    OverflowError, OSError,
+)  # fmt: skip
+
+
+def members_of(path: Path) -> list[tuple[str, Packing]]:
+    """Names of the files with text in a zip archive, in order, and how each is packed once more.
+
+    DataError where the archive is damaged, or holds what cannot be read: links, archives, what is encrypted.
+    """
+    members: dict[str, Packing] = {}
+    with _opened(path) as archive:
+        for info in sorted(archive.infolist(), key=lambda info: info.filename):
+            empty = info.file_size == 0 and info.CRC == 0
+            if info.is_dir() or empty or any(map(left_out, PurePosixPath(info.filename).parts)):
+                continue
+            where = f"{shown(path)}, {shown(info.filename)}"
+            if info.filename in members:
+                raise DataError(f"the input {where} is there twice: unpack the archive and give the folder")
+            _check_readable(info, where)
+            with _Member(archive, info, where) as file:
+                packing = packing_of(info.filename, file.read(HEAD_BYTES), where)
+            if packing == "zip":
+                raise DataError(f"the input {where} is an archive in an archive: unpack the outer and give the folder")
+            members[info.filename] = packing
+    return list(members.items())
+
+
+def member_size(path: Path, member: str) -> int:
+    """Bytes of a member as it comes out of the archive."""
+    with _opened(path) as archive:
+        return archive.getinfo(member).file_size
+
+
+@contextmanager
+def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
+    """Open a member for reading, which raises DataError where it is damaged."""
+    where = f"{shown(path)}, {shown(member)}"
+    with _opened(path) as archive, _Member(archive, archive.getinfo(member), where) as file:
+        yield cast(IO[bytes], file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with path.open("rb") as file:
+        archive = _read(lambda: zipfile.ZipFile(file), shown(path))
+        with archive:
+            _check_whole(file, archive, shown(path))
+            yield archive
+
+
+def _check_whole(file: IO[bytes], archive: zipfile.ZipFile, name: str) -> None:
+    """DataError where something lies before the first member or after the end, such as another archive."""
+    first = min((info.header_offset for info in archive.infolist()), default=0)
+    if first:
+        raise _damage(name, f"{first:,} bytes lie before its first file")
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END.size - _MOST_COMMENT_BYTES))
+    tail = file.read()
+    _, comment_bytes = _END.unpack_from(tail, place := tail.rfind(b"PK\x05\x06"))
+    if tail[place + _END.size + comment_bytes :].strip(b"\0"):
+        raise _damage(name, "something follows its end")
+
+
+def _check_readable(info: zipfile.ZipInfo, where: str) -> None:
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise DataError(f"the input {where} is a link: pack what it leads to (zip without -y)")
+    if info.flag_bits & 1:
+        raise DataError(f"the input {where} is encrypted: unpack the archive with its password and give the folder")
+    if info.compress_type not in _METHODS:
+        raise DataError(
+            f"the input {where} is packed by method {info.compress_type}, which is not read here: unpack the archive "
+            "and give the folder"
+        )
+
+
+class _Member(io.RawIOBase):
+    """A member of an archive as a file, whose errors are DataError."""
+
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> None:
+        self._where = where
+        self._file = _read(lambda: archive.open(info), where)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, or less of it at the end alone; the number of bytes."""
+        data = _read(lambda: self._file.read(len(buffer)), self._where)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def tell(self) -> int:
+        """Position in the unpacked member."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close it; the archive stays open."""
+        self._file.close()
+        super().close()
+
+
+def _read(act: Callable[[], Result], name: str) -> Result:
+    """What `act` gives; what it raises because of damage, as DataError. What the file system raises passes."""
+    try:
+        return act()
+    except _REFUSALS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _damage(name, str(error) or "its end is missing") from None
+
+
+def _damage(name: str, reason: str) -> DataError:
+    return DataError(f"{name} is damaged or cut off ({reason}): fetch or copy it again")
