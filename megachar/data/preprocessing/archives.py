@@ -18,8 +18,8 @@ from megachar.files import shown
 
 Result = TypeVar("Result")
 
-_END = struct.Struct("<4s16xH")
-"""The record at the end: its mark, what the directory of the archive says too, and the length of a comment."""
+_END = struct.Struct("<10xH8xH")
+"""The record at the end, in parts: the number of entries (modulo 2^16) and the length of a comment."""
 _MOST_COMMENT_BYTES = (1 << 16) - 1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _REFUSALS = (
@@ -75,14 +75,17 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _check_whole(file: IO[bytes], archive: zipfile.ZipFile, name: str) -> None:
-    """DataError where something lies before the first member or after the end, such as another archive."""
+    """DataError where members are missing, or something lies before the first or after the end, as another archive."""
     first = min((info.header_offset for info in archive.infolist()), default=0)
     if first:
         raise _damage(name, f"{first:,} bytes lie before its first file")
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END.size - _MOST_COMMENT_BYTES))
     tail = file.read()
-    _, comment_bytes = _END.unpack_from(tail, place := tail.rfind(b"PK\x05\x06"))
+    num_entries, comment_bytes = _END.unpack_from(tail, place := tail.rfind(b"PK\x05\x06"))
+    found = len(archive.infolist())
+    if num_entries not in (found, 0xFFFF):  # that stands for a number that is written elsewhere
+        raise _damage(name, f"it lists {found:,} entries where it should {num_entries:,}")
     if tail[place + _END.size + comment_bytes :].strip(b"\0"):
         raise _damage(name, "something follows its end")
 
