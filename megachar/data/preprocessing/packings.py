@@ -30,18 +30,19 @@ class _Foreign:
 
     name: str
     suffixes: tuple[str, ...]
-    start: bytes
-    """What its content begins with, as a regular expression."""
+    start: bytes | None
+    """What its content begins with, as a regular expression; None: nothing that tells, so that its suffix has to."""
     mend: str
 
     def begins(self, head: bytes) -> bool:
         """Whether content that begins with `head` is packed so."""
-        return _is_tar(head) if self is _TAR else re.match(self.start, head, re.DOTALL) is not None
+        if self is _TAR:
+            return _is_tar(head)
+        return self.start is not None and re.match(self.start, head, re.DOTALL) is not None
 
 
-_NEVER = rb"(?!)"
 _EXPORT = "export its texts as JSON lines"
-_TAR = _Foreign("a tar archive", (".tar",), _NEVER, "unpack it (tar -xf) and give the folder, or pack that with zip")
+_TAR = _Foreign("a tar archive", (".tar",), b"", "unpack it (tar -xf) and give the folder, or pack that with zip")
 _FOREIGN = (
     _TAR,
     _Foreign("a 7-Zip archive", (".7z",), rb"7z\xbc\xaf\x27\x1c", "unpack it (7z x) and give the folder"),
@@ -58,7 +59,7 @@ _FOREIGN = (
     _Foreign("a file of pack", (), rb"\x1f\x1e", "unpack it (gzip -d)"),
     _Foreign("a Zstandard file of before 2016", (), rb"[\x1e\x22-\x27]\xb5\x2f\xfd", "unpack it with an old zstd"),
     _Foreign("a Zstandard dictionary", (), rb"\x37\xa4\x30\xec", "leave it out"),
-    _Foreign("a Brotli file", (".br",), _NEVER, "unpack it (brotli -d)"),
+    _Foreign("a Brotli file", (".br",), None, "unpack it (brotli -d)"),
     _Foreign("a Snappy file", (".snappy",), rb"\xff\x06\0\0sNaPpY", "unpack it (snzip -d)"),
     _Foreign("a Parquet table", (".parquet",), rb"PAR[1E]", _EXPORT),
     _Foreign("an Arrow table", (".arrow", ".feather"), rb"(ARROW1\0\0|FEA1)", _EXPORT),
@@ -83,7 +84,7 @@ def packing_of(name: str, head: bytes, where: object) -> Packing:
             return packing
     suffix = PurePath(name).suffix
     for foreign in _FOREIGN:
-        if foreign.begins(head) or (suffix in foreign.suffixes and foreign.start == _NEVER):
+        if foreign.begins(head) or (foreign.start is None and suffix in foreign.suffixes):
             raise DataError(f"the input {where} is {foreign.name}, which is not read here: {foreign.mend}")
     promises = {promised for promised, _ in _PACKINGS.values()}.union(*(foreign.suffixes for foreign in _FOREIGN))
     if suffix in promises or suffix.lower() in promises:
