@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megachar.errors import ConfigError, DataError
-from megachar.files import shown
 from megachar.evaluation.result import replace_file, write_json
+from megachar.files import shown
 from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
 
 if TYPE_CHECKING:
