@@ -14,6 +14,7 @@ from megachar.data.preprocess import check_output, whole_folder
 from megachar.data.preprocessing.words import WordCounter
 from megachar.data.vocabulary import Vocabulary
 from megachar.errors import DataError
+from megachar.files import shown
 
 _DECODED_TOKENS = 1 << 20
 
@@ -48,7 +49,9 @@ def adopt_datasets(
             dtype=dtypes.pop(),
             sources=tuple(
                 SourceCard(
-                    name=bin_path(prefix).name, num_bytes=bin_path(prefix).stat().st_size, sha256=splits[name].sha256
+                    name=shown(bin_path(prefix).name),
+                    num_bytes=bin_path(prefix).stat().st_size,
+                    sha256=splits[name].sha256,
                 )
                 for name, prefix in prefixes.items()
             ),

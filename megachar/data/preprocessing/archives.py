@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 
@@ -34,54 +35,63 @@ def members_of(path: Path) -> list[tuple[str, Packing]]:
     DataError where the archive is damaged, or holds what cannot be read: links, archives, what is encrypted.
     """
     members: dict[str, Packing] = {}
-    with _opened(path) as archive:
-        for info in sorted(archive.infolist(), key=lambda info: info.filename):
-            empty = info.file_size == 0 and info.CRC == 0
-            if info.is_dir() or empty or any(map(left_out, PurePosixPath(info.filename).parts)):
-                continue
-            where = f"{shown(path)}, {shown(info.filename)}"
-            if info.filename in members:
-                raise DataError(f"the input {where} is there twice: unpack the archive and give the folder")
-            _check_readable(info, where)
-            with _Member(archive, info, where) as file:
-                packing = packing_of(info.filename, file.read(HEAD_BYTES), where)
-            if packing == "zip":
-                raise DataError(f"the input {where} is an archive in an archive: unpack the outer and give the folder")
-            members[info.filename] = packing
+    archive = _opened(path)
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        empty = info.file_size == 0 and info.CRC == 0
+        if info.is_dir() or empty or any(map(left_out, PurePosixPath(info.filename).parts)):
+            continue
+        where = f"{shown(path)}, {shown(info.filename)}"
+        if info.filename in members:
+            raise DataError(f"the input {where} is there twice: unpack the archive and give the folder")
+        _check_readable(info, where)
+        with _Member(archive, info, where) as file:
+            packing = packing_of(info.filename, file.read(HEAD_BYTES), where)
+        if packing == "zip":
+            raise DataError(f"the input {where} is an archive in an archive: unpack the outer and give the folder")
+        members[info.filename] = packing
     return list(members.items())
 
 
 def member_size(path: Path, member: str) -> int:
     """Bytes of a member as it comes out of the archive."""
-    with _opened(path) as archive:
-        return archive.getinfo(member).file_size
+    return _opened(path).getinfo(member).file_size
 
 
 @contextmanager
 def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
     """Open a member for reading, which raises DataError where it is damaged."""
-    where = f"{shown(path)}, {shown(member)}"
-    with _opened(path) as archive, _Member(archive, archive.getinfo(member), where) as file:
+    archive = _opened(path)
+    with _Member(archive, archive.getinfo(member), f"{shown(path)}, {shown(member)}") as file:
         yield cast(IO[bytes], file)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    with path.open("rb") as file:
-        archive = _read(lambda: zipfile.ZipFile(file), shown(path))
-        with archive:
-            _check_whole(file, archive, shown(path))
-            yield archive
+def _opened(path: Path) -> zipfile.ZipFile:
+    """The archive, for any number of its members; DataError where it is damaged."""
+    status = path.stat()
+    return _whole(path, status.st_size, status.st_mtime_ns)
 
 
-def _check_whole(file: IO[bytes], archive: zipfile.ZipFile, name: str) -> None:
+@lru_cache(maxsize=1)
+def _whole(path: Path, size: int, changed: int) -> zipfile.ZipFile:
+    """The archive as it was when it was of that size and changed at that time.
+
+    Kept for its next member: to read the directory for each would take the square of their number.
+    """
+    archive = _read(lambda: zipfile.ZipFile(path), shown(path))
+    _check_whole(path, archive)
+    return archive
+
+
+def _check_whole(path: Path, archive: zipfile.ZipFile) -> None:
     """DataError where members are missing, or something lies before the first or after the end, as another archive."""
+    name = shown(path)
     first = min((info.header_offset for info in archive.infolist()), default=0)
     if first:
         raise _damage(name, f"{first:,} bytes lie before its first file")
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - _END.size - _MOST_COMMENT_BYTES))
-    tail = file.read()
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _END.size - _MOST_COMMENT_BYTES))
+        tail = file.read()
     num_entries, comment_bytes = _END.unpack_from(tail, place := tail.rfind(b"PK\x05\x06"))
     found = len(archive.infolist())
     if num_entries not in (found, 0xFFFF):  # that stands for a number that is written elsewhere
