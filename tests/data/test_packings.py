@@ -99,6 +99,16 @@ def test_packed_members_are_unpacked(tmp_path: Path, packing: str) -> None:
         read(tmp_path / "a.zip")
 
 
+def test_the_directory_of_an_archive_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each member it would take the square of their number."""
+    (tmp_path / "a.zip").write_bytes(zip_of({str(number): b"text" for number in range(50)}))
+    opened: list[object] = []
+    real = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: opened.append(path) or real(path))  # type: ignore[func-returns-value]
+    assert read(tmp_path / "a.zip") == b"text" * 50
+    assert len(opened) == 1
+
+
 def test_damage_is_placed(tmp_path: Path) -> None:
     """By the stream and where that begins."""
     first = pack(b"first", "xz")
