@@ -45,7 +45,12 @@ LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="INPUT...", help="Texts that are joined and cut by position (see --split)."),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Texts that are joined and cut by position (see --split). Of folders and .zip archives all is read but hidden "
+        "names, __MACOSX and empty files. Links are followed; the same file is read once, whatever names and links lead "
+        "to it, and cannot be in two splits.",
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
 Split = Annotated[
@@ -222,9 +227,7 @@ def prepare(
       megachar corpus prepare enwik8.zip --output data/enwik8 --split 98,1,1 --overwrite
 
     \b
-    Texts for each split; files, folders, globs and - (standard input), packed or not (.gz .bz2 .xz .zst .zip). Of
-    folders and .zip archives all is read but hidden names, __MACOSX and empty files. Links are followed; the same file
-    is read once, however many names and links lead to it, and may not be in two splits:
+    Texts for each split; files, folders, globs and - (standard input), packed or not (.gz .bz2 .xz .zst .zip):
       megachar corpus prepare --train wiki.train.tokens --valid wiki.valid.tokens --output data/wikitext2
       megachar corpus prepare --train 'books/*.txt.xz' --valid held_out/ --output data/books
 
