@@ -47,9 +47,9 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="INPUT...",
-        help="Texts that are joined and cut by position (see --split). Of folders and .zip archives all is read but hidden "
-        "names, __MACOSX and empty files. Links are followed; the same file is read once, whatever names and links lead "
-        "to it, and cannot be in two splits.",
+        help="Texts that are joined and cut by position (see --split). Of folders and .zip archives all is read but "
+        "hidden names, __MACOSX and empty files. Links are followed; the same file is read once, whatever names and "
+        "links lead to it, and cannot be in two splits.",
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
