@@ -1,12 +1,14 @@
-# Makes the project's environment in .venv from the pinned versions; sourced by quickstart.sh and test.sh.
+# Makes the project's environment in .venv from the pinned versions; sourced by quickstart.sh, which needs what users
+# need, and by test.sh, which sets `extra=dev` for the tools of development; what one installed serves the other.
 # PYTHON names the interpreter to make it with (default: python3, 3.10 or newer).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 venv="$root/.venv"
 wanted=$(cat pyproject.toml constraints.txt | cksum)
+mark=$venv/installed${extra:+-$extra}
 
-if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
+if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     python=${PYTHON:-python3}
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || {
         echo "megachar needs Python 3.10 or newer and found: $("$python" --version 2>&1 || echo none);" \
@@ -18,10 +20,10 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
         echo "this Python cannot make environments; on Debian: apt-get install python3-venv" >&2
         exit 1
     }
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}" || {
         echo "installation failed; the reason stands above" >&2
         exit 1
     }
-    echo "$wanted" >"$venv/installed"
+    echo "$wanted" | tee "$venv/installed" "$mark" >/dev/null
 fi
 export PATH="$venv/bin:$PATH"

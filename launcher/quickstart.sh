@@ -8,7 +8,7 @@ run=runs/quickstart
 if [ ! -e data/quickstart/dataset.json ]; then
     mkdir -p data
     python -c 'from pydoc_data.topics import topics; print("\n\n".join(topics.values()))' >data/quickstart.txt
-    python tools/preprocess_data.py data/quickstart.txt --output data/quickstart
+    megachar corpus prepare data/quickstart.txt --output data/quickstart
 fi
 if [ ! -e $run/plots/loss.png ]; then
     resume=""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A job for Slurm. Submit it from the checkout, with what `megachar launch` takes:
+# A job for Slurm. Submit it with what `megachar launch` takes; `megachar launch --slurm-script` says where it lies:
 #
-#     sbatch launcher/slurm.sh t64-modern data.path=/shared/enwik8 output=/shared/runs parallel.pipe=8 parallel.data=8
+#     sbatch "$(megachar launch --slurm-script)" t64-modern data.path=/shared/enwik8 output=/shared/runs parallel.pipe=8 parallel.data=8
 #
 # Options of sbatch go before the script, and win over these: one task per GPU, whole nodes.
 #SBATCH --job-name=megachar
@@ -11,6 +11,6 @@
 #SBATCH --exclusive
 #SBATCH --output=megachar-%j.log
 set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:?submit this script: sbatch launcher/slurm.sh EXPERIMENT}"
+cd "${SLURM_SUBMIT_DIR:?submit this script: sbatch SCRIPT EXPERIMENT}"
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
 exec megachar launch "$@" --launcher slurm

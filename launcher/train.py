@@ -15,12 +15,12 @@ import os
 import sys
 import warnings
 
-from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
-from megachar.training.preflight import check_run_folder
+from megachar.training.garbage import no_collection
+from megachar.training.preflight import check_run_folder, load_run
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import watch_rank
 
@@ -38,7 +38,7 @@ def main() -> int:
     try:
         os.environ.update(rank_environment(os.environ))
         rank = int(os.environ.get("RANK", "0"))
-        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        experiment = load_run(arguments.experiment, arguments.overrides)
         output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -46,7 +46,8 @@ def main() -> int:
     with watch_rank(experiment, output) as watch:  # ends the process after an error
         if rank == 0:
             check_run_folder(experiment, arguments.resume)
-        from megachar.training.loop import train
+        with no_collection():
+            from megachar.training.loop import train
 
         train(experiment, arguments.resume, watch, output.terminal)
     output.close()

@@ -1,7 +1,30 @@
 """What every part of megachar needs of the file system."""
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A file beside `path`, for the block to write, that takes its place when the block ends well.
+
+    What has the name `path` is always whole, also after a power cut, and also where several hosts write the same; if
+    anything fails, it is as it was, and nothing is left beside it.
+
+    Raises:
+        OSError: the file cannot be written, or the block wrote none.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield part
+        fsync_path(part)
+        part.replace(path)
+        fsync_path(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def fsync_path(path: Path) -> None:

@@ -70,8 +70,8 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
     """Characters/s, share of peak and memory of one process on this machine's device, after one step of warm-up."""
     import torch
 
+    from megachar.device import choose_device
     from megachar.losses.auxiliary import layer_weights
-    from megachar.parallel.mesh import choose_device
     from megachar.training.speed import SpeedMeter
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
@@ -106,7 +106,8 @@ def saving(
     folder: Annotated[Path, typer.Option(help="on the disk to measure; what is written is deleted")] = Path(),
 ) -> None:
     """Seconds that a checkpoint stops training, and until it is safe on disk, while one process trains on."""
-    from megachar.parallel.mesh import choose_device
+    from megachar.data.vocabulary import ByteVocabulary
+    from megachar.device import choose_device
     from megachar.parallel.state import EngineState
     from megachar.training.checkpoints.format import DataRecord
     from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
@@ -128,7 +129,7 @@ def saving(
     before, meanwhile = _host_memory(), list[float]()
     with tempfile.TemporaryDirectory(dir=folder) as name:
         data = DataRecord(fingerprint="0", description="random symbols")
-        saver = CheckpointSaver(RunFolder(Path(name)), state, experiment, data, saved.append)
+        saver = CheckpointSaver(RunFolder(Path(name)), state, experiment, data, ByteVocabulary(), saved.append)
         for number in range(1, rounds + 1):
             saver.save(number)
             while len(saved) < number:

@@ -40,13 +40,12 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 FAULTY_TRAIN = Path(__file__).with_name("faulty_train.py")
 LAUNCH = f"""
-import sys
 from functools import partial
 from pathlib import Path
-from megachar.cli import main
+from megachar.cli import launch, main
 from megachar.launching import plan
 plan.TRAIN_SCRIPT = Path({str(FAULTY_TRAIN)!r})
-sys.modules["megachar.cli.launch"].LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
+launch.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
 main()
 """
 TOTAL_STEPS = 24
@@ -62,7 +61,8 @@ LAYOUTS: dict[Layout, tuple[int, int, int]] = {
     "pipe 2 x tensor 2": (2, 2, 1),
 }
 """Name -> pipe, tensor, data."""
-VICTIMS = ("rank 0", "rank 1", "rank 2", "rank 3", "launcher", "runner", "supervisor", "supervisor")
+LAUNCHER = "megachar.launching.local"
+VICTIMS = ("rank 0", "rank 1", "rank 2", "rank 3", "launcher", "launcher", "supervisor", "supervisor")
 END_SECONDS = 120.0
 """Nothing here takes longer."""
 
@@ -98,10 +98,10 @@ class Run:
                     mark in word for word in command for mark in marks
                 ):
                     continue
-                kinds = {"deepspeed.launcher.runner": "runner", "deepspeed.launcher.launch": "launcher"}
-                named = [kind for word, kind in kinds.items() if word in command]
-                is_rank = str(FAULTY_TRAIN) in command and not named
-                yield f"rank {process.environ()['RANK']}" if is_rank else [*named, "supervisor"][0], process
+                if LAUNCHER not in command:
+                    yield "supervisor", process
+                else:  # the ranks are forks of it, with a name of their own
+                    yield process.name() if process.name().startswith("rank ") else "launcher", process
 
     def find(self, kind: str) -> psutil.Process | None:
         """One of them."""

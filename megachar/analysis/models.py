@@ -40,13 +40,15 @@ class AnalyzedModel:
 
         Other arguments and errors are those of `make_predictor`; CheckpointError where the checkpoint is damaged.
         """
+        from megachar.device import choose_device
         from megachar.evaluation.predictor import make_predictor
-        from megachar.parallel.mesh import choose_device
+        from megachar.parallel.threads import use_threads
         from megachar.training.checkpoints.reading import load_model
 
         is_run = self.source.is_dir() and not is_checkpoint(self.source)
         model = load_model(self.source, self.subject.step if is_run else None).model
         streams = 1 if stride == 1 else STREAMS
+        use_threads(None, model, streams if self.context is None else batch_size * self.context)
         return make_predictor(model, choose_device(device), stride=stride, batch_size=batch_size, streams=streams)
 
     def check_finite(self, values: npt.ArrayLike) -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
-from megachar.cli.generate import check_device, find_vocabulary, read_prompt
-from megachar.cli.given_text import argument_bytes, read_file, read_given
+from megachar.cli.generate import check_device, read_prompt
+from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
@@ -152,7 +152,7 @@ def seed_text(
     _check_computing(models, 1, batch_size, device)
     vocabulary = _common_vocabulary(models)
     given = _read_text(text, file)
-    tokens = vocabulary.encode(given)
+    tokens = encode_given(vocabulary, given, "the text")
     check_text(tokens.size)
     folder = result_folder(run, output)
     with show_progress(Console(stderr=True), tokens.size - 1) as progress:
@@ -192,8 +192,8 @@ def completions(
     check_characters(vocabulary, "the probability of a word")
     before = read_prompt(prompt, prompt_file)
     encoded = [argument_bytes(given) for given in words]
-    num_symbols = sum(vocabulary.encode(given).size + 1 for given in encoded)
-    vocabulary.encode(before)
+    num_symbols = sum(encode_given(vocabulary, given, "a word").size + 1 for given in encoded)
+    encode_given(vocabulary, before, "the prompt")
     folder = result_folder(runs[0], output)
     found = []
     with show_progress(Console(stderr=True), len(models) * num_symbols) as progress:
@@ -227,7 +227,7 @@ def copy(
     check_characters(vocabulary, "the loss of a name")
     passages = swap_name(_read_text(text, file), argument_bytes(name),
                          argument_bytes(invented))  # fmt: skip
-    sizes = [vocabulary.encode(passage.text).size for passage in passages]
+    sizes = [encode_given(vocabulary, passage.text, "the text").size for passage in passages]
     folder = result_folder(runs[0], output)
     found = []
     with show_progress(Console(stderr=True), len(models) * (sum(sizes) - len(sizes))) as progress:
@@ -270,22 +270,30 @@ def _check_computing(models: "list[AnalyzedModel]", stride: int | None, batch_si
 
 def _open_common_corpus(models: "list[AnalyzedModel]", data: Path | None) -> "Corpus":
     """The corpus in `data`, or the first run's; DataError where its vocabulary is not that of every run."""
-    corpus = open_corpus(models[0].experiment, data)
-    if data is None:
-        _check_same_vocabulary(models[1:], corpus.vocabulary)
+    from megachar.training.checkpoints.vocabularies import carried_card
+
+    first, others = models[0], models[1:]
+    corpus = open_corpus(first.experiment, carried_card(first.source), data)
+    # A model of an older megachar carries no vocabulary, and where a corpus is named need not have its own.
+    compared = others if data is None else [model for model in others if carried_card(model.source) is not None]
+    _check_same_vocabulary(compared, corpus.vocabulary)
     return corpus
 
 
 def _common_vocabulary(models: "list[AnalyzedModel]") -> "Vocabulary":
     """The vocabulary of the first run; DataError where another's differs."""
-    vocabulary = find_vocabulary(models[0].experiment)
+    from megachar.training.checkpoints.vocabularies import load_vocabulary
+
+    vocabulary = load_vocabulary(models[0].source)
     _check_same_vocabulary(models[1:], vocabulary)
     return vocabulary
 
 
 def _check_same_vocabulary(models: "list[AnalyzedModel]", vocabulary: "Vocabulary") -> None:
+    from megachar.training.checkpoints.vocabularies import load_vocabulary
+
     for model in models:
-        if find_vocabulary(model.experiment).card() != vocabulary.card():
+        if load_vocabulary(model.source).card() != vocabulary.card():
             raise DataError(
                 f"{model.subject.label} has a vocabulary of as many symbols as the first run, but others; "
                 "name runs on the same vocabulary"

@@ -57,6 +57,7 @@ def inspect(source: Source, step: Step = None) -> None:
         ("optimizer is", experiment.optimizer.name),
         ("trained in", state.precision or "not recorded"),
         ("validation", _bits(state.validation_bits)),
+        ("vocabulary", str(state.vocabulary or "not recorded: that of the data")),
         ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
         *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
           if not isinstance(value, list)),  # the guard's memory of a hundred steps
@@ -155,7 +156,7 @@ def _problems(path: Path) -> list[str]:
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Of all tensors, by the names they have in an exported file."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in checkpoint.manifest.files:
+    for name in (name for name in checkpoint.manifest.files if name.endswith(".safetensors")):
         prefix = OPTIMIZER_PREFIX if name.startswith(OPTIMIZER_PREFIX) else ""
         shapes |= {prefix + tensor: shape for tensor, shape in tensor_shapes(checkpoint.path / name).items()}
     return shapes

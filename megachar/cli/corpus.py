@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.inspection import inspect, print_splits
-from megachar.cli.prepare import prepare
+from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from megachar.data.preprocess import SourceFile
     from megachar.data.vocabulary import Vocabulary
 
-VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
@@ -59,10 +58,12 @@ def fetch(
     downloads: Annotated[
         Path | None, typer.Option(help="Where downloads are kept; default: downloads/ beside the output.")
     ] = None,
-    vocabulary: Annotated[VocabularyName, typer.Option(help="What a token is.")] = "bytes",
+    vocabulary: Annotated[
+        VocabularyName | None, typer.Option(help=f"{WHAT_A_TOKEN_IS} Default: text8 for text8, else bytes.")
+    ] = None,
     vocabulary_size: Annotated[
         int | None,
-        typer.Option(help="Tokens of a learned one: characters (default: all that occur), sentencepiece (8000)."),
+        typer.Option(help="Tokens of a learned one. characters: default all that occur; sentencepiece: default 8000."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode. Bytes need only one.")] = 1,
     overwrite: Annotated[
@@ -78,8 +79,9 @@ def fetch(
     from megachar.data.corpora.registry import named_corpus
 
     corpus = named_corpus(name)
-    if vocabulary_size is not None and vocabulary not in ("characters", "sentencepiece"):
-        raise ConfigError(f"--vocabulary-size {vocabulary_size}: {vocabulary} is no learned vocabulary; leave it out")
+    chosen: VocabularyName = vocabulary or corpus.vocabulary
+    if vocabulary_size is not None and chosen not in ("characters", "sentencepiece"):
+        raise ConfigError(f"--vocabulary-size {vocabulary_size}: {chosen} is no learned vocabulary; leave it out")
     if source is not None and downloads is not None:
         raise ConfigError(f"--downloads {downloads} with --from {source}: nothing is downloaded; leave one out")
     output = Path("data") / name if output is None else output
@@ -90,7 +92,7 @@ def fetch(
             output,
             source=source,
             downloads=downloads,
-            make_vocabulary=lambda sources: make_vocabulary(vocabulary, vocabulary_size, sources),
+            make_vocabulary=lambda sources: make_vocabulary(chosen, vocabulary_size, sources),
             num_workers=workers,
             overwrite=overwrite,
             downloader=Downloader(tell=stages.tell),
@@ -134,7 +136,7 @@ def adopt(
 
 
 def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":
-    """The vocabulary `name`, learned from the training text where it is a learned one."""
+    """The vocabulary `name`, learned from the text where it is a learned one."""
     from megachar.data.characters import CharacterVocabulary
     from megachar.data.preprocessing.encoding import Recipe
     from megachar.data.preprocessing.learning import learn_vocabulary
@@ -145,6 +147,6 @@ def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["S
     if name == "text8":
         return CharacterVocabulary.text8()
     recipe = Recipe(ByteVocabulary(), "file", "text", False)
-    if name == "characters":
-        return learn_vocabulary(sources, recipe, "characters", size)
+    if name != "sentencepiece":
+        return learn_vocabulary(sources, recipe, name, size)
     return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)

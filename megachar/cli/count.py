@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megachar.config.loading import load_experiment
 from megachar.models.counting import count_parameters, forward_flops_per_character, training_flops_per_character
+from megachar.training.preflight import load_run
 
 
 def count(
@@ -16,7 +16,7 @@ def count(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value")] = None,
 ) -> None:
     """Print the table of parameters by part, in training and at inference, and FLOPs per character."""
-    loaded = load_experiment(experiment, overrides or [])
+    loaded = load_run(experiment, overrides or [])
     model, auxiliary = loaded.model, loaded.auxiliary
     parts = count_parameters(model, auxiliary)
     table = Table(title=Text(f"{experiment}: parameters", style="italic"), show_footer=True)

@@ -32,6 +32,7 @@ from megachar.cli.evaluation_options import (
     WarmUp,
 )
 from megachar.cli.evaluation_report import Report, TextSize, publish
+from megachar.cli.generate import Threads
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from megachar.config.schema import Experiment
     from megachar.data.corpus import Corpus
+    from megachar.data.vocabulary_card import VocabularyCard
     from megachar.training.checkpoints.reading import LoadedModel
 
 
@@ -58,6 +60,7 @@ def evaluate(
     max_characters: MaxCharacters = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     json: Json = None,
     by_position: ByPosition = False,
@@ -71,6 +74,7 @@ def evaluate(
 ) -> None:
     """Bits per character of a split: every character is scored exactly once, by the last layer's first target."""
     from megachar.training.checkpoints.sources import load_settings, result_path
+    from megachar.training.checkpoints.vocabularies import carried_card
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
@@ -83,16 +87,18 @@ def evaluate(
         raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 1 or more, or leave it out")
     if json is not None and not json.parent.is_dir():
         raise ConfigError(f"--json {json}: the folder {json.parent} does not exist; make it first")
-    corpus = open_corpus(experiment, data)
+    corpus = open_corpus(experiment, carried_card(run, step), data)
     tokens = corpus.split(split).tokens[:max_characters]
     if by_position and tokens.size < 2:
         raise ConfigError("--by-position: a text of 1 character has none with another before it; leave it out")
     if chosen.dynamic is not None and chosen.dynamic.rule == "rms":
         chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
+    from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 
     work = Work(load_model(run, step), corpus, split, max_characters)
+    use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
     static = work.score(chosen.static)
     label = split if data is None else f"{split}-of-{corpus.folder.resolve().name}"
     name = static.file_name(label)
@@ -151,9 +157,9 @@ class Work:
 
     def draw_positions(self, static: Evaluation, path: Path) -> None:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
+        from megachar.device import choose_device
         from megachar.evaluation import positions
         from megachar.evaluation.predictor import make_predictor
-        from megachar.parallel.mesh import choose_device
 
         carried = isinstance(static.settings, StreamSettings)
         since = "the state was zero" if carried else "the window began"
@@ -170,10 +176,17 @@ class Work:
         typer.echo(positions.how_to_read(bins, since))
 
 
-def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
+def open_corpus(experiment: "Experiment", vocabulary: "VocabularyCard | None", data: Path | None) -> "Corpus":
     """The corpus in `data`, or the one the experiment was trained on.
 
-    ConfigError where neither is named; DataError where there is none, or its vocabulary is not the model's size.
+    Args:
+        experiment: the model's.
+        vocabulary: what the model carries; None: an older megachar saved it, and only the size can be compared.
+        data: folder of a corpus, if one was named.
+
+    Raises:
+        ConfigError: no corpus is named.
+        DataError: there is none, or its vocabulary is not the model's.
     """
     from megachar.data.corpus import Corpus
 
@@ -182,10 +195,19 @@ def open_corpus(experiment: "Experiment", data: Path | None) -> "Corpus":
         raise ConfigError(f"the run was trained on several corpora ({folders}); name one with --data FOLDER")
     if data is None and not experiment.data.path:
         raise ConfigError("the run names no corpus (data.path is empty); name one with --data FOLDER")
+    if data is None and not Path(experiment.data.path).is_dir():
+        raise DataError(f"the corpus that the model was trained on is not there: no folder {experiment.data.path}; put "
+                        f"it back, or name its text with --data FOLDER")  # fmt: skip
     corpus = Corpus.open(data or Path(experiment.data.path))
-    if corpus.vocabulary.size != experiment.model.vocabulary_size:
+    found, size = corpus.card.vocabulary, experiment.model.vocabulary_size
+    if found.size != size:
         raise DataError(
-            f"the corpus {corpus.folder} has {corpus.vocabulary.size} symbols, the model "
-            f"{experiment.model.vocabulary_size}; name the corpus it was trained on with --data FOLDER"
+            f"the corpus {corpus.folder} has {found.size} symbols, the model {size}; name a corpus of the model's "
+            f"vocabulary with --data FOLDER"
+        )
+    if vocabulary is not None and found != vocabulary:
+        raise DataError(
+            f"the corpus {corpus.folder} has the vocabulary {found}, the model {vocabulary}, whose symbols are others; "
+            f"name a corpus of the model's vocabulary with --data FOLDER"
         )
     return corpus

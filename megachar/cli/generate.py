@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
-from megachar.cli.given_text import read_given
+from megachar.cli.given_text import encode_given, read_given
 from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
@@ -21,9 +21,9 @@ from megachar.generation.settings import (
     check_slide,
 )
 
-if TYPE_CHECKING:
-    from megachar.config.schema import Experiment
-    from megachar.data.vocabulary import Vocabulary
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
+]
 
 
 def generate(
@@ -44,10 +44,12 @@ def generate(
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Threads = None,
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
     from megachar.training.checkpoints.sources import load_settings
+    from megachar.training.checkpoints.vocabularies import load_vocabulary
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
@@ -60,18 +62,21 @@ def generate(
     check_num_characters(characters)
     check_device(device)
     text = read_prompt(prompt, prompt_file)
-    vocabulary = find_vocabulary(experiment)
+    vocabulary = load_vocabulary(run, step)
+    tokens = encode_given(vocabulary, text, "the prompt").tolist()
     if raw_output is not None and not raw_output.parent.is_dir():
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
+    from megachar.device import choose_device
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
-    from megachar.parallel.mesh import choose_device
+    from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))
-    symbols = continue_text(model, vocabulary.encode(text).tolist(), characters, sampler, slide)
+    use_threads(threads, model, rows=1)
+    symbols = continue_text(model, tokens, characters, sampler, slide)
     started = time.monotonic()
     with _open_raw(raw_output) as raw:
         show_text(text, (vocabulary.decode([symbol]) for symbol in symbols), raw)
@@ -102,24 +107,6 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
     text = read_given(prompt, prompt_file, "--prompt", "--prompt-file")
     check_prompt(len(text))
     return text
-
-
-def find_vocabulary(experiment: "Experiment") -> "Vocabulary":
-    """The vocabulary of a run: bytes where the model has 256 symbols, else that of the corpus it was trained on."""
-    from megachar.data.corpus import Corpus
-    from megachar.data.vocabulary import ByteVocabulary
-
-    size = experiment.model.vocabulary_size
-    if size == ByteVocabulary.size:
-        return ByteVocabulary()
-    path = experiment.data.parts[0].path if experiment.data.parts else ""
-    vocabulary = Corpus.open(Path(path)).vocabulary  # the corpora of a blend share theirs
-    if vocabulary.size != size:
-        raise ConfigError(
-            f"the model has {size} symbols, but the vocabulary of {path or 'its corpus'} has "
-            f"{vocabulary.size}; put back the corpus the run was trained on"
-        )
-    return vocabulary
 
 
 @contextmanager

@@ -1,8 +1,14 @@
 """Texts that commands are given, in an option or in a file, as the bytes they are."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from megachar.errors import ConfigError
+from megachar.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from megachar.data.vocabulary import Vocabulary
 
 
 def read_given(text: str | None, file: Path | None, option: str, file_option: str) -> bytes:
@@ -27,3 +33,14 @@ def read_file(file: Path, option: str) -> bytes:
 def argument_bytes(argument: str) -> bytes:
     """The bytes of a text of the command line: Python has stand-ins for those that are no UTF-8."""
     return argument.encode("utf-8", "surrogateescape")
+
+
+def encode_given(vocabulary: "Vocabulary", text: bytes, what: str) -> "npt.NDArray[Any]":
+    """The symbols (t,) of a text; DataError with `what` it is where the model has none for some of it."""
+    from megachar.data.vocabulary import EncodingError
+
+    try:
+        return vocabulary.encode(text)
+    except EncodingError as error:
+        raise DataError(f"{what}, byte {error.position:,}: {error.problem}; the model has no other symbols: leave that "
+                        f"character out, or write another for it") from None  # fmt: skip

@@ -28,6 +28,9 @@ NodeRank = Annotated[
 ]
 MasterPort = Annotated[int | None, typer.Option(help="Free port of the first host; default: 29500.")]
 
+SHOWN_HOSTS = 4
+"""More are counted, not named."""
+
 
 def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:
     """The hosts that were asked for, none for this machine alone, and the launcher.
@@ -75,6 +78,9 @@ def examined(plan: LaunchPlan, timeout: float, what: str) -> LaunchPlan:
     Raises:
         PlatformError: some have not; `what`, such as "the run", cannot start. The table of failures is printed.
     """
+    names = [host.name for host in plan.hosts]
+    where = "this machine" if not names else ", ".join(names) if len(names) <= SHOWN_HOSTS else f"{len(names)} hosts"
+    typer.echo(f"megachar: checking {where}", err=True)
     plan, failures = examine(plan, timeout)
     if failures:
         print_failures(failures, Console(stderr=True))

@@ -10,14 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
-from megachar.config.loading import load_experiment
 from megachar.config.schema import Experiment
 from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, Launcher, LaunchPlan, shell_command
+from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
-from megachar.training.preflight import check_data, check_run_folder
+from megachar.training.preflight import check_data, check_run_folder, load_run
+
+
+def print_slurm_script(asked: bool) -> None:
+    """Say where Slurm's script lies, which an installation keeps among its own files, and stop."""
+    if asked:
+        typer.echo(SLURM_SCRIPT)
+        raise typer.Exit
 
 
 def launch(
@@ -35,9 +41,15 @@ def launch(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start again after as many failures in a row without a new checkpoint.")
     ] = 0,
+    slurm_script: Annotated[
+        bool,
+        typer.Option(
+            "--slurm-script", callback=print_slurm_script, is_eager=True, help="Print the path of the job for sbatch."
+        ),
+    ] = False,
 ) -> None:
     """Train an experiment on pipe x tensor x data processes."""
-    loaded = load_experiment(experiment, overrides or [])
+    loaded = load_run(experiment, overrides or [])
     check_data(loaded)
     check_run_folder(loaded, resume)
     processes = Processes(hostfile, launcher, node_rank, master_port)

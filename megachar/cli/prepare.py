@@ -4,7 +4,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +36,15 @@ from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
 from megachar.files import shown
 
-VocabularyName = Literal["bytes", "text8", "characters", "sentencepiece"]
+VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
+WHAT_A_TOKEN_IS = (
+    "What a token is. bytes: any of the 256; used-bytes: one that occurs in the text (enwik8: 205); text8: the space "
+    "and a-z; characters: a character of UTF-8; sentencepiece: a piece of a word."
+)
 Others = Literal["bytes", "error"]
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
-LEARNED_BYTES = {"characters": None, "sentencepiece": 32 << 20}
+LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 20}
 
 Inputs = Annotated[
     list[str] | None,
@@ -65,18 +68,22 @@ JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
 ]
-VocabularyOption = Annotated[VocabularyName, typer.Option(help="What a token is.")]
+VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
 VocabularySize = Annotated[
     int | None,
     typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: all that occur, or 256 bytes and the most frequent ones; "
-        f"sentencepiece: {DEFAULT_PIECES}."
+        help=f"Tokens of a learned vocabulary. characters: without it one for each that occurs, in any split; with it "
+        f"256 bytes and the most frequent ones. sentencepiece: {DEFAULT_PIECES}."
     ),
 ]
 Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
 ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
 OthersOption = Annotated[
-    Others | None, typer.Option(help="What characters become that were not learned: their bytes, or an error. [bytes]")
+    Others | None,
+    typer.Option(
+        help="What characters become that were not learned: their bytes, of which each is a token, or an error. "
+        "[default: bytes with --vocabulary-size; without it every character is learned]"
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
@@ -93,7 +100,7 @@ class VocabularyChoice:
     model_type: ModelType | None
     others: Others | None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """ConfigError where an option does not go with the vocabulary."""
         pieces = self.name == "sentencepiece"
         for option, given, fits in (
@@ -117,16 +124,17 @@ class VocabularyChoice:
         if self.model is not None:
             return PieceVocabulary.load(self.model)
         size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        bytes_for_others = None if self.others is None else self.others == "bytes"
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", self.others != "error",
-            LEARNED_BYTES[self.name],
-        )  # fmt: skip
+            sources, recipe, self.name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[self.name]
+        )
 
 
 def find_sources(
-    inputs: Sequence[str], split: str | None, files: dict[SplitName, list[str]], spool: Path
+    inputs: Sequence[str], split: str | None, given: Mapping[SplitName, list[str] | None], spool: Path
 ) -> list[SourceFile]:
     """The texts that the command line names; ConfigError where it names two ways at once, or none."""
+    files = {name: names for name, names in given.items() if names}
     if not inputs:
         if not files:
             raise ConfigError("nothing to prepare: give an INPUT to cut, or a file to each of --train, --valid, --test")
@@ -237,10 +245,10 @@ def prepare(
       mpirun -n 64 megachar corpus prepare pile/*.jsonl.zst --json-key text --mpi --output data/pile
 
     \b
-    Other vocabularies; what is learned is learned from the training text alone:
+    Other vocabularies; used bytes and characters are all that occur, pieces are learned from the training text:
       megachar corpus prepare text8 --vocabulary text8 --output data/text8
+      megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205
       megachar corpus prepare novel.txt --vocabulary characters --output data/novel
-      megachar corpus prepare novel.txt --vocabulary characters --others error --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --vocabulary-size 8000 --output data/novel
       megachar corpus prepare novel.txt --vocabulary sentencepiece --model my.model --output data/novel
 
@@ -248,27 +256,22 @@ def prepare(
     """
     try:
         with cleaned_up_on_termination(), errors_of_the_system(output), ExitStack() as stack:
-            ranks: tuple[Executor, int] | None = None
-            if mpi:
-                if workers > 1:
-                    raise ConfigError(f"--mpi with --workers {workers}: the ranks are the workers; start more of them")
-                executor, num_workers = stack.enter_context(mpi_ranks())
-                if executor is None:
-                    return
-                ranks = (executor, num_workers)
-            given: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
-            files = {name: names for name, names in given.items() if names}
+            if mpi and workers > 1:
+                raise ConfigError(f"--mpi with --workers {workers}: the ranks are the workers; start more of them")
+            executor, num_ranks = stack.enter_context(mpi_ranks()) if mpi else (None, 0)
+            if mpi and executor is None:
+                return
             recipe = recipe_of(documents, json_key, skip_bad_lines)
             choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
-            choice.check()
+            files: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
             sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
             made = choice.make(sources, recipe)
             with Stages(Console(stderr=True))("Preparing", total_bytes(sources)) as progress:
                 prepare_corpus(
                     sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
-                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers, ranks=ranks,
-                    progress=progress,
+                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers,
+                    ranks=(executor, num_ranks) if executor is not None else None, progress=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was written", err=True)

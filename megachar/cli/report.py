@@ -45,7 +45,7 @@ def report(
     path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     check_output(path)
     notes: list[str] = []
-    corpora = _find_corpora(dict(zip(labels, experiments, strict=True)), data, settings, notes)
+    corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
 
     from megachar.report.contents import read_runs
     from megachar.report.page import render
@@ -67,14 +67,17 @@ def report(
 
 
 def _find_corpora(
-    experiments: dict[str, "Experiment"], data: Path | None, settings: "TextSettings", notes: list[str]
+    runs: "list[tuple[str, Path, Experiment]]", data: Path | None, settings: "TextSettings", notes: list[str]
 ) -> dict[str, "Corpus"]:
     """The corpus of each run, by label. One that is not here is noted, unless it was asked for."""
+    from megachar.training.checkpoints.vocabularies import carried_card
+
     found: dict[str, Corpus] = {}
-    for label, experiment in experiments.items() if settings.needs_models else ():
+    for label, run, experiment in runs if settings.needs_models else ():
         parts = experiment.data.parts
         try:
-            corpus = open_corpus(experiment, data or (Path(parts[0].path) if parts else None))
+            named = data or (Path(parts[0].path) if parts else None)
+            corpus = open_corpus(experiment, carried_card(run), named)
             corpus.split(settings.split)
         except MegacharError as error:
             if data is not None:

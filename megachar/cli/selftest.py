@@ -11,10 +11,10 @@ import typer
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
 from megachar.config.loading import load_experiment
+from megachar.launching.gpus import count_gpus
 from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, LaunchPlan
-from megachar.launching.probe import count_gpus
 from megachar.launching.processes import end_command
 
 DEFAULT_EXPERIMENT = "small"
@@ -66,6 +66,7 @@ def run(plan: LaunchPlan) -> int:
     os.environ[TOKEN_VARIABLE] = token  # which the plan hands to other hosts
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     plan.prepare()
+    typer.echo(f"megachar selftest: starting {plan.starting}", err=True)
     process = subprocess.Popen(plan.command(), env={**os.environ, **plan.environment()}, start_new_session=True)
     try:
         return process.wait()

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
+from megachar.resources import resource_folder
 
-DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
+DS_CONFIGS = resource_folder("ds_configs")
 
 OWNED_BY_EXPERIMENT = {
     "train_batch_size": "batch.global_size",

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,6 +15,7 @@ from megachar.config.checks import check_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.errors import ConfigError
+from megachar.files import atomic_write
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -39,6 +41,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+@dataclass(frozen=True)
+class UncheckedExperiment:
+    """Settings that are valid alone; whether they fit each other is not yet checked."""
+
+    experiment: Experiment
+    vocabulary_size_is_given: bool
+    """Whether `model.vocabulary_size` is the user's: from a file of their own or an override, not from a preset that
+    ships with megachar."""
+
+
 def load_experiment(source: str, *groups: Sequence[str]) -> Experiment:
     """Read, merge and check an experiment.
 
@@ -49,19 +61,29 @@ def load_experiment(source: str, *groups: Sequence[str]) -> Experiment:
     Raises:
         ConfigError: unknown preset, file or key, a value out of range, or settings that do not fit each other.
     """
+    experiment = read_experiment(source, *groups).experiment
+    check_experiment(experiment)
+    return experiment
+
+
+def read_experiment(source: str, *groups: Sequence[str]) -> UncheckedExperiment:
+    """Read and merge an experiment, as `load_experiment` does, but leave `check_experiment` to the caller."""
     layers, overrides = _read_layers(source), [override for group in groups for override in group]
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"override {override!r} is not of the form key=value, such as training.total_steps=1000")
     try:
         values: Any = {}
-        for layer in (*layers, *(OmegaConf.from_dotlist(list(group)) for group in groups)):
-            values = _merge(values, layer)
+        size_is_given = False
+        for layer in (*layers, *(_Layer(OmegaConf.from_dotlist(list(group)), ships=False) for group in groups)):
+            kind = _kind_of("model", values)
+            values = _merge(values, layer.settings)
+            was_kept = _kind_of("model", values) == kind
+            size_is_given = (size_is_given and was_kept) or layer.gives_vocabulary_size
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(f"{source} with overrides {overrides} cannot be merged: {error}") from error
     experiment = parse_experiment(values, source)
-    check_experiment(experiment)
-    return experiment
+    return UncheckedExperiment(experiment, size_is_given)
 
 
 def parse_experiment(values: Any, source: str) -> Experiment:
@@ -89,7 +111,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
+    with atomic_write(path) as part:
+        part.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
 
 
 def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
@@ -118,14 +141,28 @@ def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
     return path
 
 
-def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[Any]:
+class _Layer(NamedTuple):
+    """A document that is laid over others."""
+
+    settings: Any
+    ships: bool
+    """Whether it ships with megachar."""
+
+    @property
+    def gives_vocabulary_size(self) -> bool:
+        """Whether the user gives `model.vocabulary_size` here."""
+        model = self.settings.get("model")
+        return not self.ships and OmegaConf.is_dict(model) and "vocabulary_size" in model
+
+
+def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[_Layer]:
     """The YAML documents `source` stands for, the most general first; `above` are the files that start from it."""
     path = find_yaml(source, PRESETS, "preset", "experiment")
     if path.resolve() in above:
         raise ConfigError(f"{path} starts from itself through `preset:`; name another there")
     layer = OmegaConf.create(read_yaml(path))
     base = layer.pop("preset", None)
-    return [*(_read_layers(str(base), (*above, path.resolve())) if base else []), layer]
+    return [*(_read_layers(str(base), (*above, path.resolve())) if base else []), _Layer(layer, path.parent == PRESETS)]
 
 
 def _merge(values: dict[str, Any], layer: Any) -> Any:

@@ -23,7 +23,7 @@ class RecurrentConfig(Section):
     embedding_size: int = Field(default=0, ge=0)
     """Size of the linear embedding, e. Off (0): symbols enter as one-hot vectors."""
     vocabulary_size: int = Field(default=256, ge=2)
-    """Number of symbols, V; must be the dataset's."""
+    """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
     segment_length: int = Field(default=100, ge=1)
     """Characters gradients flow back over, t: truncated back-propagation. The state is carried on beyond."""
     softmax_bias: bool = True

@@ -35,7 +35,7 @@ class DataConfig(Section):
     """Where the text comes from and in which order it is read."""
 
     path: str = ""
-    """Folder of a prepared corpus (train/valid/test .bin and .idx, dataset.json)."""
+    """Folder of a prepared corpus (train/valid/test .bin and .idx, dataset.json). A run keeps absolute paths."""
     blend: tuple[BlendPart, ...] = ()
     """Several corpora instead of `path`: [{path: a, weight: 7}, {path: b, weight: 3}]. After any number of windows each
     corpus is less than one window off its share; validation windows are shared out likewise. Off: []."""
@@ -69,7 +69,7 @@ class TransformerConfig(Section):
     context: int = Field(default=512, ge=1)
     """Window in characters, t."""
     vocabulary_size: int = Field(default=256, ge=2)
-    """Number of symbols, V; must be the dataset's."""
+    """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
     local_offsets: tuple[tuple[int, ...], ...] = ()

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from megachar.data.corpora.download import Stage, silent_stage
-from megachar.data.corpus import CARD_NAME, FORMAT_VERSION, CorpusCard, SourceCard, SplitCard, SplitName, VocabularyCard
+from megachar.data.corpus import CARD_NAME, FORMAT_VERSION, CorpusCard, SourceCard, SplitCard, SplitName
 from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
 from megachar.data.preprocess import check_output, whole_folder
 from megachar.data.preprocessing.words import WordCounter
 from megachar.data.vocabulary import Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import DataError
 from megachar.files import shown
 

@@ -141,10 +141,11 @@ class Blend:
         first = self.corpora[0]
         for other in self.corpora[1:]:
             if other.card.vocabulary != first.card.vocabulary:
-                same = "another " if _name(other) == _name(first) else ""
+                ours, theirs = str(first.card.vocabulary), str(other.card.vocabulary)
+                same = "another " if ours == theirs else ""
                 raise ConfigError(
-                    f"data.blend mixes different vocabularies: {first.folder} has {_name(first)}, {other.folder} has "
-                    f"{same}{_name(other)}; prepare them with one vocabulary, or train on one of them"
+                    f"data.blend mixes different vocabularies: {first.folder} has {ours}, {other.folder} has "
+                    f"{same}{theirs}; prepare them with one vocabulary, or train on one of them"
                 )
         having = [corpus for corpus in self.corpora if "valid" in corpus.split_names]
         if having and len(having) < len(self.corpora):
@@ -153,8 +154,3 @@ class Blend:
                 f"data.blend validates on all of its corpora or on none: {having[0].folder} has a valid split, "
                 f"{lacking.folder} has none; prepare that one again with --split 90,5,5"
             )
-
-
-def _name(corpus: Corpus) -> str:
-    vocabulary = corpus.card.vocabulary
-    return f"'{vocabulary.name}' ({vocabulary.size} tokens)"

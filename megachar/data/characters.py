@@ -1,4 +1,4 @@
-"""Character vocabularies: text8's 27 symbols, or a set learned from a corpus, which writes the rest as bytes."""
+"""Character vocabularies: text8's 27 symbols, or a set learned from a corpus, which may write the rest as bytes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -64,7 +64,7 @@ class CharacterVocabulary:
             try:
                 counts += np.bincount(_code_points(_decoded(text)), minlength=NUM_CODE_POINTS)
             except EncodingError as error:
-                raise DataError(f"{place(error.position)}: {error.reason}") from None
+                raise DataError(f"{place(error.position)}: {error.problem}; {error.mend}") from None
         found = np.flatnonzero(counts)
         if not found.size:
             raise DataError("there is no text to learn characters from: give a longer text")
@@ -100,8 +100,8 @@ class CharacterVocabulary:
             place, symbol = int(unknown[0]), chr(int(codes[unknown[0]]))
             raise EncodingError(
                 int(widths[:place].sum(dtype=np.int64)),
-                f"{symbol!r} is none of the {len(self.symbols)} symbols of the vocabulary '{self.name}'; clean the "
-                "text, or choose --vocabulary characters or bytes",
+                f"{symbol!r} is none of the {len(self.symbols)} symbols of the vocabulary '{self.name}'",
+                "clean the text, or choose --vocabulary characters or bytes",
             )
         return self._with_bytes(text, tokens, widths, unknown)
 
@@ -146,14 +146,15 @@ def _decoded(text: bytes) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise EncodingError(error.start, invalid_utf8(text, error)) from None
+        raise invalid_utf8(text, error) from None
 
 
-def invalid_utf8(text: bytes, error: UnicodeDecodeError) -> str:
-    """What is wrong with `text`, and the mend."""
-    return (
-        f"0x{text[error.start]:02x} is not UTF-8 there ({error.reason}); convert the text (iconv -t UTF-8), "
-        "or choose --vocabulary bytes"
+def invalid_utf8(text: bytes, error: UnicodeDecodeError) -> EncodingError:
+    """The error of a `text` that is no UTF-8."""
+    return EncodingError(
+        error.start,
+        f"0x{text[error.start]:02x} is not UTF-8 there ({error.reason})",
+        "convert the text (iconv -t UTF-8), or choose --vocabulary bytes",
     )
 
 

@@ -9,10 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megachar.data.characters import CharacterVocabulary
 from megachar.data.indexed_dataset import IndexedDataset, idx_path
-from megachar.data.pieces import MODEL_NAME, PieceVocabulary
-from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary import Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import DataError
 
 CARD_NAME = "dataset.json"
@@ -26,18 +25,6 @@ PREPARE = "megachar corpus prepare TEXT --output"
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VocabularyCard(_Section):
-    """Which vocabulary the tokens belong to."""
-
-    name: str
-    size: int = Field(gt=0)
-    """Number of tokens v."""
-    symbols: str | None = None
-    """Learned character vocabularies alone: the symbols, in the order of their tokens."""
-    model_sha256: str | None = None
-    """SentencePiece alone: of the file `vocabulary.model` in the same folder."""
 
 
 class SourceCard(_Section):
@@ -116,9 +103,10 @@ class Corpus:
             )
         card = _read_card(path)
         try:
-            vocabulary = vocabulary_of(card.vocabulary, folder)
+            vocabulary = vocabulary_of(card.vocabulary, lambda name: (folder / name).read_bytes())
         except DataError as error:
-            raise DataError(f"{path}: {error}") from None
+            again = f"copy the whole folder again, or prepare the corpus again: {PREPARE} {folder} --overwrite"
+            raise DataError(f"{path}: {error}; {again}") from None
         return cls(folder, card, vocabulary)
 
     @cached_property
@@ -168,37 +156,6 @@ class Corpus:
                     f"copy the whole folder again or prepare it again: {PREPARE} {self.folder} --overwrite"
                 )
         return dataset
-
-
-def vocabulary_of(card: VocabularyCard, folder: Path) -> Vocabulary:
-    """The vocabulary that a card describes, with the files that the corpus in `folder` keeps of it.
-
-    DataError where the card fits no vocabulary known here, or the files are missing or others.
-    """
-    again = "prepare the corpus again (megachar corpus prepare ...)"
-    vocabulary: Vocabulary
-    if card.name == ByteVocabulary.name:
-        vocabulary = ByteVocabulary()
-    elif card.name == "text8":
-        vocabulary = CharacterVocabulary.text8()
-    elif card.name == "characters" and card.symbols:
-        vocabulary = CharacterVocabulary(card.symbols, bytes_for_others=card.size > len(card.symbols))
-    elif card.name == PieceVocabulary.name:
-        path = folder / MODEL_NAME
-        vocabulary = PieceVocabulary.load(path)
-        if vocabulary.card()["model_sha256"] != card.model_sha256:
-            raise DataError(f"{path} is not the model that the corpus was made with: copy the whole folder again")
-    else:
-        raise DataError(
-            f"unknown vocabulary {card.name!r}; this megachar knows: 'bytes', 'text8', 'characters', 'sentencepiece'. "
-            f"P{again[1:]}, or use the megachar that wrote it"
-        )
-    if card.size != vocabulary.size:
-        raise DataError(
-            f"the card gives the vocabulary '{vocabulary.name}' {card.size!r} tokens, but it has "
-            f"{vocabulary.size}: the card was edited or damaged; {again}"
-        )
-    return vocabulary
 
 
 def _adopt(prefix: Path) -> str:

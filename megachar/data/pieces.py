@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.data.characters import PlacedText, invalid_utf8
-from megachar.data.vocabulary import Cut, EncodingError, Int64, checked_tokens, token_dtype
+from megachar.data.vocabulary import Cut, Int64, checked_tokens, token_dtype
 from megachar.errors import DataError
 
 MODEL_NAME = "vocabulary.model"
@@ -103,7 +103,7 @@ class PieceVocabulary:
         try:
             text.decode()
         except UnicodeDecodeError as error:
-            raise EncodingError(error.start, invalid_utf8(text, error)) from None
+            raise invalid_utf8(text, error) from None
         parts: list[str] = []
         last_parts = np.empty(ends.size, dtype=np.int64)
         start = 0
@@ -194,7 +194,8 @@ def _sentences(texts: Iterable[PlacedText]) -> Iterable[str]:
         try:
             lines = text.decode().split("\n")
         except UnicodeDecodeError as error:
-            raise DataError(f"{place(error.start)}: {invalid_utf8(text, error)}") from None
+            wrong = invalid_utf8(text, error)
+            raise DataError(f"{place(wrong.position)}: {wrong.problem}; {wrong.mend}") from None
         for line in lines:
             yield from _short_sentences(line)
 

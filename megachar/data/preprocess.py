@@ -23,7 +23,6 @@ from megachar.data.corpus import (
     SourceCard,
     SplitCard,
     SplitName,
-    VocabularyCard,
 )
 from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
@@ -51,6 +50,7 @@ from megachar.data.preprocessing.plan import (
 )
 from megachar.data.preprocessing.workers import hash_source, in_order, local_processes, tell_to_stop
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import DataError
 from megachar.files import fsync_path
 

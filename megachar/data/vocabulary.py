@@ -28,14 +28,16 @@ class Cut(Enum):
 class EncodingError(DataError):
     """A text that a vocabulary cannot encode; whoever knows the text's file adds that to the message."""
 
-    def __init__(self, position: int, reason: str) -> None:
-        super().__init__(f"byte {position:,}: {reason}")
+    def __init__(self, position: int, problem: str, mend: str) -> None:
+        super().__init__(f"byte {position:,}: {problem}; {mend}")
         self.position = position
         """Byte of the text, from 0."""
-        self.reason = reason
+        self.problem = problem
+        self.mend = mend
+        """What to do about it where a corpus is prepared."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.position, self.reason)
+        return type(self), (self.position, self.problem, self.mend)
 
 
 class Vocabulary(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.device import choose_device
 from megachar.errors import CheckpointError
 from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynamic_nats
 from megachar.evaluation.progress import Progress
@@ -21,7 +22,6 @@ from megachar.evaluation.windows import WindowPlan, stream_plan
 from megachar.evaluation.workers import score_in_processes
 from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
-from megachar.parallel.mesh import choose_device
 
 
 def evaluate(

@@ -1,7 +1,6 @@
 """What an evaluation found, and how it was asked for. Imports no torch."""
 
 import json
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from megachar.errors import ConfigError
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
+from megachar.files import atomic_write
 from megachar.units import bits_per_character
 
 
@@ -146,11 +146,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` write under a temporary name in the same folder, then rename: `path` is never half a file."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Let `write` write the file that takes the place of `path` when it is whole; ConfigError where that fails."""
     try:
-        write(temporary)
-        temporary.replace(path)
+        with atomic_write(path) as part:
+            write(part)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}; name a file in a writable folder") from error

@@ -1,7 +1,7 @@
 """What an evaluation is asked for. Imports no torch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from megachar.errors import ConfigError
 from megachar.evaluation.windows import STREAMS, WARM_UP, check_streams, check_stride
@@ -37,6 +37,10 @@ class WindowSettings:
             raise ConfigError(f"processes = {self.processes}: nothing would compute; set 1 or more")
         _check_machine(self.precision, self.device)
 
+    def rows(self, model: Any) -> int:
+        """Characters that a layer of the model computes at once."""
+        return self.batch_size * int(model.context)
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -55,6 +59,10 @@ class StreamSettings:
         """ConfigError on the first setting that is out of range."""
         check_streams(self.streams, self.warm_up)
         _check_machine(self.precision, self.device)
+
+    def rows(self, model: Any) -> int:
+        """Characters that a layer of the model computes at once."""
+        return self.streams
 
 
 EvaluationSettings = WindowSettings | StreamSettings

@@ -22,7 +22,7 @@ TOKEN_VARIABLE = "MEGACHAR_ATTEMPT"
 """Marks the processes of an attempt whose ranks do not connect to its hub."""
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 45.0
-"""Processes of a run that has ended are killed after this long. DeepSpeed's launcher gives its ranks 30 s."""
+"""Processes of a run that has ended are killed after this long. The launchers give their ranks 30 s."""
 FOLLOW_SECONDS = 5.0
 """And the launcher this long after the last rank. pdsh, for one, waits for a host that has vanished."""
 
@@ -49,6 +49,8 @@ class Attempt:
         self.plan = plan
         self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance)
         self.killed = False
+        self.launcher_ended_by: signal.Signals | None = None
+        """What the launcher was killed by, where it did not end by itself."""
         self._has_hub = plan.launcher != "no_ssh"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -92,7 +94,10 @@ class Attempt:
         assert self._process is not None
         until: float | None = None
         while not self.killed and (until is None or time.monotonic() < until):
-            ended = self._process.poll() is not None
+            status = self._process.poll()
+            ended = status is not None
+            if status is not None and status < 0:
+                self.launcher_ended_by = signal.Signals(-status)
             if ended and not self.hub.connected:
                 return
             if ended and self.hub.running and self.hub.verdict is None:
@@ -111,6 +116,9 @@ class Attempt:
             return Outcome(ExitCode.DONE, None, hub.saved)
         if (cause is None and ExitCode.PREEMPTED in left) or (cause is not None and cause.kind == "preemption"):
             return Outcome(ExitCode.PREEMPTED, None, hub.saved)
+        if self.launcher_ended_by is not None and (cause is None or cause.kind == "death"):
+            error = f"{self.launcher_ended_by.name} ended the launcher, and the ranks with it"
+            cause = Failure("launcher", (), socket.gethostname(), hub.steps, error)
         if cause is None:
             came = f"{len(left)} of {hub.world_size} ranks had come"
             cause = Failure("launcher", (), socket.gethostname(), hub.steps,

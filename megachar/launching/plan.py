@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,16 +15,18 @@ from megachar.config.checks import check_experiment
 from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
+from megachar.files import atomic_write
 from megachar.launching.hostfile import Host, render_hostfile
+from megachar.resources import resource_folder
 from megachar.topology import Coordinates, Topology
 from megachar.training.run_folder import RunFolder, run_folder
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "launcher"
-TRAIN_SCRIPT, SELFTEST_SCRIPT = SCRIPTS / "train.py", SCRIPTS / "selftest.py"
+SCRIPTS = resource_folder("launcher")
+TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("train.py", "selftest.py", "slurm.sh"))
 
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
-"""`local`: DeepSpeed's runner on this machine; `ssh`: the same over pdsh and ssh; `no_ssh`: the same, started by the
-user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
+"""`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
+by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 THIS_MACHINE = "localhost"
 DEFAULT_PORT = 29500
@@ -97,6 +97,12 @@ class LaunchPlan:
             return "127.0.0.1"
         return self.addresses.get(self.hosts[0].name, self.hosts[0].name)
 
+    @property
+    def starting(self) -> str:
+        """What it starts, in words."""
+        size = self.topology.world_size
+        return f"{size} rank{'s' if size > 1 else ''}"
+
     def used_hosts(self) -> tuple[Host, ...]:
         """The hosts that get ranks, each with as many slots as it gets: filled one after the other.
 
@@ -145,22 +151,23 @@ class LaunchPlan:
     def prepare(self) -> None:
         """Write the files that `command` and `environment` name into the run folder.
 
+        With `no_ssh` all hosts write, and read, the same files.
+
         Raises:
             PlatformError: the folder cannot be written.
         """
         folder = self.folder.launch
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _replaced(self._experiment_file) as path:
-                save_experiment(self.experiment, path)
+            save_experiment(self.experiment, self._experiment_file)
             if self.hosts:
-                with _replaced(self._hostfile) as path:
+                with atomic_write(self._hostfile) as path:
                     path.write_text(render_hostfile(self.used_hosts()), encoding="utf-8")
                 exported = "".join(f"{name}={value}\n" for name, value in self.exported().items())
-                with _replaced(self._environment_file) as path:
+                with atomic_write(self._environment_file) as path:
                     path.write_text(exported, encoding="utf-8")
             if self.launcher == "slurm":
-                with _replaced(self._slurm_file) as path:
+                with atomic_write(self._slurm_file) as path:
                     path.write_text("".join(f"{place.host}\n" for place in self.ranks()), encoding="utf-8")
         except OSError as error:
             raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
@@ -194,16 +201,16 @@ class LaunchPlan:
         """The command that starts every rank, or with `no_ssh` those of this host.
 
         Raises:
-            PlatformError: megachar was installed without its launcher folder, or the hosts have too few slots.
+            PlatformError: the hosts have too few slots, or a path cannot be passed to them.
         """
-        if not self.script.is_file():
-            raise PlatformError(f"{self.script} does not exist; install megachar from a checkout: pip install -e .")
         resume = ["--resume"] if self.resume else []
         script = [str(self.script), str(self._experiment_file), *resume, *self.arguments]
         if self.launcher == "openmpi":
             return [*self._mpirun(), sys.executable, "-u", *script]
         if self.launcher == "slurm":
             return [*self._srun(), sys.executable, "-u", *script]
+        if self.launcher == "local":
+            return [*self._local(), *script]
         if self.launcher == "ssh":
             _check_paths(sys.executable, *script, str(Path.cwd()))
         return [*self._deepspeed(), *script]
@@ -238,12 +245,13 @@ class LaunchPlan:
     def _environment_file(self) -> Path:
         return self.folder.launch.absolute() / "environment"
 
+    def _local(self) -> list[str]:
+        return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
+                "--port", str(self.master_port), "--device", self.experiment.device]  # fmt: skip
+
     def _deepspeed(self) -> list[str]:
         runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
         runner += ["--master_port", str(self.master_port)]
-        if not self.hosts:
-            # An empty hostfile keeps the runner from picking up /job/hostfile.
-            return [*runner, "--hostfile", os.devnull, "--num_gpus", str(self.topology.world_size)]
         runner += ["--hostfile", str(self._hostfile), "--master_addr", self.master_address]
         if self.launcher == "no_ssh":
             return [*runner, "--no_ssh", "--node_rank", str(self.node_rank)]
@@ -283,17 +291,6 @@ def shell_command(plan: LaunchPlan) -> str:
     """The plan's command with its variables, as a shell takes it."""
     variables = (f"{name}={shlex.quote(value)}" for name, value in plan.environment().items())
     return " ".join((*variables, shlex.join(plan.command())))
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when it is whole: with `no_ssh` all hosts write, and read, the same."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check_paths(*paths: str) -> None:

@@ -76,7 +76,8 @@ class Channel:
             try:
                 await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
             except asyncio.TimeoutError:
-                self._process.kill()
+                with suppress(ProcessLookupError):  # it has just ended
+                    self._process.kill()
                 await self._process.wait()
 
 

@@ -13,7 +13,6 @@ import platform
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +26,9 @@ import megachar
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import parse_experiment
 from megachar.errors import MegacharError, PlatformError
+from megachar.launching.gpus import count_gpus
 from megachar.launching.network import interface_addresses, interface_to, resolve
+from megachar.resources import resource_folder
 from megachar.training.preflight import check_data
 
 MARK = "megachar-probe "
@@ -205,22 +206,18 @@ def reach(meeting: Meeting) -> Reach:
 
 
 def source_hash() -> str:
-    """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ."""
-    package = Path(megachar.__file__).parent
+    """16 hex digits of the hash of megachar's own files: two checkouts of one version may differ.
+
+    An installed megachar and a checkout of the same files have the same.
+    """
+    package, launcher = Path(megachar.__file__).parent, resource_folder("launcher")
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    files |= {f"launcher/{path.name}": path for path in launcher.glob("*.py")}  # in a checkout beside the package
     digest = hashlib.sha256()
-    for path in sorted((*package.rglob("*.py"), *(package.parent / "launcher").glob("*.py"))):
-        digest.update(f"{path.relative_to(package.parent)}\0".encode())
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def count_gpus() -> int:
-    """NVIDIA GPUs of this machine, by its driver's tool; torch would take seconds to say."""
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return len(listed.stdout.splitlines())
 
 
 def _engine_hash(values: dict[str, Any]) -> str:

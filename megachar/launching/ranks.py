@@ -136,8 +136,8 @@ def slurm_hosts(environment: Mapping[str, str]) -> tuple[Host, ...]:
     for name in ("SLURM_JOB_NODELIST", "SLURM_TASKS_PER_NODE"):
         if name not in environment:
             raise PlatformError(
-                f"--launcher slurm needs an allocation of Slurm, and {name} is not set here; submit launcher/slurm.sh "
-                f"with sbatch, or start in salloc with --ntasks-per-node"
+                f"--launcher slurm needs an allocation of Slurm, and {name} is not set here; submit the job with "
+                f'sbatch "$(megachar launch --slurm-script)" EXPERIMENT ..., or start in salloc with --ntasks-per-node'
             )
     names = slurm_host_names(environment["SLURM_JOB_NODELIST"])
     counts = expand_counts(environment["SLURM_TASKS_PER_NODE"])

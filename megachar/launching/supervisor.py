@@ -55,6 +55,7 @@ class Supervisor:
         plan = self.plan
         with self._signals_taken():
             while True:
+                self._say(f"starting {plan.starting}")
                 self._attempt = Attempt(plan)
                 for number in self._signals:  # that came between two attempts
                     self._attempt.preempt(signal.Signals(number).name)

@@ -1,6 +1,5 @@
 """The processes of a run: torch.distributed started through DeepSpeed, and the groups of the layout."""
 
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ import torch
 import torch.distributed as dist
 
 from megachar.errors import ConfigError, MegacharError, PlatformError
+from megachar.parallel.library import load_deepspeed
 from megachar.topology import Coordinates, Topology
-
-SUPPORTED_DEEPSPEED = ((0, 19, 8), (0, 20, 0))
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,6 @@ class Mesh:
         return self.data_group
 
 
-def choose_device(setting: str) -> torch.device:
-    """The device of this process from the `device` setting and LOCAL_RANK."""
-    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("device=cuda, but torch sees no CUDA device here; set device=cpu or device=auto")
-    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= count:
-        raise ConfigError(f"local rank {local_rank} has no GPU: this host has {count}; start at most {count} processes")
-    return torch.device("cuda", local_rank)
-
-
 def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) -> Mesh:
     """Join the process group (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the environment) and make the groups.
 
@@ -98,12 +84,7 @@ def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) 
             f"{topology.world_size}, or change parallel.pipe, parallel.tensor or parallel.data"
         )
     os.environ["DS_ACCELERATOR"] = device.type
-    import deepspeed
-
-    check_deepspeed_version(deepspeed.__version__)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # A shared-memory all-reduce for inference only, which DeepSpeed would compile for a minute on every CPU machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed = load_deepspeed()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -167,14 +148,6 @@ def any_rank(mesh: Mesh, value: bool) -> bool:
     flag = torch.tensor(int(value))
     dist.all_reduce(flag, dist.ReduceOp.MAX, group=mesh.control_group)
     return bool(flag)
-
-
-def check_deepspeed_version(version: str) -> None:
-    """Raise `PlatformError` for a DeepSpeed whose pipeline scales gradients otherwise than ours expects."""
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:3])
-    lowest, beyond = SUPPORTED_DEEPSPEED
-    if not lowest <= numbers < beyond:
-        raise PlatformError(f"deepspeed {version} is not supported; install deepspeed>=0.19.8,<0.20")
 
 
 def _own_group(groups: Sequence[Sequence[int]], rank: int) -> dist.ProcessGroup:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
+from megachar.device import choose_device
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import WARM_UP
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
-from megachar.parallel.mesh import choose_device
 from megachar.report.text import Piece, pieces, safe
 from megachar.report.text_settings import TextSettings
 from megachar.training.checkpoints.reading import load_model

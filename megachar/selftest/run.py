@@ -10,7 +10,8 @@ from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
-from megachar.parallel.mesh import Mesh, check_agreement, choose_device, start
+from megachar.device import choose_device
+from megachar.parallel.mesh import Mesh, check_agreement, start
 from megachar.selftest.collectives import COLLECTIVES, SEND, check_neighbours
 from megachar.selftest.findings import SPEED, Findings, Problem
 from megachar.selftest.groups import ALL, DATA, STAGES, TENSOR, kinds, neighbours, own_group

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from pydantic import Field, ValidationError
 
 from megachar.config.differences import differences, flatten
-from megachar.config.loading import find_yaml, load_experiment, read_yaml
+from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.schema import Experiment
 from megachar.config.section import Section
 from megachar.errors import ConfigError
+from megachar.training.preflight import load_run
 
 SWEEPS = Path(__file__).parent / "presets"
 NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
@@ -95,6 +96,7 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
 
     Raises:
         ConfigError: a run's settings are wrong, one of `overrides` reaches no run, or two runs are the same.
+        DataError: a run's corpus is missing or damaged.
     """
     source = base or sweep.base
     if not source:
@@ -112,7 +114,7 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
 
 
 def _run(sweep: Sweep, name: str, source: str, groups: tuple[list[str], list[str], list[str]]) -> SweepRun:
-    experiment = load_experiment(source, *groups)
+    experiment = load_run(source, *groups)
     named = any(override.partition("=")[0] == "name" for override in groups[1])
     output = str(Path(experiment.output) / (experiment.name if named else sweep.name))
     placed = experiment.model_copy(update={"name": name, "output": output})

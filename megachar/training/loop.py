@@ -1,16 +1,19 @@
 """The training loop, from top to bottom."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
 
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Vocabulary
+from megachar.device import choose_device
 from megachar.errors import DataError, Preempted
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
-from megachar.parallel.mesh import Mesh, any_rank, check_agreement, choose_device, start
+from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints.format import DataRecord
@@ -18,6 +21,7 @@ from megachar.training.checkpoints.reading import restore_checkpoint
 from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.early_stopping import EarlyStopping
+from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
 from megachar.training.micro_batches import MicroBatchSource, build_source
@@ -43,16 +47,16 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
     training = experiment.training
-    setup = _set_up(experiment, resume, watch)
+    with no_collection():
+        setup = _set_up(experiment, resume, watch)
     mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
-    engine = state.engine
-    step = setup.resumed.position.step
+    engine, step = state.engine, setup.resumed.position.step
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
     with RunLog(experiment, mesh, step, terminal) as log:
-        saver = CheckpointSaver(run_folder(experiment), state, experiment, setup.data, partial(_saved, watch, log))
-        log.note(_headline(experiment, source, mesh, step))
+        saver = _build_saver(experiment, setup, partial(_saved, watch, log))
+        log.note(_headline(experiment, setup, step))
         log.damaged(step, setup.resumed.damaged)
         watch.progress(step)
         while step < training.total_steps and not stopping.stops:
@@ -111,6 +115,7 @@ class _Setup:
     guard: Guard
     stopping: EarlyStopping
     data: DataRecord
+    vocabulary: Vocabulary
     resumed: Resumption
 
 
@@ -123,12 +128,12 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     state = EngineState(engine)
     source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
-    resumed = resume_run(run_folder(experiment), state, experiment, data) if resume else Resumption()
+    resumed = resume_run(run_folder(experiment), state, experiment, data, blend.vocabulary) if resume else Resumption()
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
-    return _Setup(mesh, state, source, guard, stopping, data, resumed)
+    return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
 
 
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
@@ -165,6 +170,11 @@ def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
         raise
 
 
+def _build_saver(experiment: Experiment, setup: _Setup, report: Callable[[SavedCheckpoint], None]) -> CheckpointSaver:
+    folder = run_folder(experiment)
+    return CheckpointSaver(folder, setup.state, experiment, setup.data, setup.vocabulary, report)
+
+
 def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:
     watch.saved(saved.step)
     log.saved(saved)
@@ -174,11 +184,12 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _headline(experiment: Experiment, source: MicroBatchSource, mesh: Mesh, step: int) -> str:
-    model, topology = experiment.model, mesh.topology
+def _headline(experiment: Experiment, setup: _Setup, step: int) -> str:
+    model, mesh, topology, vocabulary = experiment.model, setup.mesh, setup.mesh.topology, setup.vocabulary
     start = f", resumed at step {step}" if step else ""
     return (
-        f"{experiment.name}: {describe_model(model)} on {source.description}; "
+        f"{experiment.name}: {describe_model(model)} on {setup.source.description}; "
+        f"vocabulary {vocabulary.name}, {vocabulary.size} symbols; "
         f"pipe {topology.pipe_size} x tensor {topology.tensor_size} x data {topology.data_size} on {mesh.device.type}; "
         f"DeepSpeed {experiment.deepspeed}; {describe_kernels(experiment)}{start}"
     )

@@ -1,11 +1,39 @@
-"""Checks of an experiment against the disk, before any process starts. Imports no torch."""
+"""An experiment settled with, and checked against, what is on the disk, before any process starts. Imports no torch."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from megachar.config.checks import check_experiment
+from megachar.config.loading import read_experiment
+from megachar.config.paths import with_absolute_paths
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
+from megachar.data.corpus import Corpus
 from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
 from megachar.training.run_folder import run_folder
+
+
+def load_run(source: str, *groups: Sequence[str]) -> Experiment:
+    """The experiment of a run that is to start: read as by `load_experiment`, and settled.
+
+    Its paths are absolute, so that neither the working folder nor the place of the run folder matters later. Where a
+    corpus is named, `model.vocabulary_size` is that of its vocabulary, unless the user gives it: then it stays, and
+    `check_data` compares the two.
+
+    Raises:
+        ConfigError: as `load_experiment`.
+        DataError: the corpus is missing or damaged.
+    """
+    read = read_experiment(source, *groups)
+    experiment = with_absolute_paths(read.experiment)
+    if experiment.data.parts and not read.vocabulary_size_is_given:
+        corpus = Corpus.open(Path(experiment.data.parts[0].path))  # those of a blend must share their vocabulary
+        model = experiment.model.model_copy(update={"vocabulary_size": corpus.vocabulary.size})
+        experiment = experiment.model_copy(update={"model": model})
+    check_experiment(experiment)
+    return experiment
 
 
 def check_data(experiment: Experiment) -> Blend:

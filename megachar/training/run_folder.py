@@ -9,6 +9,7 @@ from pathlib import Path
 from megachar.config.loading import parse_experiment, read_yaml, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
+from megachar.files import atomic_write
 
 PACKAGES = ("megachar", "torch", "deepspeed", "numpy")
 
@@ -75,9 +76,10 @@ class RunFolder:
         if self.experiment_file.exists() and self.load_experiment() != experiment:
             self.experiment_file.rename(self.path / f"resolved-until-step-{step}.yaml")
         save_experiment(experiment, self.experiment_file)
-        (self.path / "deepspeed.json").write_text(json.dumps(deepspeed_config, indent=2) + "\n", encoding="utf-8")
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        (self.path / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+        for name, values in (("deepspeed.json", deepspeed_config), ("versions.json", versions)):
+            with atomic_write(self.path / name) as part:
+                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def run_folder(experiment: Experiment) -> RunFolder:

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import psutil
 
-MODULES = ("deepspeed.launcher.runner", "deepspeed.launcher.launch", "torch.distributed.run")
+MODULES = (
+    "megachar.launching.local",
+    "deepspeed.launcher.runner",
+    "deepspeed.launcher.launch",
+    "torch.distributed.run",
+)
 PROGRAMS = ("deepspeed", "torchrun", "mpirun", "mpiexec", "orterun", "orted", "prte", "prted", "srun", "slurmstepd")
 SSH_SERVERS = ("sshd", "sshd-session")
 

@@ -105,6 +105,18 @@ def test_count_of_a_file(tmp_path: Path, call: Call) -> None:
     assert "[bold]/x].yaml" in re.sub(r"\s", "", done.out)
 
 
+def test_count_with_a_corpus(corpus: Path, call: Call) -> None:
+    """The preset's 205 symbols without one, those of the corpus with one: an input and an output weight a unit each."""
+
+    def total(*overrides: str) -> int:
+        done = call("count", "mlstm-20m", *overrides)
+        line = next(line for line in done.out.splitlines() if "total" in line)
+        return int(re.findall(r"[\d,]+", line)[0].replace(",", ""))
+
+    per_symbol = total("model.vocabulary_size=206") - total()
+    assert total(f"data.path={corpus}") - total() == (256 - 205) * per_symbol
+
+
 def test_flops_of_switched_off_losses(call: Call) -> None:
     """Without intermediate layers one row of training is left; the last position alone costs a 512th."""
 
@@ -183,14 +195,13 @@ def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
     done = call("launch", BASE, *overrides, "--dry-run")
     assert "pipe 2 x tensor 2 x data 2" in done.out
     command = command_of(done)
-    assert command[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
+    assert command[:4] == [sys.executable, "-u", "-m", "megachar.launching.local"]
     script = next(index for index, word in enumerate(command) if word.endswith("launcher/train.py"))
     assert Path(command[script]).is_file()
     assert command[script + 1 :] == [f"{tmp_path}/my runs/base/launch/experiment.yaml"]
-    options = command[3:script]
-    assert options[options.index("--num_gpus") + 1] == "8"  # pipe 2 x tensor 2 x data 2
-    assert 1024 <= int(options[options.index("--master_port") + 1]) < 65536
-    assert options[options.index("--hostfile") + 1] == "/dev/null"
+    options = command[4:script]
+    assert options[options.index("--ranks") + 1] == "8"  # pipe 2 x tensor 2 x data 2
+    assert 1024 <= int(options[options.index("--port") + 1]) < 65536
     written = [path for path in (tmp_path / "my runs").rglob("*") if path.is_file()]
     assert [str(path) for path in written] == command[script + 1 :]
 

@@ -140,10 +140,13 @@ def test_fetch_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPat
     refused(call("fetch", "enwik8", "--from", "wrong", "--output", "wrong/out"), message)
 
 
-@pytest.mark.parametrize(("vocabulary", "size"), [("text8", 27), ("characters", 16 + 256), ("sentencepiece", 290)])
+@pytest.mark.parametrize(
+    ("vocabulary", "size"), [(None, 27), ("used-bytes", 16), ("characters", 16), ("sentencepiece", 290)]
+)
 def test_fetch_in_another_vocabulary(
-    vocabulary: str, size: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    vocabulary: str | None, size: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where none is named text8 has its own 27 symbols."""
     text = b"the cat sat on the mat and the dog ran to the log " * 40
     real = registry.named_corpus("text8")
     digest = Digest("md5", hashlib.md5(text).hexdigest())
@@ -152,10 +155,11 @@ def test_fetch_in_another_vocabulary(
     (tmp_path / "text8").write_bytes(text)
     learned = ["--vocabulary-size", size] if vocabulary == "sentencepiece" else []
     paths = ["--from", tmp_path / "text8", "--output", tmp_path / "out"]
-    done = call("fetch", "text8", *paths, "--vocabulary", vocabulary, *learned)
+    options = ["--vocabulary", vocabulary, *learned] if vocabulary else []
+    done = call("fetch", "text8", *paths, *options)
     assert done.status == 0, done.err
     corpus = Corpus.open(tmp_path / "out")
-    assert corpus.vocabulary.name == vocabulary
+    assert corpus.vocabulary.name == (vocabulary or "text8")
     assert corpus.vocabulary.size <= size
     train = corpus.vocabulary.decode(corpus.split("train").tokens)
     assert text.startswith(train)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from megachar.config.loading import load_experiment, preset_names, save_experiment
+from megachar.config.loading import load_experiment, preset_names, read_experiment, save_experiment
 from megachar.config.schema import AdamWConfig, Experiment, SgdConfig
 from megachar.errors import ConfigError
 from tests.config.conftest import BASE
@@ -71,6 +71,21 @@ def test_precedence(tmp_path: Path) -> None:
 def test_the_word_off_is_no_false(tmp_path: Path) -> None:
     assert load_experiment(BASE, ["guard.action=off"]).guard.action == "off"
     assert load_experiment(write(tmp_path, "guard: {action: off}")).guard.action == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "groups", "given"),
+    [
+        ("preset: mlstm-46m", [], False),
+        ("preset: mlstm-46m\nmodel: {vocabulary_size: 205}", [], True),
+        ("preset: mlstm-46m\nmodel: {hidden_size: 8}", [["seed=2"]], False),
+        ("preset: mlstm-46m", [["model={vocabulary_size: 27}"], ["seed=2"]], True),
+        ("preset: mlstm-46m", [["model.vocabulary_size=27"], ["model.family=transformer"]], False),
+    ],
+)
+def test_whose_number_of_symbols_it_is(text: str, groups: list[list[str]], given: bool, tmp_path: Path) -> None:
+    """The user's or a preset's; naming another family drops it with the section's other settings."""
+    assert read_experiment(write(tmp_path, text), *groups).vocabulary_size_is_given is given
 
 
 def test_a_file_may_start_from_a_file(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from megachar.data.corpus import (
     SourceCard,
     SplitCard,
     SplitName,
-    VocabularyCard,
 )
 from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.data.vocabulary_card import VocabularyCard
 
 Document = Sequence[int] | np.ndarray[Any, Any]
 

@@ -18,6 +18,7 @@ from megachar.data.vocabulary import ByteVocabulary, EncodingError, token_dtype
 from megachar.errors import DataError
 from tests.data.preprocessing_by_hand import random_string
 
+RECIPE = Recipe(ByteVocabulary())
 SIZES = [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "int32")]
 
 
@@ -113,23 +114,47 @@ def test_what_cannot_be_learned() -> None:
         CharacterVocabulary("\ud800", bytes_for_others=True)
 
 
-@pytest.mark.parametrize("bytes_for_others", [True, False])
-def test_corpus_with_learned_characters(tmp_path: Path, bytes_for_others: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "bytes_for_others", "symbols", "tokens"),
+    [(None, None, " néω", 4), (None, False, " néω", 4), (None, True, " né", 259), (259, None, " né", 259)],
+)
+def test_corpus_with_learned_characters(
+    tmp_path: Path, size: int | None, bytes_for_others: bool | None, symbols: str, tokens: int
+) -> None:
+    """A set that covers the text is learned from all splits; one with bytes for others from the training text."""
+    (tmp_path / "text").write_text("né " * 30 + "ω" * 10)
+    sources = cut_by_position(tmp_path / "text", "80,20,0")
+    vocabulary = learn_vocabulary(sources, RECIPE, "characters", size, bytes_for_others=bytes_for_others)
+    prepare_corpus(sources, tmp_path / "out", vocabulary)
+    corpus = Corpus.open(tmp_path / "out")
+    assert (corpus.card.vocabulary.symbols, corpus.vocabulary.size) == (symbols, tokens)
+    assert corpus.split("train").dtype == token_dtype(tokens)
+    texts = [corpus.vocabulary.decode(corpus.split(name).tokens) for name in ("train", "valid")]
+    assert b"".join(texts) == (tmp_path / "text").read_bytes()
+
+
+def test_characters_of_a_size_without_bytes(tmp_path: Path) -> None:
     """The held-out text is not learned from, so its own symbol is foreign."""
     (tmp_path / "text").write_text("né " * 30 + "ω" * 10)
     sources = cut_by_position(tmp_path / "text", "80,20,0")
-    recipe = Recipe(ByteVocabulary())
-    vocabulary = learn_vocabulary(sources, recipe, "characters", None, bytes_for_others=bytes_for_others)
-    if not bytes_for_others:
-        with pytest.raises(DataError, match=r"text, byte 120: 'ω' is none of the 3 symbols"):
-            prepare_corpus(sources, tmp_path / "out", vocabulary)
-        return
-    prepare_corpus(sources, tmp_path / "out", vocabulary)
+    vocabulary = learn_vocabulary(sources, RECIPE, "characters", 3, bytes_for_others=False)
+    with pytest.raises(DataError, match=r"text, byte 120: 'ω' is none of the 3 symbols .*; clean the text, or choose"):
+        prepare_corpus(sources, tmp_path / "out", vocabulary)
+
+
+def test_bytes_recoded_from_latin1(tmp_path: Path) -> None:
+    """As enwik8's: each value of a byte that occurs is one symbol, and nothing else is."""
+    draw = random.Random(secrets.randbits(32))
+    values = draw.sample(range(256), 205)
+    text = bytes([*values, *draw.choices(values, k=2000)])
+    (tmp_path / "text").write_bytes(text.decode("latin-1").encode())
+    sources = cut_by_position(tmp_path / "text")
+    prepare_corpus(sources, tmp_path / "out", learn_vocabulary(sources, RECIPE, "characters", None))
     corpus = Corpus.open(tmp_path / "out")
-    assert corpus.card.vocabulary.symbols == " né"
-    assert (corpus.vocabulary.size, corpus.split("train").dtype) == (259, np.uint16)
-    texts = [corpus.vocabulary.decode(corpus.split(name).tokens) for name in ("train", "valid")]
-    assert b"".join(texts) == (tmp_path / "text").read_bytes()
+    assert corpus.vocabulary.size == 205
+    ranks = {value: rank for rank, value in enumerate(sorted(values))}
+    tokens = np.concatenate([corpus.split(name).tokens for name in corpus.split_names])
+    assert tokens.tolist() == [ranks[value] for value in text]
 
 
 def test_invalid_utf8_is_placed(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def test_corpus_keeps_its_model(tmp_path: Path) -> None:
     assert b"".join(texts) == (tmp_path / "text").read_bytes()
     assert sum(split.num_bytes for split in corpus.card.splits.values()) == len(b"".join(texts))
     (tmp_path / "out" / "vocabulary.model").write_bytes(model(**EXACT))
-    with pytest.raises(DataError, match=r"vocabulary\.model is not the model that the corpus was made with"):
+    with pytest.raises(DataError, match=r"vocabulary\.model is not the SentencePiece model of the card; copy the"):
         Corpus.open(tmp_path / "out")
     (tmp_path / "out" / "vocabulary.model").unlink()
-    with pytest.raises(DataError, match=r"vocabulary\.model does not exist"):
+    with pytest.raises(DataError, match=r"vocabulary\.model, its SentencePiece model, cannot be read: No such file"):
         Corpus.open(tmp_path / "out")

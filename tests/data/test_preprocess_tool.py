@@ -52,7 +52,9 @@ def decoded(folder: str) -> bytes:
     [
         ("", "bytes", 256),
         ("--documents line", "bytes", 256),
-        ("--vocabulary characters", "characters", 256 + 14),
+        ("--vocabulary used-bytes", "used-bytes", 14),
+        ("--vocabulary characters", "characters", 14),
+        ("--vocabulary characters --others bytes", "characters", 256 + 14),
         ("--vocabulary characters --others error", "characters", 14),
         ("--vocabulary characters --vocabulary-size 260", "characters", 260),
         ("--vocabulary sentencepiece --vocabulary-size 280 --model-type bpe", "sentencepiece", 280),

@@ -125,7 +125,7 @@ def test_no_corpus_named(run: Path) -> None:
 def test_corpus_of_another_vocabulary(run: Path) -> None:
     config = run / "resolved.yaml"
     config.write_text(config.read_text().replace("vocabulary_size: 256", "vocabulary_size: 27"))
-    with pytest.raises(DataError, match=r"has 256 symbols, the model 27; name the corpus .* --data"):
+    with pytest.raises(DataError, match=r"has 256 symbols, the model 27; name a corpus of .* --data"):
         invoke(run)
 
 

@@ -30,9 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def fresh_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three machines that a test may spoil."""
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
-    with Cluster(tmp_path_factory.mktemp("cluster"), 3) as cluster:
-        yield cluster
+def fresh_cluster(cluster: Cluster) -> Iterator[Cluster]:
+    """The same machines, as new: a test may spoil them, and they are mended after it."""
+    yield cluster
+    cluster.mend()

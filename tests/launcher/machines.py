@@ -64,6 +64,8 @@ Host *
     LogLevel ERROR
 """
 SSH_PORT = 2222
+TEST_RULE = 10
+"""Priority of the rules of routing that tests add."""
 
 
 def why_not() -> str | None:
@@ -85,6 +87,7 @@ class Machine:
         self.name, self.address, self.interface, self.folder = name, address, interface, folder
         self._process: subprocess.Popen[str] | None = None
         self._init = 0
+        self._num_mounts = 0
 
     def start(
         self, command: Sequence[str], environment: dict[str, str] | None = None, **options: Any
@@ -127,6 +130,16 @@ class Machine:
         sshd = f"/usr/sbin/sshd -f {self.folder}/sshd_config -E {self.folder}/sshd.log"
         self.do(f"while pgrep -x sshd >/dev/null; do sleep 0.05; done; {sshd}")
 
+    def mend(self) -> None:
+        """Undo what a test did to its mounts and routes, and end what it left running."""
+        self.do(f"""
+            while [ "$(wc -l </proc/self/mounts)" -gt {self._num_mounts} ]; do
+                umount --lazy "$(tail -n 1 /proc/self/mounts | cut -d ' ' -f 2)"
+            done
+            ip route flush type unreachable
+            while ip rule delete pref {TEST_RULE} 2>/dev/null; do :; done""")
+        self.kill_all()
+
     def power_on(self, switch: int, port: str, shared: Path) -> None:
         """Start it, plugged into a switch (a process in its network namespace) at `port`."""
         variables = {**_environment(), "NAME": self.name, "ADDRESS": self.address, "INTERFACE": self.interface,
@@ -145,6 +158,7 @@ class Machine:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         self._expect("ready")
+        self._num_mounts = len(Path(f"/proc/{self._init}/mounts").read_text(encoding="utf-8").splitlines())
 
     def power_off(self) -> None:
         """End it and everything on it."""
@@ -215,6 +229,12 @@ class Cluster:
         """Plug a machine's cable in, or pull it: nothing it sends arrives any more, and nobody tells anybody."""
         assert self._switch is not None
         _in_network(self._switch.pid, f"ip link set port{self.machines.index(machine)} {'up' if up else 'down'}")
+
+    def mend(self) -> None:
+        """Undo what a test did to the machines and their cables."""
+        for machine in self.machines:
+            machine.mend()
+            self.set_link(machine, True)
 
     def hostfile(self, slots: Sequence[int]) -> Path:
         """A new hostfile that names the machines with these slots."""

@@ -1,7 +1,6 @@
 """Which rank sits where, what starts it, and the same run on fewer hosts."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +88,8 @@ def test_commands(tmp_path: Path) -> None:
     slurm = shell_command(replace(known, launcher="slurm"))
     assert f"SLURM_HOSTFILE={tmp_path}/quickstart/launch/slurm_hosts srun --ntasks 2 --nodes 2 " in slurm
     local = shell_command(replace(plan, hosts=(), launcher="local"))
-    assert f"--hostfile {os.devnull} --num_gpus 2" in local
+    assert " -m megachar.launching.local --ranks 2 --port 29500 --device cpu " in local
+    assert local.endswith(f"launcher/train.py {frozen}")
 
 
 def test_what_is_frozen_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +121,4 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_a_folder_that_a_remote_shell_would_take_apart(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "my runs", {"a": 2})
     with pytest.raises(PlatformError, match=r"my runs/.*holds characters that DeepSpeed's runner cannot pass"):
-        plan.command()
-
-
-def test_an_installation_without_the_launcher(tmp_path: Path) -> None:
-    plan = replace(make_plan(tmp_path, {"a": 2}), script=tmp_path / "train.py")
-    with pytest.raises(PlatformError, match=r"train.py does not exist; install megachar from a checkout"):
         plan.command()

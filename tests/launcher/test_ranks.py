@@ -72,7 +72,7 @@ def test_slurm() -> None:
 def test_the_hosts_of_an_allocation() -> None:
     allocation = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_TASKS_PER_NODE": "8(x2),4"}
     assert slurm_hosts(allocation) == (Host("localhost", 8), Host("node2", 8), Host("node3", 4))
-    with pytest.raises(PlatformError, match=r"SLURM_JOB_NODELIST is not set here; submit launcher/slurm.sh"):
+    with pytest.raises(PlatformError, match=r"SLURM_JOB_NODELIST is not set here; submit the job with sbatch"):
         slurm_hosts({})
     with pytest.raises(PlatformError, match="SLURM_TASKS_PER_NODE is not set here"):
         slurm_hosts({"SLURM_JOB_NODELIST": "node[1-3]"})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.launcher.commands import AS_ROOT, LAUNCH, ROOT, SMALL, run
-from tests.launcher.machines import SSH_PORT, Cluster, Machine
+from tests.launcher.machines import SSH_PORT, TEST_RULE, Cluster, Machine
 
 Row = tuple[str, str, str]
 """Host, check, what is wrong."""
@@ -153,7 +153,7 @@ def test_no_way_to_the_master(fresh_cluster: Cluster, refused: Refused) -> None:
 def test_a_firewall_between_the_hosts(fresh_cluster: Cluster, refused: Refused) -> None:
     """ssh comes through, and what the ranks need does not; a rule of node2's routing stands for the firewall."""
     _, second, third = fresh_cluster.machines
-    second.do("ip rule add pref 10 to 10.77.0.1 dport 29500 unreachable")
+    second.do(f"ip rule add pref {TEST_RULE} to 10.77.0.1 dport 29500 unreachable")
     rows = refused.rows(third, "--hostfile", str(fresh_cluster.hostfile([1, 1])))
     assert_rows(
         rows, ("node2", "way to node1", "10.77.0.1 port 29500: [Errno 101] Network is unreachable; let it through")

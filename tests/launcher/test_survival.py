@@ -15,13 +15,12 @@ from tests.launcher.commands import LAUNCHER_VARIABLES, ROOT, SMALL, left_over, 
 from tests.launcher.machines import Cluster
 
 FAULTY_LAUNCH = f"""
-import sys
 from functools import partial
 from pathlib import Path
-from megachar.cli import main
+from megachar.cli import launch, main
 from megachar.launching import plan
 plan.TRAIN_SCRIPT = Path({str(ROOT / "tools" / "faulty_train.py")!r})
-sys.modules["megachar.cli.launch"].LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
+launch.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
 main()
 """
 STACK = "most recent call first"

@@ -1,6 +1,6 @@
-"""One pool of ranks per world size for the whole session."""
+"""Ranks for the tests of this folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -8,9 +8,6 @@ from tests.parallel.pool import RankPool
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[[int], RankPool]]:
-    """`ranks(n)` is the pool of n processes, started at its first case."""
-    pools: dict[int, RankPool] = {}
-    yield lambda size: pools.setdefault(size, RankPool(size))
-    for pool in pools.values():
-        pool.close()
+def ranks() -> Callable[[int], RankPool]:
+    """`ranks(n).run(case)` runs a case on n processes."""
+    return RankPool

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import ByteVocabulary
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
@@ -116,7 +117,7 @@ def save_case(values: dict[str, Any]) -> Continued:
     experiment = Experiment.model_validate(values)
     engine, state = _build(experiment)
     _train(engine, range(SAVED))
-    saver = CheckpointSaver(run_folder(experiment), state, experiment, DATA, lambda saved: None)
+    saver = CheckpointSaver(run_folder(experiment), state, experiment, DATA, ByteVocabulary(), lambda saved: None)
     saver.save(SAVED, loop_state=LOOP_STATE)
     continued = Continued()
     for step in range(SAVED, TOTAL):
@@ -133,7 +134,7 @@ def resume_case(values: dict[str, Any], sources: Sequence[Path]) -> list[Continu
     engine, state = _build(experiment)
     found = []
     for source in sources:
-        resumed = resume_run(RunFolder(source), state, experiment, DATA)
+        resumed = resume_run(RunFolder(source), state, experiment, DATA, ByteVocabulary())
         assert resumed.position == Position(SAVED, LOOP_STATE)
         moved = _difference_from_checkpoint(state, RunFolder(source))
         nats = _train(engine, range(SAVED, TOTAL))
@@ -218,15 +219,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Save on every layout, resume on every other.")
     parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adamw")
     arguments = parser.parse_args()
-    pools: dict[int, RankPool] = {}
     pairs = [(saved, resumed) for saved in LAYOUTS for resumed in LAYOUTS]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            cells = run_matrix(LAYOUTS, pairs, Path(folder), arguments.optimizer,
-                               lambda size: pools.setdefault(size, RankPool(size)))  # fmt: skip
-    finally:
-        for pool in pools.values():
-            pool.close()
+    with tempfile.TemporaryDirectory() as folder:
+        cells = run_matrix(LAYOUTS, pairs, Path(folder), arguments.optimizer, RankPool)
     table = Table("saved on \\ resumed on", *map(str, LAYOUTS))
     for saved in LAYOUTS:
         row = (cells[saved, resumed] for resumed in LAYOUTS)

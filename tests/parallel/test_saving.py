@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from megachar.config.schema import Experiment
+from megachar.data.pieces import PieceVocabulary
+from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import MegacharError
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
@@ -22,6 +24,7 @@ from megachar.training.checkpoints import files
 from megachar.training.checkpoints.format import DataRecord, FileRecord, list_checkpoints
 from megachar.training.checkpoints.resuming import newest_whole
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.checkpoints.vocabularies import carried_vocabulary
 from megachar.training.metrics import read_metrics
 from megachar.training.optimizers import build_optimizer
 from megachar.training.run_folder import RunFolder, run_folder
@@ -63,7 +66,8 @@ def background_case(values: dict[str, Any]) -> None:
     experiment = Experiment.model_validate(values)
     engine, state = engine_of(experiment)
     folder, reported = run_folder(experiment), list[SavedCheckpoint]()
-    saver = CheckpointSaver(folder, state, experiment, DATA, reported.append)
+    vocabulary = PieceVocabulary.train([(b"as many words as there are\n" * 9, str)], 272, "bpe")  # which has a file
+    saver = CheckpointSaver(folder, state, experiment, DATA, vocabulary, reported.append)
     write, go_on = files.write_durably, threading.Event()
 
     def slow(path: Path, data: bytes) -> None:
@@ -89,6 +93,8 @@ def background_case(values: dict[str, Any]) -> None:
     assert (checkpoint.path, checkpoint.step) == (saved.path, saved.step)
     assert (checkpoint.manifest.loop_state, checkpoint.manifest.validation_bits) == ({"skipped": 7}, 2.5)
     assert checkpoint.problems() == []
+    assert "vocabulary.model" in checkpoint.manifest.files
+    assert carried_vocabulary(checkpoint.path).card() == vocabulary.card()  # type: ignore[union-attr]
     assert checkpoint.num_bytes == saved.num_bytes
     assert 0 < saved.standstill_seconds < saved.seconds
     restored = EngineState(engine)
@@ -125,7 +131,7 @@ def failing_case(values: dict[str, Any]) -> list[str]:
     experiment = Experiment.model_validate(values)
     engine, state = engine_of(experiment)
     folder, reported = run_folder(experiment), list[SavedCheckpoint]()
-    saver = CheckpointSaver(folder, state, experiment, DATA, reported.append)
+    saver = CheckpointSaver(folder, state, experiment, DATA, ByteVocabulary(), reported.append)
     saver.save(1)
     saver.finish()
     write, replace = files.write_durably, Path.rename
@@ -352,7 +358,6 @@ def test_a_corpus_that_changes_under_the_run(ranks: Ranks, text: Path, tmp_path:
 
 def test_another_corpus_is_refused_unless_allowed(ranks: Ranks, text: Path, tmp_path: Path) -> None:
     from megachar.data.preprocess import cut_by_position, prepare_corpus
-    from megachar.data.vocabulary import ByteVocabulary
 
     (tmp_path / "other").write_bytes(b"another text " * 400)
     prepare_corpus(cut_by_position(tmp_path / "other"), tmp_path / "corpus", ByteVocabulary())

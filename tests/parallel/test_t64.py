@@ -1,5 +1,6 @@
 """T64 itself, all 64 layers, trains on CPUs over four pipeline stages."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.parallel.test_resume import train_case
 GIB = 2**30
 
 
-def test_t64_trains_over_four_stages(tmp_path: Path) -> None:
+def test_t64_trains_over_four_stages(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(np.random.default_rng().integers(97, 123, 20_000, dtype=np.uint8).tobytes())
     prepare_corpus(cut_by_position(tmp_path / "text"), tmp_path / "corpus", ByteVocabulary())
     experiment = load_experiment("t64", [
@@ -23,11 +24,7 @@ def test_t64_trains_over_four_stages(tmp_path: Path) -> None:
         "batch.global_size=2", "training.total_steps=1", "training.log_interval=1", "training.validation_windows=1",
         "parallel.activation_checkpoint_interval=1",
     ])  # fmt: skip
-    pool = RankPool(4)  # of its own, so that gigabytes do not stay with the session's
-    try:
-        pool.run(train_case, experiment.model_dump(), False)
-    finally:
-        pool.close()
+    ranks(4).run(train_case, experiment.model_dump(), False)
     folder = run_folder(experiment)
     steps = read_metrics(folder, "train")
     assert len(steps) == 1

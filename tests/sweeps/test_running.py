@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from megachar.config.loading import save_experiment
+from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError, PlatformError
 from megachar.exit_codes import ExitCode
 from megachar.sweeps.progress import Progress, State, progress_of
@@ -180,3 +182,22 @@ def test_another_layout_goes_on(stage: Stage, tmp_path: Path) -> None:
     train(plan(tmp_path)[0], 100)
     assert stage.run(plan(tmp_path, "parallel.pipe=1", "parallel.data=2", "deepspeed=fp32_zero2")) == ExitCode.DONE
     assert stage.started[0] == ("seed-1", True)
+
+
+def test_a_sweep_goes_on_wherever_it_is_and_however_paths_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run folder that was moved, whose settings an older megachar saved with a relative path."""
+    (tmp_path / "text").write_bytes(b"some text " * 200)
+    prepare_corpus(cut_by_position(tmp_path / "text"), tmp_path / "corpus", ByteVocabulary())
+    monkeypatch.chdir(tmp_path)
+    before, *_ = plan(tmp_path, "data.path=corpus")
+    train(before, 400)
+    file = run_folder(before.experiment).experiment_file
+    assert f"path: {tmp_path}/corpus" in file.read_text()
+    file.write_text(file.read_text().replace(f"path: {tmp_path}/corpus", "path: corpus"))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "new" / "mine")
+    again, *_ = plan(tmp_path, "data.path=./corpus", "output=new")
+    assert again.experiment.data.path == str(tmp_path / "corpus")
+    assert progress_of(again.experiment) == Progress(State.FINISHED, 400, 2.5)

@@ -14,6 +14,7 @@ from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
 from megachar.models.counting import count_parameters
 from megachar.sweeps.sweep import SWEEPS, SweepRun, _override, load_sweep, plan_runs, sweep_names
+from megachar.training.preflight import load_run
 from tests.config.conftest import BASE
 
 VARIANTS = {"full": None, "small": {"model": {"width": 32}}, "slow": {"optimizer.learning_rate": 0.001}}
@@ -36,14 +37,15 @@ def test_variants(tmp_path: Path) -> None:
     assert [run.name for run in runs] == ["full", "small", "slow"]
     own = [differences(base, run.experiment, ("name", "output")) for run in runs]
     assert own == [{}, {"model.width": (64, 32)}, {"optimizer.learning_rate": (0.004, 0.001)}]
-    assert [(run.experiment.output, run.experiment.name) for run in runs] == [("runs/mine", run.name) for run in runs]
+    output = str(Path("runs/mine").absolute())
+    assert [(run.experiment.output, run.experiment.name) for run in runs] == [(output, run.name) for run in runs]
     assert [run.own for run in runs] == [(), ("model.width=32",), ("optimizer.learning_rate=0.001",)]
 
 
 def test_a_run_is_what_its_overrides_make(tmp_path: Path) -> None:
     """What is recorded of a run leads to the same experiment."""
     for run in runs_of(tmp_path, "seed=7", shared={"training.total_steps": 99}, variants=VARIANTS):
-        assert load_experiment(run.source, run.overrides) == run.experiment
+        assert load_run(run.source, run.overrides) == run.experiment
 
 
 def test_what_is_laid_over_what(tmp_path: Path) -> None:

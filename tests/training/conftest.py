@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.vocabulary import ByteVocabulary
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.models.transformer import Transformer
 from megachar.training.run_folder import RunFolder
 from tests.torch_fixtures import one_thread, seed
@@ -17,12 +17,13 @@ MakeCorpus = Callable[..., Path]
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
-    """Makes a corpus of random bytes; `split` gives percentages of train, valid and test."""
+    """Makes a corpus of random symbols, by default bytes; `split` gives percentages of train, valid and test."""
 
-    def make(num_bytes: int = 1000, split: str = "80,20,0") -> Path:
-        text = np.random.default_rng().integers(0, 256, size=num_bytes).astype(np.uint8)
-        (tmp_path / "text").write_bytes(text.tobytes())
-        prepare_corpus(cut_by_position(tmp_path / "text", split), tmp_path / "corpus", ByteVocabulary())
+    def make(num_bytes: int = 1000, split: str = "80,20,0", vocabulary: Vocabulary | None = None) -> Path:
+        vocabulary = vocabulary or ByteVocabulary()
+        tokens = np.random.default_rng().integers(0, vocabulary.size, size=num_bytes)
+        (tmp_path / "text").write_bytes(vocabulary.decode(tokens))
+        prepare_corpus(cut_by_position(tmp_path / "text", split), tmp_path / "corpus", vocabulary)
         return tmp_path / "corpus"
 
     return make

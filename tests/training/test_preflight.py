@@ -6,8 +6,9 @@ import pytest
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import load_experiment
 from megachar.config.schema import Experiment
+from megachar.data.characters import CharacterVocabulary
 from megachar.errors import ConfigError, DataError
-from megachar.training.preflight import check_data, check_run_folder
+from megachar.training.preflight import check_data, check_run_folder, load_run
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.config.conftest import BASE
 from tests.training.conftest import MakeCorpus
@@ -39,6 +40,53 @@ def test_another_vocabulary(make_corpus: MakeCorpus) -> None:
     message = rf"model\.vocabulary_size = 205, but {path} has the bytes vocabulary of 256; set .*size=256$"
     with pytest.raises(ConfigError, match=message):
         check_data(experiment(f"data.path={path}", "model.vocabulary_size=205"))
+
+
+def test_the_number_of_symbols_is_that_of_the_corpus(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """A preset's number gives way; the user's own, in a file or on the command line, is a check."""
+    path = make_corpus()
+    small = ["batch.micro_size=4", "batch.global_size=4", "model.segment_length=20"]
+    assert load_run("mlstm-46m").model.vocabulary_size == 205
+    run = load_run("mlstm-46m", [f"data.path={path}", *small])
+    assert run.model.vocabulary_size == 256
+    check_data(run)
+    own = tmp_path / "own.yaml"
+    own.write_text("preset: mlstm-46m\nmodel: {vocabulary_size: 205}\n")
+    for source, overrides in ((str(own), []), ("mlstm-46m", ["model.vocabulary_size=205"])):
+        given = load_run(source, [*overrides, f"data.path={path}"])
+        with pytest.raises(ConfigError, match=r"vocabulary_size = 205, but .* vocabulary of 256; set .*size=256$"):
+            check_data(given)
+    (tmp_path / "base.yaml").write_text("preset: mlstm-46m\n")
+    assert load_run(str(tmp_path / "base.yaml"), [f"data.path={path}"]).model.vocabulary_size == 256
+    blend = [f"data.blend=[{{path: {path}, weight: 1}}]"]
+    assert load_run("t12", blend).model.vocabulary_size == 256
+
+
+def test_settings_are_checked_with_the_number_of_symbols(make_corpus: MakeCorpus) -> None:
+    """256 symbols are not divisible by 3 tensor ranks, those of this corpus are."""
+    path = make_corpus(vocabulary=CharacterVocabulary.text8())
+    settings = ["model.num_heads=3", "model.width=48", "model.feed_forward_width=96", "parallel.tensor=3"]
+    assert load_run(BASE, [*settings, f"data.path={path}"]).model.vocabulary_size == 27
+    with pytest.raises(ConfigError, match=r"vocabulary_size = 256 is not divisible by parallel\.tensor = 3"):
+        load_run(BASE, settings)
+
+
+def test_paths_do_not_depend_on_the_working_folder(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "own.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = load_run(BASE, ["data.path=../corpus", "deepspeed=~/own.json", "output=~/runs"])
+    assert run.data.path == str(corpus)
+    assert (run.output, run.deepspeed) == (str(tmp_path / "runs"), str(tmp_path / "own.json"))
+    blend = load_run(BASE, ["data.blend=[{path: ~/corpus, weight: 2}]", "deepspeed=fp32"])
+    assert [part.path for part in blend.data.blend] == [str(corpus)]
+    assert (blend.output, blend.deepspeed, blend.data.path) == (str(tmp_path / "work" / "runs"), "fp32", "")
+    with pytest.raises(ConfigError, match=r"~nobody-at-all/x: .*; write the folder out"):
+        load_run(BASE, ["data.path=~nobody-at-all/x"])
 
 
 @pytest.mark.parametrize(("split", "name", "tokens"), [("50,50,0", "train", 66), ("90,10,0", "valid", 13)])

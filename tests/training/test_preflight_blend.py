@@ -89,5 +89,5 @@ def test_the_vocabulary_of_a_blend(corpora: tuple[Path, Path]) -> None:
 def test_evaluation_of_a_blend_needs_a_corpus(corpora: tuple[Path, Path]) -> None:
     named = experiment(blend_of(*corpora))
     with pytest.raises(ConfigError, match=r"trained on several corpora \(.*/a, .*/b\); name one with --data FOLDER"):
-        open_corpus(named, None)
-    assert open_corpus(named, corpora[1]).folder == corpora[1]
+        open_corpus(named, None, None)
+    assert open_corpus(named, None, corpora[1]).folder == corpora[1]

@@ -7,6 +7,7 @@ but would let no wrong text pass.
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from megachar.data.corpus import SplitName
 from megachar.data.digests import Digest
@@ -66,6 +67,8 @@ class NamedCorpus:
     """Percentages of train, valid and test for a corpus of one text; None where each text is a split."""
     strip_lines: bool = False
     """Drop the spaces at both ends of each line."""
+    vocabulary: Literal["bytes", "text8"] = "bytes"
+    """What a token is in the figures that are published of it."""
 
     @property
     def verified_by(self) -> str:
@@ -89,6 +92,7 @@ def _mahoney(name: str, summary: str, num_bytes: int, archive: Digest, text: Dig
         texts=(TextFile(name, None, text),),
         text_bytes=100_000_000,
         cut=DEFAULT_SPLIT,
+        vocabulary="text8" if name == "text8" else "bytes",
     )
 
 

@@ -127,7 +127,7 @@ def encode_unit(unit: Unit, recipe: Recipe) -> Iterator[EncodedBlock]:
         try:
             tokens, ends = vocabulary.encode_documents(text.text, text.ends)
         except EncodingError as error:
-            raise DataError(f"{place_of(unit, recipe, text, error.position)}: {error.reason}") from None
+            raise DataError(f"{place_of(unit, recipe, text, error.position)}: {error.problem}; {error.mend}") from None
         words = WordCounter()
         words.update(np.frombuffer(text.text, dtype=np.uint8), text.ends)
         block = text.block

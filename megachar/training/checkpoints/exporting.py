@@ -14,9 +14,9 @@ from torch import Tensor
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import fsync_path
+from megachar.files import atomic_write
 from megachar.parallel.state import STATE_KEYS, layer_name
-from megachar.training.checkpoints.files import fsync_file, publish, write_durably, write_layer
+from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
     Checkpoint,
@@ -29,16 +29,17 @@ from megachar.training.checkpoints.format import (
 )
 from megachar.training.checkpoints.reading import read_layer, weight_shapes
 from megachar.training.checkpoints.single_file import (
-    METADATA_KEY,
     OPTIMIZER_PREFIX,
     STREAMS_PREFIX,
     Card,
     json_path,
+    metadata_of,
     problem_of,
     read_card,
     tensor_shapes,
 )
 from megachar.training.checkpoints.sources import load_settings
+from megachar.training.checkpoints.vocabularies import carried_vocabulary
 from megachar.training.run_folder import RunFolder
 
 Contents = Literal["inference", "all"]
@@ -77,16 +78,16 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
         tensors = {name: tensors[name] for name in weight_shapes(experiment, with_auxiliary=False)}
     values = {name: getattr(checkpoint.manifest, name) for name in TrainingState.model_fields}
     card = Card(**{**values, "settings": experiment.model_dump(mode="json")}, contents=contents)
-    part = output.with_name(f".{output.name}.part")
+    vocabulary = carried_vocabulary(checkpoint.path)
+    vocabulary_files = {} if vocabulary is None else vocabulary.files()
     try:
-        save_file(tensors, part, {"format": "pt", METADATA_KEY: card.model_dump_json()})
-        fsync_file(part)
-        beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
-        part.rename(output)
-        write_durably(json_path(output), (json.dumps(beside, indent=1) + "\n").encode())
-        fsync_path(output.parent)
+        with atomic_write(output) as part:
+            save_file(tensors, part, metadata_of(card, vocabulary_files))
+            fsync_file(part)  # or the fingerprint would be that of the page cache
+            beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
+        with atomic_write(json_path(output)) as part:
+            part.write_text(json.dumps(beside, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error
 
 
@@ -107,12 +108,15 @@ def import_file(file: Path, run: Path) -> Checkpoint:
     _check_tensors(file, experiment)
     if json_path(file).is_file() and (problem := problem_of(file)) is not None:
         raise CheckpointError(f"{problem}; copy both again")
+    vocabulary = carried_vocabulary(file)
     with _cleared_up(folder) as part:
         layers: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_file(file).items():
             path, key = _place(name)
             layers.setdefault(path, {})[key] = tensor
         files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
+        if vocabulary is not None:
+            files |= {name: write_file(part / name, content) for name, content in vocabulary.files().items()}
         manifest = Manifest(
             **{name: getattr(card, name) for name in TrainingState.model_fields},
             format_version=FORMAT_VERSION,

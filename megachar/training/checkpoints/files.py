@@ -13,13 +13,17 @@ from megachar.training.checkpoints.format import MANIFEST, Checkpoint, FileRecor
 
 
 def write_layer(path: Path, tensors: dict[str, Tensor]) -> FileRecord:
-    """Write tensors on the CPU as safetensors, and read them back from the disk.
+    """Write tensors on the CPU as safetensors, and read them back from the disk. Raises as `write_file`."""
+    return write_file(path, safetensors.torch.save(tensors))
+
+
+def write_file(path: Path, data: bytes) -> FileRecord:
+    """Write a file of a checkpoint, and read it back from the disk.
 
     Raises:
         OSError: the file cannot be written.
         CheckpointError: what the disk gives back is not what was written.
     """
-    data = safetensors.torch.save(tensors)
     record = FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, data)

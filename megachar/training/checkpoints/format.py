@@ -5,6 +5,7 @@
         weights/blocks.17.safetensors    parameter name -> tensor
         optimizer/blocks.17.safetensors  state key / parameter name -> tensor
         streams/000100.safetensors       recurrent models: what streams 100, 101, ... carry on, a row each
+        vocabulary.model                 of a SentencePiece vocabulary; all others are in the manifest
 
 A folder without a manifest is not a checkpoint. A step that is saved again, after a resume, lies in step-00001000.1
 and is the one that counts; the one before is deleted once it does. Names that start with a dot are being written or
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
+from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
 from megachar.training.run_folder import RunFolder
 
@@ -75,6 +77,8 @@ class TrainingState(_Record):
     """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
     data: DataRecord | None = None
     """What it was trained on."""
+    vocabulary: VocabularyCard | None = None
+    """What its symbols are; None: an older megachar saved it, and the corpus has to say."""
     settings: dict[str, Any] | None = None
     """The whole experiment, resolved."""
 
@@ -103,7 +107,7 @@ class Checkpoint:
 
     @property
     def num_bytes(self) -> int:
-        """Of all its tensors' files."""
+        """Of all its files."""
         return sum(record.bytes for record in self.manifest.files.values())
 
     def problem(self, name: str) -> str | None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch.distributed as dist
 
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, DataError
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.state import EngineState
@@ -42,19 +44,23 @@ class Resumption:
     """Newer checkpoints that were passed over."""
 
 
-def resume_run(folder: RunFolder, state: EngineState, experiment: Experiment, data: DataRecord) -> Resumption:
+def resume_run(
+    folder: RunFolder, state: EngineState, experiment: Experiment, data: DataRecord, vocabulary: Vocabulary
+) -> Resumption:
     """Restore the newest whole checkpoint; a run that was stopped before its first is at its start.
 
     Every rank must call it; every rank goes on from the same one, or raises the same error.
 
     Raises:
         CheckpointError: none is whole, or it is of another model or optimizer.
-        DataError: it was trained on other data than `data`, and the experiment does not allow that.
+        DataError: it was trained on other data than `data`, and the experiment does not allow that; or its symbols
+            are not those of `vocabulary`.
     """
     checkpoint, damaged = newest_whole(folder, state.mesh)
     if checkpoint is None:
         return Resumption()
     _check_data(checkpoint, data, experiment)
+    check_vocabulary(checkpoint, vocabulary, data)
     return Resumption(restore_checkpoint(checkpoint, state, experiment), damaged)
 
 
@@ -99,6 +105,17 @@ def _check_data(checkpoint: Checkpoint, data: DataRecord, experiment: Experiment
         f"{data.description} ({data.fingerprint}); put that corpus back, or go on with this one by "
         f"training.allow_other_data=true"
     )
+
+
+def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary, data: DataRecord) -> None:
+    """`DataError` where the checkpoint's symbols are others than those of `data`, even if they are as many."""
+    saved, now = checkpoint.manifest.vocabulary, VocabularyCard(**vocabulary.card())
+    if saved is not None and saved != now:
+        raise DataError(
+            f"{checkpoint.path} has the vocabulary {saved}, and {data.description} has "
+            f"{'another ' if str(now) == str(saved) else ''}{now}; prepare that text with the checkpoint's "
+            f"vocabulary, or start a new run"
+        )
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
 from megachar.parallel.mesh import any_rank, fail_together
 from megachar.parallel.state import EngineState
-from megachar.training.checkpoints.files import publish, write_layer
+from megachar.training.checkpoints.files import publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
     DataRecord,
@@ -82,10 +84,12 @@ class CheckpointSaver:
         state: EngineState,
         experiment: Experiment,
         data: DataRecord,
+        vocabulary: Vocabulary,
         report: Callable[[SavedCheckpoint], None],
     ) -> None:
         """`report` is called on every rank's main thread for each checkpoint once it is safe."""
-        self.folder, self.state, self.experiment, self.data, self.report = folder, state, experiment, data, report
+        self.folder, self.state, self.experiment, self.report = folder, state, experiment, report
+        self.data, self.vocabulary = data, vocabulary
         self.mesh = state.mesh
         self._host: dict[str, Tensor] = {}
         self._save: _Save | None = None
@@ -123,7 +127,9 @@ class CheckpointSaver:
             "loop_state": loop_state or {},
             "validation_bits": validation_bits,
         }
-        writer = _Thread(lambda: {name: write_layer(part / name, tensors) for name, tensors in layers.items()})
+        others = self.vocabulary.files() if self.mesh.is_main else {}
+        writer = _Thread(lambda: {name: write_layer(part / name, tensors) for name, tensors in layers.items()}
+                         | {name: write_file(part / name, content) for name, content in others.items()})  # fmt: skip
         self._save = _Save(part, settings, started, writer)
         self._save.standstill_seconds = time.perf_counter() - started
 
@@ -175,6 +181,7 @@ class CheckpointSaver:
             format_version=FORMAT_VERSION,
             precision=load_engine_config(self.experiment.deepspeed).precision,
             data=self.data,
+            vocabulary=VocabularyCard(**self.vocabulary.card()),
             settings=self.experiment.model_dump(mode="json"),
             experiment=identity(self.experiment),
             files=files,

@@ -4,10 +4,15 @@
                          and, of recurrent models, streams/FIRST STREAM/hidden, cell and epoch
     NAME.json            the JSON of its metadata under `megachar`, and the file's size and sha256
 
+The metadata also hold, under `megachar/vocabulary.model`, the model of a SentencePiece vocabulary, in base64.
+
 `safetensors.torch.load_file(NAME.safetensors)` gives the weights to anyone. This file imports no torch.
 """
 
+import base64
+import binascii
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,13 +35,23 @@ class Card(TrainingState):
     """`inference`: the weights of the model without auxiliary classifiers; `all`: what training goes on from."""
 
 
+def metadata_of(card: Card, vocabulary_files: Mapping[str, bytes]) -> dict[str, str]:
+    """The metadata of an exported file; `vocabulary_files` are those that its vocabulary is made of, by name."""
+    encoded = {f"{METADATA_KEY}/{name}": base64.b64encode(data).decode() for name, data in vocabulary_files.items()}
+    return {"format": "pt", METADATA_KEY: card.model_dump_json(), **encoded}
+
+
+def read_vocabulary_file(path: Path, name: str) -> bytes:
+    """A file of an exported file's vocabulary, by its name; `CheckpointError` where it is missing or damaged."""
+    try:
+        return base64.b64decode(_read_metadata(path)[f"{METADATA_KEY}/{name}"], validate=True)
+    except (KeyError, binascii.Error):
+        raise CheckpointError(f"{path} lacks the {name} of its vocabulary, or it is damaged; export it again") from None
+
+
 def read_card(path: Path) -> Card:
     """The card of an exported file; `CheckpointError` where it is none, or damaged."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; export it again") from error
+    text = _read_metadata(path).get(METADATA_KEY)
     if text is None:
         raise CheckpointError(f"{path} was not exported by megachar: its metadata have no {METADATA_KEY!r}; name a "
                               f"file of `megachar checkpoint export`")  # fmt: skip
@@ -47,6 +62,14 @@ def read_card(path: Path) -> Card:
         where = ".".join(str(part) for part in problem["loc"]) or "the whole of it"
         raise CheckpointError(f"{path} has metadata this megachar cannot read ({where}: {problem['msg']}); export it "
                               f"again") from error  # fmt: skip
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; export it again") from error
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

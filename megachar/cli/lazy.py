@@ -1,0 +1,54 @@
+"""A group of commands whose modules are imported when they are called, and not to list them."""
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS = {
+    "launch": "Train an experiment on pipe x tensor x data processes.",
+    "sweep": "Train all runs of a sweep; called again, it goes on where it was stopped.",
+    "selftest": "Test every collective, a tiny model and the speed of links on pipe x tensor x data processes.",
+    "evaluate": "Bits per character of a split: every character is scored exactly once, by the last layer's "
+    "first target.",
+    "generate": "Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes.",
+    "report": "Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by "
+    "surprise, on one page.",
+    "count": "Print the table of parameters by part, in training and at inference, and FLOPs per character.",
+    "plot": "Draw the loss curves and the picture of the layers' losses from a run's metrics.",
+    "presets": "List the presets and the sweeps with what each is.",
+    "analyze": "Look into trained models, as the papers do: a table, a picture and a CSV each.",
+    "corpus": "Prepare texts, fetch corpora, adopt datasets, look at what they hold.",
+    "checkpoint": "Inspect, verify, export and import checkpoints.",
+}
+"""Name -> its line in the list. The command is the function of that name in `megachar.cli.NAME`, or the group `app`."""
+
+
+class LazyGroup(TyperGroup):
+    """The commands above."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of the list."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What the list shows of a command; None where there is none of that name."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """A command, or a group of commands, from its module."""
+    module = import_module(f"megachar.cli.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command(name)(getattr(module, name))
+    command = typer.main.get_command(app)
+    command.name = name
+    return command

@@ -1,0 +1,144 @@
+"""Starts the ranks of a run on this machine, and ends when they have.
+
+    python -m megachar.launching.local --ranks 2 --port 29500 launcher/train.py small data.path=data/corpus
+
+On CPUs it imports torch, DeepSpeed and the training loop once, which takes seconds, and forks the ranks, which takes
+none. Where there are GPUs every rank is a new process: what importing torch may do there does not survive a fork.
+"""
+
+import argparse
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from megachar.exit_codes import ExitCode
+from megachar.launching.gpus import count_gpus
+from megachar.training.garbage import no_collection
+
+LEAVE_SECONDS = 30.0
+"""The ranks that are left are killed as long after the first failure; the watch over them needs a few seconds."""
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+AWAITED = (*PASSED_ON, signal.SIGCHLD)
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank a process is, and how it meets the others."""
+
+    rank: int
+    num_ranks: int
+    port: int
+
+    def environment(self) -> dict[str, str]:
+        """Its variables."""
+        rank, number = str(self.rank), str(self.num_ranks)
+        return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number,
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}  # fmt: skip
+
+
+def main() -> int:
+    """Start the ranks and wait for them; in each of those that are forked, run the script."""
+    parser = argparse.ArgumentParser(description="Run a script as the ranks of a run on this machine.")
+    parser.add_argument("--ranks", type=int, required=True, help="how many")
+    parser.add_argument("--port", type=int, required=True, help="at which they meet")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what they compute on")
+    parser.add_argument("script", type=Path)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    given = parser.parse_args()
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # first: a thread that did not block them would take them
+    forked = is_cpu(given.device) and import_once()
+    ranks: set[int] = set()
+    for rank in range(given.ranks):
+        launcher, process = os.getpid(), os.fork()
+        if process == 0:
+            become(Place(rank, given.ranks, given.port), launcher)
+            run(given.script, given.arguments, forked)
+        ranks.add(process)
+    return status_of(wait_for(ranks))
+
+
+def is_cpu(device: str) -> bool:
+    """Whether the ranks will compute on CPUs. torch is asked only where no GPU is listed, so that it touches none."""
+    if device == "auto" and count_gpus() == 0:
+        from megachar.device import choose_device
+
+        return choose_device(device).type == "cpu"
+    return device == "cpu"
+
+
+def import_once() -> bool:
+    """Import what all ranks are going to; whether they can be forked, which copies no thread but the one that forks."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # or numpy has threads from its import on; nothing here uses them
+    with no_collection():
+        import megachar.training.loop  # noqa: F401
+        from megachar.parallel.library import load_deepspeed
+
+        load_deepspeed()
+    return len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+def become(place: Place, launcher: int) -> None:
+    """Make this new process a rank, which ends when the launcher does, however that may end."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(PR_SET_NAME, f"rank {place.rank}".encode())  # as `ps` and `top` show it
+    if os.getppid() != launcher:  # it has ended already
+        os._exit(ExitCode.LAUNCHER_LOST)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+    os.environ.update(place.environment())
+
+
+def run(script: Path, arguments: list[str], here: bool) -> None:
+    """Run a script, in this process or in a new one in its place; comes back only from one that does not exit."""
+    sys.argv = [str(script), *arguments]
+    if not here:
+        os.execv(sys.executable, [sys.executable, "-u", *sys.argv])
+    runpy.run_path(str(script), run_name="__main__")
+    raise SystemExit
+
+
+def wait_for(ranks: set[int]) -> list[int]:
+    """Statuses of processes as they end; signals are passed on, and those that outlive a failure too long killed."""
+    left, statuses = set(ranks), list[int]()
+    until: float | None = None
+    while left:
+        seconds = 3600.0 if until is None else max(0.0, until - time.monotonic())
+        came = signal.sigtimedwait(AWAITED, seconds)
+        if came is not None and came.si_signo in PASSED_ON:
+            signal_all(left, came.si_signo)
+        if came is None and until is not None:
+            signal_all(left, signal.SIGKILL)
+        for process in list(left):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                left.discard(process)
+                statuses.append(os.waitstatus_to_exitcode(status))
+        if until is None and any(status not in (ExitCode.DONE, ExitCode.PREEMPTED) for status in statuses):
+            until = time.monotonic() + LEAVE_SECONDS
+    return statuses
+
+
+def signal_all(processes: set[int], number: int) -> None:
+    """To processes that are not yet waited for, and so cannot be others by now."""
+    for process in processes:
+        os.kill(process, number)
+
+
+def status_of(statuses: list[int]) -> int:
+    """Of the run, from those of its ranks in the order of their ends: the first failure that is a rank's own."""
+    failures = [status for status in statuses if status not in (ExitCode.DONE, ExitCode.PREEMPTED)]
+    own = [status for status in failures if status not in (ExitCode.PEER_FAILED, ExitCode.LAUNCHER_LOST)]
+    for status in (*own, *failures):
+        return status if status > 0 else 128 - status
+    return ExitCode.PREEMPTED if ExitCode.PREEMPTED in statuses else ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The vocabulary of a model in any of its forms. Imports no torch."""
+
+from pathlib import Path
+
+from megachar.config.schema import Experiment
+from megachar.data.corpus import Corpus
+from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
+from megachar.errors import CheckpointError, ConfigError, DataError
+from megachar.training.checkpoints.format import Checkpoint, list_checkpoints, read_checkpoint
+from megachar.training.checkpoints.single_file import read_card, read_vocabulary_file
+from megachar.training.checkpoints.sources import is_checkpoint, load_settings
+from megachar.training.run_folder import RunFolder
+
+
+def load_vocabulary(path: Path, step: int | None = None) -> Vocabulary:
+    """What the symbols of a run folder's checkpoint, of a checkpoint or of an exported file are.
+
+    One that an older megachar saved carries no vocabulary: 256 symbols are bytes then, others those of the corpus.
+
+    Raises:
+        CheckpointError: it is damaged.
+        ConfigError, DataError: there is no corpus that says.
+    """
+    vocabulary = carried_vocabulary(path, step)
+    return _vocabulary_of_corpus(load_settings(path)) if vocabulary is None else vocabulary
+
+
+def carried_card(path: Path, step: int | None = None) -> VocabularyCard | None:
+    """The card of the vocabulary that a model carries; None where it carries none, or a run has no such checkpoint."""
+    if path.is_file():
+        return read_card(path).vocabulary
+    checkpoint = _checkpoint_of(path, step)
+    return None if checkpoint is None else checkpoint.manifest.vocabulary
+
+
+def carried_vocabulary(path: Path, step: int | None = None) -> Vocabulary | None:
+    """The vocabulary of `carried_card`; `CheckpointError` where it is damaged."""
+    card = carried_card(path, step)
+    if card is None:
+        return None
+    try:
+        if path.is_file():
+            return vocabulary_of(card, lambda name: read_vocabulary_file(path, name))
+        checkpoint = _checkpoint_of(path, step)
+        assert checkpoint is not None  # it has a card
+        return vocabulary_of(card, lambda name: (checkpoint.path / name).read_bytes())
+    except DataError as error:
+        raise CheckpointError(f"{path}: {error}; copy it again, or name another checkpoint") from None
+
+
+def _checkpoint_of(path: Path, step: int | None) -> Checkpoint | None:
+    """The checkpoint that `path` stands for; None where a run has none (yet), which whoever loads the model reports."""
+    if is_checkpoint(path):
+        return read_checkpoint(path)
+    found = [checkpoint for checkpoint in list_checkpoints(RunFolder(path)) if step in (None, checkpoint.step)]
+    return found[-1] if found else None
+
+
+def _vocabulary_of_corpus(experiment: Experiment) -> Vocabulary:
+    size = experiment.model.vocabulary_size
+    if size == ByteVocabulary.size:
+        return ByteVocabulary()
+    if not experiment.data.parts:
+        raise ConfigError(f"an older megachar saved the model without saying what its {size} symbols are, and its "
+                          f"settings name no corpus (data.path is empty); resume the run for a step and take "
+                          f"that checkpoint")  # fmt: skip
+    path = Path(experiment.data.parts[0].path)
+    vocabulary = Corpus.open(path).vocabulary  # the corpora of a blend share theirs
+    if vocabulary.size != size:
+        raise ConfigError(
+            f"the model has {size} symbols, but the vocabulary of {path} has {vocabulary.size}; put back the corpus "
+            f"the run was trained on"
+        )
+    return vocabulary

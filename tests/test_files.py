@@ -1,0 +1,51 @@
+"""Files are whole or not there, also after a power cut."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from megachar.files import atomic_write
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    """Until the block ends the old content has the name; then the new one, and nothing lies beside it."""
+    path = tmp_path / "card.json"
+    path.write_text("old")
+    with atomic_write(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+        assert part.suffix == ".json"  # which some writers go by
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    """Whatever ends the block, and whether or not it wrote already."""
+    path = tmp_path / "card.json"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_write(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_has_the_content_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is sent to the disk, then the file is renamed, then the folder, which holds the name, is sent."""
+    path, events = tmp_path / "card.json", []
+
+    def fsync(descriptor: int) -> None:
+        synced = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(("folder" if synced == tmp_path else "content", path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path) as part:
+        part.write_text("new")
+    assert events == [("content", False), ("folder", True)]
