@@ -42,12 +42,12 @@ def members_of(path: Path) -> list[tuple[str, Packing]]:
             continue
         where = f"{shown(path)}, {shown(info.filename)}"
         if info.filename in members:
-            raise DataError(f"the input {where} is there twice: unpack the archive and give the folder")
+            raise DataError(f"{where} is there twice: unpack the archive and give the folder")
         _check_readable(info, where)
         with _Member(archive, info, where) as file:
             packing = packing_of(info.filename, file.read(HEAD_BYTES), where)
         if packing == "zip":
-            raise DataError(f"the input {where} is an archive in an archive: unpack the outer and give the folder")
+            raise DataError(f"{where} is an archive in an archive: unpack the outer and give the folder")
         members[info.filename] = packing
     return list(members.items())
 
@@ -102,12 +102,12 @@ def _check_whole(path: Path, archive: zipfile.ZipFile) -> None:
 
 def _check_readable(info: zipfile.ZipInfo, where: str) -> None:
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise DataError(f"the input {where} is a link: pack what it leads to (zip without -y)")
+        raise DataError(f"{where} is a link: pack what it leads to (zip without -y)")
     if info.flag_bits & 1:
-        raise DataError(f"the input {where} is encrypted: unpack the archive with its password and give the folder")
+        raise DataError(f"{where} is encrypted: unpack the archive with its password and give the folder")
     if info.compress_type not in _METHODS:
         raise DataError(
-            f"the input {where} is packed by method {info.compress_type}, which is not read here: unpack the archive "
+            f"{where} is packed by method {info.compress_type}, which is not read here: unpack the archive "
             "and give the folder"
         )
 

@@ -116,7 +116,7 @@ def _texts_of(path: Path, name: str = "") -> list[Input]:
         return [Input(path, packing, None, name)]
     texts = [Input(path, packed, member, name) for member, packed in members_of(path)]
     if not texts:
-        raise DataError(f"the input {name or shown(path)} holds no text (hidden and empty files are left out)")
+        raise DataError(f"{name or shown(path)} holds no text (hidden and empty files are left out)")
     return texts
 
 
@@ -154,7 +154,7 @@ def open_measured(text: Input, start: int = 0) -> Iterator[tuple[IO[bytes], Call
 def _check_unpacked(head: bytes, where: str) -> None:
     """DataError where what was unpacked is no text yet, such as a tar, or a file that was packed twice."""
     if packing_of("", head, f"{where}, once unpacked,") != "plain":
-        raise DataError(f"the input {where} is packed twice: unpack it once yourself")
+        raise DataError(f"{where} is packed twice: unpack it once yourself")
 
 
 def work_bytes(text: Input) -> int:

@@ -85,10 +85,10 @@ def packing_of(name: str, head: bytes, where: object) -> Packing:
     suffix = PurePath(name).suffix
     for foreign in _FOREIGN:
         if foreign.begins(head) or (foreign.start is None and suffix in foreign.suffixes):
-            raise DataError(f"the input {where} is {foreign.name}, which is not read here: {foreign.mend}")
+            raise DataError(f"{where} is {foreign.name}, which is not read here: {foreign.mend}")
     promises = {promised for promised, _ in _PACKINGS.values()}.union(*(foreign.suffixes for foreign in _FOREIGN))
     if suffix in promises or suffix.lower() in promises:
-        raise DataError(f"the input {where} ends in {suffix} but is not packed so: rename it, or fetch it again")
+        raise DataError(f"{where} ends in {suffix} but is not packed so: rename it, or fetch it again")
     return "plain"
 
 
