@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.files import atomic_write
+from megachar.files import atomic_write, shown
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
@@ -49,3 +49,18 @@ def test_the_disk_has_the_content_before_the_name(tmp_path: Path, monkeypatch: p
     with atomic_write(path) as part:
         part.write_text("new")
     assert events == [("content", False), ("folder", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (b"caf\xc3\xa9 $x", "café $x"),
+        (b"caf\xe9", r"caf\xe9"),
+        (b"a\nb\x1b[31m", r"a\nb\x1b[31m"),
+        (b"\xe2\x80\xaea", r"\u202ea"),
+    ],
+)
+def test_names_are_shown_escaped(name: bytes, text: str) -> None:
+    """What is no UTF-8, what acts on a terminal and what turns text round; letters of any language are left alone."""
+    assert shown(os.fsdecode(name)) == text
+    assert shown(Path(os.fsdecode(name))).encode()

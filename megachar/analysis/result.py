@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.result import replace_file, write_json
+from megachar.files import shown
 from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def label_sources(sources: Sequence[Path]) -> list[str]:
     for own in parts:
         others = [other for other in parts if other != own]
         shared = max((_shared_end(own, other) for other in others), default=0)
-        labels.append("/".join(own[-shared - 1 :]))
+        labels.append(shown("/".join(own[-shared - 1 :])))
     return labels
 
 

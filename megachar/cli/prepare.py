@@ -27,12 +27,14 @@ from megachar.data.preprocess import (
     prepare_corpus,
 )
 from megachar.data.preprocessing.encoding import Documents, Recipe
+from megachar.data.preprocessing.folders import Identity, identity
 from megachar.data.preprocessing.inputs import STANDARD_INPUT, Input, find_inputs
 from megachar.data.preprocessing.learning import learn_vocabulary
 from megachar.data.preprocessing.plan import total_bytes
 from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
+from megachar.files import shown
 
 VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
 WHAT_A_TOKEN_IS = (
@@ -46,7 +48,12 @@ LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="INPUT...", help="Texts that are joined and cut by position (see --split)."),
+    typer.Argument(
+        metavar="INPUT...",
+        help="Texts that are joined and cut by position (see --split). Of folders and .zip archives all is read but "
+        "hidden names, __MACOSX and empty files. Links are followed; the same file is read once, whatever names and "
+        "links lead to it, and cannot be in two splits.",
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
 Split = Annotated[
@@ -135,12 +142,26 @@ def find_sources(
             raise ConfigError(f"--split {split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
         if sum(names.count(STANDARD_INPUT) for names in files.values()) > 1:
             raise ConfigError("standard input (-) is given to more than one split: name it once")
-        return one_file_per_split({name: find_inputs(names, spool) for name, names in files.items()})
+        found = {name: find_inputs(names, spool) for name, names in files.items()}
+        _check_apart(found)
+        return one_file_per_split(found)
     if files:
         options = ", ".join(f"--{name}" for name in files)
         raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
-    found: list[Input] = find_inputs(inputs, spool)
-    return cut_by_position(found, DEFAULT_SPLIT if split is None else split)
+    return cut_by_position(find_inputs(inputs, spool), DEFAULT_SPLIT if split is None else split)
+
+
+def _check_apart(texts: Mapping[SplitName, Sequence[Input]]) -> None:
+    """ConfigError where two splits are given the same file, by whatever names."""
+    owners: dict[Identity, SplitName] = {}
+    for split, found in texts.items():
+        for text in found:
+            owner = owners.setdefault(identity(text.path), split)
+            if owner != split:
+                raise ConfigError(
+                    f"{text} is given to --{owner} and to --{split}: a model that was trained on a text cannot be "
+                    "tested on it; give it to one of them, or cut it by position as INPUT"
+                )
 
 
 def recipe_of(documents: Documents | None, json_key: str | None, skip_bad_lines: bool) -> Recipe:
@@ -170,7 +191,9 @@ def spool_beside(output: Path) -> Iterator[Path]:
 def table_of(corpus: Corpus) -> Table:
     """The sizes of every split, for people."""
     card = corpus.card
-    title = Text(f"{corpus.folder}: vocabulary {card.vocabulary.name} ({card.vocabulary.size}), {corpus.fingerprint}")
+    title = Text(
+        f"{shown(corpus.folder)}: vocabulary {card.vocabulary.name} ({card.vocabulary.size}), {corpus.fingerprint}"
+    )
     table = Table(title=title)
     table.add_column("split")
     for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):

@@ -15,6 +15,7 @@ from megachar.data.preprocessing.words import WordCounter
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import DataError
+from megachar.files import shown
 
 _DECODED_TOKENS = 1 << 20
 
@@ -49,7 +50,9 @@ def adopt_datasets(
             dtype=dtypes.pop(),
             sources=tuple(
                 SourceCard(
-                    name=bin_path(prefix).name, num_bytes=bin_path(prefix).stat().st_size, sha256=splits[name].sha256
+                    name=shown(bin_path(prefix).name),
+                    num_bytes=bin_path(prefix).stat().st_size,
+                    sha256=splits[name].sha256,
                 )
                 for name, prefix in prefixes.items()
             ),

@@ -19,6 +19,7 @@ from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError, DataError
+from megachar.files import shown
 
 DEFAULT_SAMPLE = 10_000_000
 MAX_SAMPLE = 100_000_000  # tokens, of which each takes up to 40 bytes of memory while they are counted
@@ -60,12 +61,12 @@ def open_split(path: Path, split: str | None = None) -> OpenedSplit:
         if not np.issubdtype(dataset.dtype, np.integer):
             raise DataError(f"{prefix} holds numbers of type {dataset.dtype.name}, no tokens: nothing to look at here")
         vocabulary = ByteVocabulary() if dataset.dtype == np.uint8 else None
-        return OpenedSplit(str(prefix), dataset, vocabulary, None, None)
+        return OpenedSplit(shown(prefix), dataset, vocabulary, None, None)
     corpus = Corpus.open(path)
     name = corpus.split_names[0] if split is None else split
     dataset = corpus.split(name)
     known = next(known for known in corpus.split_names if known == name)
-    return OpenedSplit(f"{path}, {name}", dataset, corpus.vocabulary, corpus, known)
+    return OpenedSplit(f"{shown(path)}, {name}", dataset, corpus.vocabulary, corpus, known)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def prepare_corpus(
             else:
                 hashes = _encode_elsewhere(sources, units, recipe, writers, ranks, folder, report)
         for source in sources:
-            if source.text.packing == "plain" and source.path.stat().st_size != source.num_bytes:
+            if source.text.is_plain and source.path.stat().st_size != source.num_bytes:
                 raise DataError(f"{source.text} changed while it was read: try again once it is complete")
         splits = {split: writer.close() for split, writer in writers.items()}
         num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
@@ -130,7 +130,7 @@ def prepare_corpus(
 
 def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
     """Whether the tokens of all sources are their bytes; then one process is as fast as the disk."""
-    plain = all(source.text.packing == "plain" for source in sources)
+    plain = all(source.text.is_plain for source in sources)
     return plain and recipe.documents == "file" and type(recipe.vocabulary) is ByteVocabulary
 
 
@@ -153,7 +153,7 @@ def _encode_here(
 
     Of a plain text that is one of what is read anyway; packed files are read a second time.
     """
-    packed = {source.path for source in sources if source.text.packing != "plain"}
+    packed = {source.path for source in sources if not source.text.is_plain}
     hashed_apart = {path: hashing.submit(hash_source, path, folder) for path in packed}
     first_sources = {source.path: number for number, source in reversed(list(enumerate(sources)))}
     digests = {path: Digest(hashing) for path in first_sources if path not in packed}
@@ -208,7 +208,7 @@ def _card(
     sources: Sequence[SourceFile], hashes: Mapping[Path, str], recipe: Recipe, splits: dict[SplitName, SplitCard],
     num_skipped: int,
 ) -> CorpusCard:  # fmt: skip
-    names = {source.path: source.text.name or source.path.name for source in sources}
+    names = {source.path: source.text.file_name for source in sources}
     return CorpusCard(
         format_version=FORMAT_VERSION,
         vocabulary=VocabularyCard(**recipe.vocabulary.card()),

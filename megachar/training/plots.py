@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megachar.files import shown
 from megachar.losses.auxiliary import silent_from
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
@@ -40,7 +41,7 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
             f"{last:.3f}", (validation[-1]["step"], last), xytext=(0, 8), textcoords="offset points", ha="right"
         )
     axes.set_ylabel("bits per character (last layer)")
-    axes.set_title(folder.path.name)
+    axes.set_title(shown(folder.path.name), parse_math=False)  # a name may hold a $
     axes.grid(alpha=0.3)
     axes.legend()
     rate.plot(*_curve(train, "learning_rate"), color="tab:green", linewidth=1)
@@ -92,7 +93,7 @@ def draw_layers(folder: RunFolder, records: list[dict[str, Any]], label: str) ->
         scale = ScalarMappable(Normalize(1, max(num_layers - 1, 2)), "viridis")
         figure.colorbar(scale, ax=panels.ravel().tolist(), label="intermediate layer (red: the last layer)")
     _mark_schedule(folder, panels.flat)
-    figure.suptitle(f"{label}: what each layer's own classifiers reach")
+    figure.suptitle(f"{shown(label)}: what each layer's own classifiers reach", parse_math=False)
     return figure
 
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +116,8 @@ def test_labels(tmp_path: Path) -> None:
     assert label_sources(runs) == ["a/small", "b/small", "large"]
     assert label_sources([runs[0], runs[2], checkpoint]) == ["small", "large", "large@10"]
     assert label_sources([runs[2], exported]) == ["b/large", f"{tmp_path.name}/large"]
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    assert label_sources([odd]) == [r"caf\xe9"]  # which pictures and JSON can show
     with pytest.raises(ConfigError, match=r"small is given twice; name each run once"):
         label_sources([runs[0], tmp_path / "b" / ".." / "a" / "small"])

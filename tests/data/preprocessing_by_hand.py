@@ -57,7 +57,9 @@ def pack(content: bytes, packing: str) -> bytes:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("text", content)
         return buffer.getvalue()
-    packers = {"plain": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd.compress}
+    if packing == "zst":  # with a checksum, as the tool writes it
+        return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
+    packers = {"plain": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
     return packers[packing](content)
 
 

@@ -56,6 +56,15 @@ def test_the_command(tmp_path: Path, foreign: Path) -> None:
     assert adopted.split("train").num_documents == wanted.split("train").num_documents
 
 
+def test_names_that_are_no_utf8(tmp_path: Path, foreign: Path) -> None:
+    """The card, which is UTF-8, shows them escaped."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    for path_of in (bin_path, idx_path):
+        path_of(foreign).rename(path_of(odd))
+    adopt_datasets({"train": odd}, tmp_path / "corpus", ByteVocabulary())
+    assert Corpus.open(tmp_path / "corpus").card.sources[0].name == r"caf\xe9.bin"
+
+
 def test_pieces_and_several_splits(tmp_path: Path) -> None:
     vocabulary = PieceVocabulary.train([(TEXT, str)], 280, "bpe")
     for name in ("a", "b"):

@@ -1,3 +1,5 @@
+"""Which texts the names on a command line stand for, and how each is opened, packed or not."""
+
 import gzip
 import io
 import random
@@ -65,7 +67,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     content = secrets.token_bytes(3000)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(content))))
     (text,) = find_inputs(["-"], tmp_path / "spool")
-    assert (text.name, text.packing, read(text)) == ("standard input", "gz", content)
+    assert (str(text), text.packing, read(text)) == ("standard input", "gz", content)
     with pytest.raises(DataError, match=r"standard input \(-\) is given twice"):
         find_inputs(["-"], None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
@@ -78,7 +80,7 @@ def test_packed_texts(tmp_path: Path, packing: str) -> None:
     content = secrets.token_bytes(100_000)
     (tmp_path / "whatever").write_bytes(pack(content, packing))  # the content decides, not the name
     (text,) = find_inputs([tmp_path / "whatever"])
-    assert text.packing == packing
+    assert (text.packing, text.member) == (("plain", "text") if packing == "zip" else (packing, None))
     assert read(text) == content
     assert unpacked_size(text) == len(content)
 

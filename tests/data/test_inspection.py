@@ -1,5 +1,6 @@
 import lzma
 import math
+import os
 import secrets
 import shutil
 from collections import Counter
@@ -157,6 +158,9 @@ def test_opening(corpus: Path, tmp_path: Path) -> None:
     assert open_split(corpus).name == "train"
     opened = open_split(corpus, "test")
     assert (opened.name, opened.title) == ("test", f"{corpus}, test")
+    odd = corpus.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert open_split(odd).title == rf"{tmp_path}/caf\xe9, train"  # which pictures can show
+    odd.rename(corpus)
     with pytest.raises(DataError, match="has no split 'dev'"):
         open_split(corpus, "dev")
     with pytest.raises(DataError, match=r"no corpus at .*nowhere"):

@@ -291,7 +291,10 @@ def test_tool(tmp_path: Path) -> None:
     assert "--overwrite" in again.stderr
     assert again.stderr.count("\n") == 1  # one message on one line, no traceback
 
-    files = tool("--train", path, "--test", path, "--output", tmp_path / "new" / "corpus", "--overwrite")
+    (tmp_path / "held out").write_bytes(content)
+    files = tool(
+        "--train", path, "--test", tmp_path / "held out", "--output", tmp_path / "new" / "corpus", "--overwrite"
+    )
     assert files.returncode == 0, files.stderr
     assert Corpus.open(tmp_path / "new" / "corpus").split_names == ("train", "test")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import runpy
 import signal
 import sys
@@ -87,10 +88,39 @@ def test_records(run: Run) -> None:
 
 
 def test_texts_for_each_split(run: Run) -> None:
-    assert run("--train", "text*", "--train", "text", "--valid", "text.xz", "--output", "out")[0] == 0
+    """Several names for one split are joined in their order, and a file that two of them mean is taken once."""
+    Path("held.xz").write_bytes(pack(TEXT, "xz"))
+    assert run("--train", "text*", "--train", "text", "--valid", "held.xz", "--output", "out")[0] == 0
     corpus = Corpus.open(Path("out"))
-    assert [corpus.card.splits[name].num_documents for name in corpus.split_names] == [3, 1]
-    assert corpus.vocabulary.decode(corpus.split("train").tokens) == TEXT * 3
+    assert [corpus.card.splits[name].num_documents for name in corpus.split_names] == [2, 1]
+    assert corpus.vocabulary.decode(corpus.split("train").tokens) == TEXT * 2
+
+
+def test_one_text_is_not_trained_and_tested_on(run: Run) -> None:
+    """Not by another name either: a link, a glob or a folder that leads to it."""
+    Path("link").symlink_to("text")
+    for train, test in (("text", "text"), ("text", "link"), ("t*", "text.xz"), (".", "text")):
+        status, _, errors = run("--train", train, "--test", test, "--output", "out")
+        assert status == 2
+        assert "is given to --train and to --test: a model that was trained on a text cannot be tested" in errors
+
+
+def test_standard_input_is_named_in_messages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the user calls it, not by the file it is copied to."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT)))
+    status, _, errors = run("-", "--vocabulary", "text8", "--output", "out")
+    assert (status, errors.split(":")[1]) == (2, " standard input, byte 18")
+
+
+def test_names_that_are_no_utf8(run: Run) -> None:
+    """They are shown escaped in the card, the table and in messages, all of which are UTF-8."""
+    folder, name = os.fsdecode(b"corpus-\xff"), os.fsdecode(b"caf\xe9\n.txt")
+    Path(name).write_bytes(TEXT)
+    status, output, _ = run(name, "--output", folder)
+    assert (status, "corpus-\\xff: vocabulary" in output) == (0, True)
+    assert Corpus.open(Path(folder)).card.sources[0].name == r"caf\xe9\n.txt"
+    status, _, errors = run(name, "--vocabulary", "text8", "--output", "out")
+    assert (status, errors.split(":")[1]) == (2, r" caf\xe9\n.txt, byte 18")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,10 @@ def test_texts_for_each_split(run: Run) -> None:
         ("lines.jsonl --json-key text", "lines.jsonl, line 1: no key 'text'; its keys are: content"),
         ("lines.jsonl --json-key content", "lines.jsonl, line 401: not JSON"),
         ("text --vocabulary text8", r"text, byte 18: '\n' is none of the 27 symbols"),
+        (
+            "lines.jsonl --json-key txet --skip-bad-lines --split 100,0,0",
+            "got no text: all of its lines are bad (401); ",
+        ),
         ("text --json-key a --documents line", "--json-key is for --documents record, but the documents are 'line'"),
         ("text --skip-bad-lines", "--skip-bad-lines is for --documents record, but the documents are 'file'"),
         ("text --vocabulary-size 300", "--vocabulary-size 300 does not go with --vocabulary bytes"),

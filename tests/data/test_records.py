@@ -1,3 +1,5 @@
+"""JSON lines: which are records, what is wrong with others, and where they are."""
+
 import itertools
 import json
 import random
@@ -26,6 +28,9 @@ BAD = [
     ("7", "no JSON object but 7"),
     ('{"txt": "a", "b": 1}', "no key 'text'; its keys are: txt, b"),
     ("{}", "no key 'text'; its keys are: none"),
+    ('{"text": "a", "b": -NaN}', "not JSON"),
+    ('{"text": NaN}', "no text under the key 'text' but null"),
+    ('{"text": "' + '\\"' * 100_000, "not JSON"),  # at once: its quotes are not tried one by one
     ('{"text": null}', "no text under the key 'text' but null"),
     ('{"text": ["a"]}', r"no text under the key 'text' but \[\"a\"\]"),
     ('{"meta": {"text": "inner"}}', "no key 'text'; its keys are: meta"),
@@ -83,6 +88,23 @@ def test_invalid_utf8_in_a_line() -> None:
 
 def test_other_fields_are_passed_over() -> None:
     assert texts_of(b'{"a": "\xff", "text": "one"}\n{"text": "two", "b": 1e999}') == ([b"one", b"two"], 0)
+
+
+def test_numbers_that_json_lacks_are_passed_over() -> None:
+    """Python writes them; under other keys they do no harm, and inside of texts they are text."""
+    lines = b'{"text": "NaN \\" Infinity", "loss": NaN}\n{"a": [-Infinity, {"b": Infinity}], "text": "two"}\n'
+    assert texts_of(lines) == ([b'NaN " Infinity', b"two"], 0)
+    assert texts_of(lines + b"oops", skip_bad=True) == ([b'NaN " Infinity', b"two"], 1)
+
+
+def test_byte_order_marks_are_passed_over() -> None:
+    """Before the first line, and before others, where files that begin with one were joined."""
+    mark = b"\xef\xbb\xbf"
+    lines = mark + b'{"text": "a"}\r\n' + mark + b'{"text": "\xef\xbb\xbfb"}\n' + mark
+    for skip_bad in (False, True):
+        assert texts_of(lines, skip_bad) == ([b"a", mark + b"b"], 0)
+    with pytest.raises(RecordError, match="not JSON but UTF-16"):
+        parse_records(GOOD.encode("utf-16"), "text", False)
 
 
 def test_line_ends_of_two_characters() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_pictures(tmp_path: Path, num_layers: int, num_targets: int) -> None:
     auxiliary = ["layers.png"] if num_layers * num_targets > 1 else []
     assert paths == [run.plots / name for name in ("loss.png", *auxiliary)]
     for path in paths:
+        check_picture(path)
+
+
+def test_names_that_no_font_has(tmp_path: Path) -> None:
+    """A run's name may be no UTF-8, and have what a picture would take for a formula."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 $^$")
+    folder.mkdir()
+    for path in plot_run(write_run(folder)):
         check_picture(path)
 
 

@@ -128,7 +128,7 @@ def _check_texts(
 
 def _input(path: Path) -> Input:
     """A file as it is, whatever its name or its first bytes look like."""
-    return Input(path, name=path.name)
+    return Input(path)
 
 
 @contextmanager

@@ -1,57 +1,61 @@
 """What a corpus is made from: files, folders, globs and standard input, packed or not, in a fixed order."""
 
-import bz2
-import glob
-import gzip
 import io
-import lzma
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Literal, cast
+from typing import IO, BinaryIO, cast
 
+from megachar.data.preprocessing.archives import member_size, members_of, open_member
+from megachar.data.preprocessing.folders import Identity, files_of, identity, matches
+from megachar.data.preprocessing.packings import HEAD_BYTES, Packing, packing_of
+from megachar.data.preprocessing.unpacking import UnpackedStreams
 from megachar.errors import DataError
-
-Packing = Literal["plain", "gz", "bz2", "xz", "zst", "zip"]
+from megachar.files import shown
 
 STANDARD_INPUT = "-"
 COPY_BYTES = 1 << 20
 
-_SUFFIXES: dict[str, Packing] = {".gz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst", ".zip": "zip"}
-_MAGIC: tuple[tuple[bytes, Packing], ...] = (
-    (b"\x1f\x8b\x08", "gz"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"PK\x03\x04", "zip"),
-)  # fmt: skip
-# "BZh" alone could begin a text; a block or the end of the stream follows the level.
-_BZ2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
-
 
 @dataclass(frozen=True)
 class Input:
-    """One text: a file, or one member of a zip archive."""
+    """One text: a file, or one member of a zip archive, packed or not."""
 
     path: Path
     packing: Packing = "plain"
+    """Of the file, or of the member as it comes out of its archive; never zip."""
     member: str | None = None
     """Name inside a zip archive."""
     name: str = ""
-    """File name for the card, without its folder."""
+    """What the file is called, where that is not its path."""
 
     def __str__(self) -> str:
-        return str(self.path) if self.member is None else f"{self.path}, {self.member}"
+        file = self.name or shown(self.path)
+        return file if self.member is None else f"{file}, {shown(self.member)}"
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called without its folder, for the card."""
+        return self.name or shown(self.path.name)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bytes of the file are those of the text, so that it may be read from anywhere."""
+        return self.packing == "plain" and self.member is None
 
 
 def find_inputs(names: Sequence[str | Path], spool: Path | None = None) -> list[Input]:
-    """The texts that `names` stand for: files, folders (all files below, by name; no hidden ones), globs, "-".
+    """The texts that `names` stand for: files, folders (all files below), globs (what they match, as if named), "-".
 
-    Names keep their order; inside a folder or glob the order is that of the paths as text. Standard input is copied to
-    the file `spool`, so that it can be cut by position and read by many processes. DataError where a name stands for
-    nothing or a file is empty; empty files inside a folder or glob are left out.
+    Names keep their order; inside a folder or glob the order is that of the paths as text. Hidden files and folders,
+    `__MACOSX` and empty files are left out, in folders as in archives. Links are followed, and the same file is taken
+    once, by whichever name comes first. Standard input is copied to the file `spool`, so that it can be cut by position
+    and read by many processes. DataError where a name stands for nothing, or for a file that cannot be read.
     """
     inputs: list[Input] = []
+    taken: set[Identity] = set()
     for name in names:
         if str(name) == STANDARD_INPUT:
             if spool is None:
@@ -59,25 +63,39 @@ def find_inputs(names: Sequence[str | Path], spool: Path | None = None) -> list[
             inputs.extend(_texts_of(_spooled(spool), "standard input"))
             spool = None
             continue
-        path = Path(name)
-        if path.is_dir():
-            found = [entry for entry in path.rglob("*") if not _hidden(entry.relative_to(path))]
-        elif path.exists():
-            inputs.extend(_texts_of(path))
-            continue
-        else:
-            found = [Path(match) for match in glob.glob(str(name), recursive=True)]  # noqa: PTH207 - absolute ones too
-        files = [entry for entry in sorted(found, key=lambda entry: entry.as_posix()) if entry.is_file()]
-        texts = [text for file in files if file.stat().st_size for text in _texts_of(file)]
-        if not texts:
-            what = "holds no text" if path.is_dir() else "does not exist"
-            raise DataError(f"the input {name} {what}: check its name")
-        inputs.extend(texts)
+        files = _files_named(str(name))
+        for file in files:
+            if (found := identity(file)) not in taken:
+                taken.add(found)
+                inputs.extend(_texts_of(file))
     return inputs
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files_named(name: str) -> list[Path]:
+    """The files that a name stands for, none of them empty; DataError where there is none."""
+    path, entered = Path(name), set[Identity]()
+    if path.exists() and not path.is_dir():
+        _check_regular(path)
+        if path.stat().st_size == 0:
+            raise DataError(f"the input {shown(name)} is empty (0 bytes): give a file with text")
+        return [path]
+    found = {file for match in ([path] if path.is_dir() else matches(name)) for file in files_of(match, entered)}
+    for file in found:
+        _check_regular(file)
+    files = [file for file in sorted(found, key=lambda file: file.as_posix()) if file.stat().st_size]
+    if not files:
+        what = "does not exist: check its name"
+        if found or entered or path.is_dir():
+            what = "holds no text (hidden and empty files are left out): give what does"
+        raise DataError(f"the input {shown(name)} {what}")
+    return files
+
+
+def _check_regular(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"the input {shown(path)} is a link that leads nowhere: mend it, or remove it")
+    if not path.is_file():
+        raise DataError(f"the input {shown(path)} is not a regular file: give a file, a folder, a glob or -")
 
 
 def _spooled(spool: Path) -> Path:
@@ -90,43 +108,23 @@ def _spooled(spool: Path) -> Path:
     return spool
 
 
-def _texts_of(path: Path, name: str | None = None) -> list[Input]:
-    """The texts in one file; DataError where it is missing, empty, or not what its suffix says."""
-    if not path.exists():
-        raise DataError(f"the input {path} does not exist: check its name")
-    if not path.is_file():
-        raise DataError(f"the input {path} is not a regular file: give a file, a folder, a glob or -")
-    if path.stat().st_size == 0:
-        raise DataError(f"the input {path} is empty (0 bytes): give a file with text")
-    packing = _packing_of(path)
-    name = path.name if name is None else name
+def _texts_of(path: Path, name: str = "") -> list[Input]:
+    """The texts in one file, which is called `name` where that is not its path."""
+    with path.open("rb") as file:
+        packing = packing_of(path.name, file.read(HEAD_BYTES), name or shown(path))
     if packing != "zip":
         return [Input(path, packing, None, name)]
-    with _unpacking(str(path)), zipfile.ZipFile(path) as archive:
-        members = sorted(entry.filename for entry in archive.infolist() if not entry.is_dir() and entry.file_size)
-    if not members:
-        raise DataError(f"the input {path} holds no text: its files are empty")
-    return [Input(path, packing, member, name) for member in members]
-
-
-def _packing_of(path: Path) -> Packing:
-    """How the content is packed. The content decides; a suffix that it contradicts is an error."""
-    with path.open("rb") as file:
-        head = file.read(10)
-    found: Packing = next((packing for magic, packing in _MAGIC if head.startswith(magic)), "plain")
-    if head.startswith(b"BZh") and head[4:].startswith(_BZ2_BLOCKS):
-        found = "bz2"
-    wanted = _SUFFIXES.get(path.suffix.lower())
-    if wanted is not None and found == "plain":
-        raise DataError(f"the input {path} ends in {path.suffix} but is not packed so: rename it, or fetch it again")
-    return found
+    texts = [Input(path, packed, member, name) for member, packed in members_of(path)]
+    if not texts:
+        raise DataError(f"{name or shown(path)} holds no text (hidden and empty files are left out)")
+    return texts
 
 
 @contextmanager
 def open_text(text: Input, start: int = 0) -> Iterator[IO[bytes]]:
     """Open a text for reading from byte `start` (of the unpacked text; 0 where it is packed).
 
-    Reading raises DataError where an archive is damaged or cut off.
+    Reading raises DataError where it is damaged or cut off.
     """
     with open_measured(text, start) as (file, _):
         yield file
@@ -134,70 +132,40 @@ def open_text(text: Input, start: int = 0) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_measured(text: Input, start: int = 0) -> Iterator[tuple[IO[bytes], Callable[[], int] | None]]:
-    """As `open_text`, with what tells how many bytes of the file were read, where `work_bytes` counts those."""
-    with _unpacking(str(text)):
-        if text.packing == "plain":
-            # Unbuffered: blocks are larger than any buffer, and read-ahead would hide a file that is cut meanwhile.
-            with text.path.open("rb", buffering=0) as file:
-                file.seek(start)
-                yield file, None
-            return
-        assert start == 0, "a packed text is read from its start"
+    """As `open_text`, with what tells how many of `work_bytes` were read, where those are not bytes of the text."""
+    with ExitStack() as stack:
         if text.member is not None:
-            with zipfile.ZipFile(text.path) as archive, archive.open(text.member) as member:
-                yield member, None
+            file = stack.enter_context(open_member(text.path, text.member))
+        else:
+            # Unbuffered: blocks are larger than any buffer, and read-ahead would hide a file that is cut meanwhile.
+            file = stack.enter_context(text.path.open("rb", buffering=0))
+        if text.is_plain:
+            file.seek(start)
+        assert text.is_plain or start == 0, "a packed text is read from its start"
+        if text.packing == "plain":
+            yield file, None
             return
-        with text.path.open("rb") as packed, _unpacked(text.packing, packed) as unpacked:
-            yield unpacked, packed.tell
+        unpacked = io.BufferedReader(UnpackedStreams(file, text.packing, str(text)), COPY_BYTES)
+        stack.enter_context(unpacked)
+        _check_unpacked(unpacked.peek(HEAD_BYTES)[:HEAD_BYTES], str(text))
+        yield unpacked, file.tell
 
 
-def _unpacked(packing: Packing, packed: IO[bytes]) -> IO[bytes]:
-    if packing == "gz":
-        return cast(IO[bytes], gzip.open(packed, "rb"))
-    if packing == "bz2":
-        return bz2.open(packed, "rb")
-    if packing == "xz":
-        return lzma.open(packed, "rb")
-    assert packing == "zst"
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return cast(IO[bytes], zstd.ZstdFile(packed, "rb"))
-
-
-@contextmanager
-def _unpacking(name: str) -> Iterator[None]:
-    """Turn what the unpackers raise into one DataError. What the file system raises passes."""
-    try:
-        yield
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        if type(error).__name__ != "RuntimeError" or "password" in str(error):  # of an encrypted member
-            raise DataError(f"{name} is damaged or cut off ({error}): fetch or copy it again") from None
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise DataError(f"{name} is damaged or cut off ({error}): fetch or copy it again") from None
-    except Exception as error:
-        if type(error).__name__ == "ZstdError":
-            raise DataError(f"{name} is damaged or cut off ({error}): fetch or copy it again") from None
-        raise
+def _check_unpacked(head: bytes, where: str) -> None:
+    """DataError where what was unpacked is no text yet, such as a tar, or a file that was packed twice."""
+    if packing_of("", head, f"{where}, once unpacked,") != "plain":
+        raise DataError(f"{where} is packed twice: unpack it once yourself")
 
 
 def work_bytes(text: Input) -> int:
-    """Bytes that reading it is counted in: of the text, where its size is known, or of the packed file."""
-    known = text.packing == "plain" or text.member is not None
-    return unpacked_size(text) if known else text.path.stat().st_size
+    """Bytes that reading it is counted in: of the text, or of the file or member that it is packed in."""
+    return text.path.stat().st_size if text.member is None else member_size(text.path, text.member)
 
 
 def unpacked_size(text: Input) -> int:
-    """Bytes of the unpacked text. A plain file or a zip member says it; others are unpacked once to know."""
+    """Bytes of the text. Where a packing does not say it, it is unpacked once to know."""
     if text.packing == "plain":
-        return text.path.stat().st_size
-    if text.member is not None:
-        with _unpacking(str(text)), zipfile.ZipFile(text.path) as archive:
-            return archive.getinfo(text.member).file_size
+        return work_bytes(text)
     size, buffer = 0, bytearray(COPY_BYTES)
     with open_text(text) as file:
         while count := cast(io.BufferedIOBase, file).readinto(buffer):

@@ -170,10 +170,7 @@ class SplitWriter:
         durable = self._sync is not None
         self._end_document()
         if not self._num_documents:
-            raise DataError(
-                f"the split '{self._prefix.name}' got no text: its share holds no document; use a longer text or give "
-                "it none of it (--split 100,0,0)"
-            )
+            raise DataError(f"the split '{self._prefix.name}' got no text: {self._why_empty()}")
         if self._sync is not None:
             self._sync.wait()
         _finish(self._bin, durable)
@@ -186,6 +183,14 @@ class SplitWriter:
             num_words=self._words.num_words,
             sha256=self.digest.hexdigest(),
         )
+
+    def _why_empty(self) -> str:
+        if self.num_skipped_lines:
+            return (
+                f"all of its lines are bad ({self.num_skipped_lines:,}); name the right --json-key, or leave out "
+                "--skip-bad-lines to see what is wrong with the first"
+            )
+        return "its share holds no document; use a longer text or give it none of it (--split 100,0,0)"
 
     def abandon(self) -> None:
         """Close the files, and remove the one that is no part of a dataset."""

@@ -123,14 +123,14 @@ def units_of(sources: Sequence[SourceFile], unit_bytes: int = UNIT_BYTES) -> lis
         segments, start = [], 0
         for name, size in source.pieces:
             stop = None if size is None else start + size
-            if source.text.packing == "plain":
+            if source.text.is_plain:
                 assert stop is not None
                 bounds = [*range(start, stop, unit_bytes), stop]
                 segments += [Segment(name, *ends) for ends in pairwise(bounds)]
             else:
                 segments.append(Segment(name, start, stop))
             start = stop or 0
-        if source.text.packing == "plain":
+        if source.text.is_plain:
             units += [Unit(number, source.text, (segment,)) for segment in segments]
         else:
             units.append(Unit(number, source.text, tuple(segments)))
@@ -142,4 +142,4 @@ def _inputs(texts: Texts) -> list[Input]:
 
 
 def _whole(text: Input, name: SplitName) -> SourceFile:
-    return SourceFile(text, ((name, unpacked_size(text) if text.packing == "plain" else None),))
+    return SourceFile(text, ((name, unpacked_size(text) if text.is_plain else None),))

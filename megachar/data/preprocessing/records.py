@@ -1,5 +1,7 @@
 """JSON lines: the texts of many records at once."""
 
+import codecs
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,6 +15,10 @@ from megachar.errors import ConfigError
 _LINE_END, _RETURN, _OPENS, _CLOSES = b"\n\r{}"
 # What the decoder raises on bytes that are no JSON, or JSON of another shape.
 _REFUSALS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# What Python and others write for numbers that JSON lacks; strings are matched so that nothing in them is, and one that
+# does not end is matched too, lest it be tried from each of its bytes.
+_CONSTANTS = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*"?)|-?Infinity|NaN', re.DOTALL)
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class RecordError(ValueError):
@@ -39,7 +45,8 @@ def parse_records(lines: bytes, key: str, skip_bad: bool) -> Records:
     """The texts under `key` in whole JSON lines; blank lines are passed over.
 
     RecordError where a line is no JSON object or has no text under the key, unless `skip_bad`. What stands under other
-    keys is passed over without a close look.
+    keys is passed over without a close look, NaN and Infinity too; so is a byte order mark before a line, since files
+    that begin with one may have been joined.
     """
     decoder = _decoder(key)
     texts = _parse_at_once(lines, decoder)
@@ -119,8 +126,14 @@ def _num_objects(body: bytes) -> int | None:
 
 def _parse_line(line: bytes, number: int, key: str, decoder: Any) -> list[str]:
     """The text of a line, or none where it is blank."""
+    line = line.removeprefix(codecs.BOM_UTF8)
     if not line.strip():
         return []
+    try:
+        return [decoder.decode(line).text]
+    except _REFUSALS:
+        pass
+    line = _CONSTANTS.sub(lambda match: match[1] or b"null", line)
     try:
         return [decoder.decode(line).text]
     except _REFUSALS as error:
@@ -129,6 +142,8 @@ def _parse_line(line: bytes, number: int, key: str, decoder: Any) -> list[str]:
 
 def _what_is_wrong(line: bytes, key: str, error: Exception) -> str:
     """Why a line that the decoder refused with `error` is no record with a text."""
+    if line.startswith(_UTF16):
+        return "not JSON but UTF-16 (make it UTF-8: iconv -f UTF-16 -t UTF-8)"
     try:
         record = msgspec.json.decode(line)
     except _REFUSALS as reason:
