@@ -1,3 +1,5 @@
+"""Recurrent models against slow transcriptions of their equations, gradient by gradient."""
+
 import random
 from itertools import pairwise, product
 from typing import Any
