@@ -15,5 +15,4 @@ import torch.utils.tensorboard  # noqa: F401
 import megachar.selftest.run
 import megachar.training.loop  # noqa: F401
 
-deepspeed.ops.__compatible_ops__  # noqa: B018  # tries a compiler, once
 gc.freeze()  # collections in ranks pass over what was imported, and leave its memory shared
