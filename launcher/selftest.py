@@ -42,7 +42,8 @@ def main() -> int:
         rank = int(os.environ.get("RANK", "0"))
         output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
-        print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        print(f"{who}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return ExitCode.USER_ERROR
     try:
         from megachar.selftest.run import selftest

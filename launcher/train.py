@@ -12,6 +12,7 @@ ranks from RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or from Op
 
 import argparse
 import os
+import socket
 import sys
 import warnings
 
@@ -41,7 +42,8 @@ def main() -> int:
         experiment = load_run(arguments.experiment, arguments.overrides)
         output = RankOutput(run_folder(experiment), rank)
     except MegacharError as error:
-        print(f"rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        print(f"{who}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return ExitCode.USER_ERROR
     with watch_rank(experiment, output) as watch:  # ends the process after an error
         if rank == 0:
