@@ -5,10 +5,6 @@ import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # read at the import of deepspeed
 
-import deepspeed.module_inject.auto_ep_layer
-import deepspeed.ops.op_builder.all_ops
-import deepspeed.runtime.superoffload.superoffload_stage3
-import deepspeed.runtime.zero.muon.muon_optimizer  # sets up torch's compiler
 import matplotlib.pyplot  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
