@@ -7,12 +7,12 @@ from torch import nn
 
 from megachar.parallel.mesh import available_cores
 
-MULTIPLICATIONS_PER_THREAD = 4_000_000
+MULTIPLICATIONS_PER_THREAD = 8_000_000
 """Of a matrix product, below which a second thread costs more than it saves (`tools/benchmark_start.py threads`).
 
-On two cores with other work beside, (rows, n) x (n, 4n) on two threads took, against one, 1.0 times as long at 1 x 192,
-3.7 to 15 times at 32 x 64 to 32 x 512, 1.1 times at 32 x 2048: threads wait for each other in every product, and where
-a core is taken, for whoever has it.
+On two quiet cores, (rows, n) x (n, 4n) on two threads was, against one, 1.0 times as fast at 1 x 64 to 1 x 1900, which
+wait for memory; 0.54 times at 32 x 64, 0.84 at 32 x 192, 1.29 at 32 x 512; 1.71 at 1024 x 64 and 1.75 to 1.91 above.
+Where a core is taken by other work, small products on two threads wait for whoever has it: 4 to 15 times as long.
 """
 
 

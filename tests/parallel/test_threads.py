@@ -8,7 +8,7 @@ from megachar.parallel.threads import fitting_threads, use_threads
 
 
 @pytest.mark.parametrize(
-    ("width", "rows", "threads"), [(192, 1, 1), (512, 1, 1), (1900, 1, 3), (192, 4096, 16), (64, 32, 1)]
+    ("width", "rows", "threads"), [(192, 1, 1), (512, 1, 1), (1900, 1, 1), (192, 4096, 16), (64, 32, 1)]
 )
 def test_small_products_get_one_thread(width: int, rows: int, threads: int) -> None:
     """Generation with anything but the largest models does; whole windows take all 16 cores."""
