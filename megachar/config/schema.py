@@ -3,9 +3,9 @@
 A setting lives here or in the DeepSpeed JSON (see `megachar.config.deepspeed`), never in both.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.section import Section
@@ -15,11 +15,6 @@ def _kind(key: str, default: str) -> Discriminator:
     """Tells sections of one name apart by one of their keys, which may be left out for the default."""
     return Discriminator(lambda section: section.get(key, default) if isinstance(section, dict) else
                          getattr(section, key, default))  # fmt: skip
-
-
-def _off(value: Any) -> Any:
-    """YAML, and with it a command line, takes the word off for false."""
-    return "off" if value is False else value
 
 
 class BlendPart(Section):
@@ -244,7 +239,7 @@ class GuardConfig(Section):
     clipping. An fp16 overflow that a lower loss scale answers is not a bad step.
     """
 
-    action: Annotated[Literal["skip", "rollback", "off"], BeforeValidator(_off)] = "skip"
+    action: Literal["skip", "rollback", "off"] = "skip"
     """`skip`: the update is not applied, training goes on with the next step's batches; `rollback`: back to the newest
     checkpoint, and past the batches of all steps since then (where there is none yet: skip). `off`: nothing is checked.
     On by default: one update from a NaN ends a run for good, and the check costs no more than one pass over the

@@ -11,5 +11,4 @@ class Section(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        coerce_numbers_to_str=True,  # name=123 on a command line
     )

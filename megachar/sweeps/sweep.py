@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
 from pydantic import Field, ValidationError
 
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.schema import Experiment
 from megachar.config.section import Section
+from megachar.config.text import is_text_setting
 from megachar.errors import ConfigError
 from megachar.training.preflight import load_run
 
@@ -74,7 +74,7 @@ def load_sweep(source: str) -> Sweep:
     """
     path = find_yaml(source, SWEEPS, "sweep", "sweep")
     try:
-        sweep = Sweep.model_validate(read_yaml(path))
+        sweep = Sweep.model_validate(read_yaml(path, _is_text))
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(dict(problem))}" for problem in error.errors())
         raise ConfigError(f"{source} does not make a valid sweep:\n{problems}") from error
@@ -174,12 +174,22 @@ def _overrides(settings: dict[str, Any]) -> list[str]:
 
 
 def _override(key: str, value: Any) -> str:
-    """`key=value` that is read back as this value: a plain word where that suffices, JSON otherwise."""
-    exact = f"{key}={json.dumps(value)}"
-    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value):
-        plain = f"{key}={value}"
-        return plain if OmegaConf.from_dotlist([plain]) == OmegaConf.from_dotlist([exact]) else exact
-    return exact
+    """`key=value` that is read back as this value."""
+    if not is_text_setting(tuple(key.split("."))):
+        return f"{key}={json.dumps(value)}"
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} = {json.dumps(value)} is no text; write one, or leave the setting out")
+    return f"{key}={value}"
+
+
+def _is_text(path: tuple[str, ...]) -> bool:
+    """Whether the value at a path of keys of a sweep's file is text."""
+    section, *setting = path or ("",)
+    if section in ("shared", "grid"):
+        return is_text_setting(tuple(".".join(setting).split(".")))
+    if section == "variants":
+        return is_text_setting(tuple(".".join(setting[1:]).split(".")))
+    return section in ("name", "base")
 
 
 def _as_name(value: Any) -> str:

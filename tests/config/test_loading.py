@@ -26,7 +26,7 @@ def random_experiment(draw: random.Random) -> Experiment:
         optimizer = {"name": "adamw", "beta1": draw.random(), "epsilon": 10.0 ** draw.randint(-20, 0)}
     return Experiment.model_validate({
         "name": draw.choice(["a", "1e5", "0x10", "on", "null", "-", "1_000", "run.3", "2024-01-01"]),
-        "output": draw.choice(["runs", "/tmp/a b", "3", "true", "ü: #x"]),
+        "output": draw.choice(["runs", "/tmp/a b", "3", "true", "ü: #x", "${name}", "\\\\${a", "~"]),
         "seed": draw.randrange(2**63),
         "device": draw.choice(["auto", "cpu", "cuda"]),
         "deepspeed": "fp32",
@@ -71,6 +71,28 @@ def test_precedence(tmp_path: Path) -> None:
 def test_the_word_off_is_no_false(tmp_path: Path) -> None:
     assert load_experiment(BASE, ["guard.action=off"]).guard.action == "off"
     assert load_experiment(write(tmp_path, "guard: {action: off}")).guard.action == "off"
+
+
+AS_WRITTEN = ("007", "1.10", "2024_11_27", "1e3", "0x10", "null", "true", "off", "1_000", "2024-11-27")
+
+
+@pytest.mark.parametrize("name", AS_WRITTEN)
+def test_text_stays_as_it_is_written(name: str, tmp_path: Path) -> None:
+    assert load_experiment(BASE, [f"name={name}"]).name == name
+    if name != "null":  # which a file needs to say that there is nothing
+        assert load_experiment(write(tmp_path, f"name: {name}\ndata: {{path: {name}}}\n")).data.path == name
+    blend = load_experiment(BASE, [f"data.blend=[{{path: x{name}, weight: 7}}, {{path: {name}x, weight: 1e-1}}]"]).data
+    assert [part.path for part in blend.blend] == [f"x{name}", f"{name}x"]
+
+
+@pytest.mark.parametrize("path", ["/data/exp #3", "a: b", "${x}", "'a'", "[a", " a ", "a=b", "", "ü", "{}", "&a", "*a"])
+def test_paths_are_taken_as_they_stand(path: str) -> None:
+    assert load_experiment(BASE, [f"output={path}", f"data.path={path}"]).output == path
+
+
+def test_a_preset_of_digits(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no preset is called '007'"):
+        load_experiment(write(tmp_path, "preset: 007"))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +173,7 @@ def test_no_such_source(source: str, message: str) -> None:
         ("5", r"experiment\.yaml"),
         ("name: ${nothing}", r"experiment\.yaml.*: Interpolation key 'nothing' not found"),
         ("model: 5", r"model = 5: Input should be a valid dictionary"),
+        ("model: " + "[" * 999, r"experiment\.yaml is not readable YAML: it is nested too deeply"),
         ("preset: t13", r"no preset is called 't13'; did you mean 't12'\?"),
         ("preset: nowhere.yaml", r"experiment file nowhere\.yaml does not exist"),
         ("optimizer: {name: [sgd]}", r"optimizer"),
@@ -172,7 +195,9 @@ def test_a_preset_that_names_itself(tmp_path: Path) -> None:
     [
         (["model.width"], r"override 'model\.width' is not of the form key=value, such as training\.total_steps=1000"),
         (["--resume"], r"override '--resume' is not of the form"),
-        (["model.width={"], r"t12 with overrides \['model\.width=\{'\] cannot be merged"),
+        (["model.width={"], r"override 'model\.width=\{' is not readable: "),
+        ([f"model.width={'[' * 999}"], r"override 'model\.width=\[+'\.\.\. is nested too deeply"),
+        (["model.width=${model.context}"], r"model\.width = '\$\{model\.context\}': Input should be a valid integer"),
         (["model.num_layer=3"], r"model\.num_layer: unknown key; did you mean 'num_layers'\?"),
         (["modle.width=3"], r"modle: unknown key; did you mean 'model'\?"),
         (
