@@ -5,6 +5,7 @@ import math
 from megachar.config.deepspeed import EngineConfig, load_engine_config
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import DataConfig, Experiment, TransformerConfig
+from megachar.config.section import MAX_RANKS
 from megachar.errors import ConfigError
 
 
@@ -118,6 +119,11 @@ def _check_local_offsets(model: TransformerConfig) -> None:
 
 def _check_batch(experiment: Experiment) -> None:
     batch, parallel = experiment.batch, experiment.parallel
+    if parallel.world_size > MAX_RANKS:
+        raise ConfigError(
+            f"parallel.pipe = {parallel.pipe} x parallel.tensor = {parallel.tensor} x parallel.data = {parallel.data} "
+            f"are {parallel.world_size:,} processes; set fewer, {MAX_RANKS:,} at most"
+        )
     if batch.global_size % (batch.micro_size * parallel.data):
         unit = batch.micro_size * parallel.data
         raise ConfigError(

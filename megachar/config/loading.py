@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from megachar.config.checks import check_experiment
+from megachar.config.paths import absolute
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.config.text import IsText, escape_interpolations, is_text_setting, parse_override, parse_yaml
@@ -119,7 +120,10 @@ def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    path, names = Path(source), sorted(found.stem for found in folder.glob("*.yaml"))
+    path, names = (
+        Path(absolute(source)) if source.startswith("~") else Path(source),
+        sorted(found.stem for found in folder.glob("*.yaml")),
+    )
     if path.suffix not in {".yaml", ".yml"}:
         if source not in names:
             close = difflib.get_close_matches(source, names, n=1)
@@ -201,6 +205,9 @@ def _explain(problem: dict[str, Any]) -> str:
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
+    if problem["type"] == "union_tag_invalid":
+        kinds = _KINDS[location[0]]
+        return f"{key}.{kinds.key} = {problem['ctx']['tag']!r}: it must be one of {', '.join(kinds.sections)}"
     return f"{key} = {problem['input']!r}: {problem['msg']}"
 
 
