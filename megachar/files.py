@@ -1,10 +1,27 @@
 """What every part of megachar needs of the file system."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MENDS = {
+    errno.ENOSPC: "free space, or write elsewhere",
+    errno.EDQUOT: "free space of your quota, or write elsewhere",
+    errno.EACCES: "change its permissions, or take another path",
+    errno.EPERM: "change its permissions, or take another path",
+    errno.EROFS: "write elsewhere",
+    errno.ENAMETOOLONG: "shorten it",
+    errno.EMFILE: "raise the limit, `ulimit -n`",
+    errno.ENFILE: "end other programs",
+    errno.EIO: "look at the disk or its mount",
+    errno.ESTALE: "look at the mount",
+    errno.ENOENT: "look at the path",
+    errno.ENOTDIR: "look at the path",
+    errno.EISDIR: "name a file in it",
+}
 
 
 @contextmanager
@@ -39,6 +56,15 @@ def fsync_path(path: Path) -> None:
 def shown(name: str | Path) -> str:
     r"""A file's name for people and for JSON: what no terminal shows is escaped, bytes that are no UTF-8 as \xNN."""
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
+
+
+def describe(error: OSError) -> str:
+    """What went wrong with a file, and how it may be mended, in one line."""
+    said = error.strerror or str(error) or type(error).__name__
+    names = " -> ".join(shown(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+                        for name in (error.filename, error.filename2) if name is not None)  # fmt: skip
+    mend = MENDS.get(error.errno or 0, "")
+    return f"{names or 'reading or writing'}: {said}" + (f"; {mend}" if mend else "")
 
 
 def _escaped(character: str) -> str:

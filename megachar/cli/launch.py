@@ -37,7 +37,9 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the layout, check every host, print the command, and stop.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
+    ] = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start again after as many failures in a row without a new checkpoint.")
     ] = 0,

@@ -31,7 +31,9 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and how far each is, check the data, and stop.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
+    ] = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start a run again after as many failures in a row without a new checkpoint.")
     ] = 0,
