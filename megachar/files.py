@@ -58,13 +58,22 @@ def shown(name: str | Path) -> str:
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
 
 
+def is_utf8(name: str | Path) -> bool:
+    """Whether a file's name is UTF-8, as libraries that are not Python's expect."""
+    return not any(0xDC80 <= ord(character) <= 0xDCFF for character in str(name))
+
+
 def describe(error: OSError) -> str:
-    """What went wrong with a file, and how it may be mended, in one line."""
-    said = error.strerror or str(error) or type(error).__name__
+    """Which files went wrong, why, and the mend, in one line."""
     names = " -> ".join(shown(os.fsdecode(name) if isinstance(name, bytes) else str(name))
                         for name in (error.filename, error.filename2) if name is not None)  # fmt: skip
-    mend = MENDS.get(error.errno or 0, "")
-    return f"{names or 'reading or writing'}: {said}" + (f"; {mend}" if mend else "")
+    return f"{names or 'reading or writing'}: {reason(error)}"
+
+
+def reason(error: OSError) -> str:
+    """Why something went wrong, and the mend, without the file's name."""
+    said, mend = error.strerror or str(error) or type(error).__name__, MENDS.get(error.errno or 0, "")
+    return f"{said}; {mend}" if mend else said
 
 
 def _escaped(character: str) -> str:
