@@ -10,6 +10,8 @@ from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
 from megachar.cli.launch import Processes, ready, usable_hosts
+from megachar.config.schema import DataConfig
+from megachar.data.blend import Blend
 from megachar.launching.supervisor import Supervisor
 from megachar.models.counting import count_parameters
 from megachar.sweeps.progress import State, progress_of
@@ -44,8 +46,10 @@ def sweep(
     if dry_run:
         print_runs(loaded.name, runs, Console())
     processes = Processes(hostfile, launcher, node_rank, master_port)
+    opened: dict[DataConfig, Blend] = {}
     for run in runs:
-        check_data(run.experiment)
+        data = run.experiment.data
+        opened[data] = check_data(run.experiment, opened.get(data))
         processes.plan(run.experiment, run.source, run.overrides, False).used_hosts()
     if dry_run:
         return

@@ -124,5 +124,5 @@ def _quote_text(node: yaml.Node, is_text: IsText, path: tuple[str, ...]) -> None
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _quote_text(value, is_text, path)
-    elif node.tag != NULL and is_text(path):
+    elif isinstance(node, yaml.ScalarNode) and node.tag != NULL and is_text(path):
         node.tag, node.style = STRING, '"'

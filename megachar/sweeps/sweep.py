@@ -1,6 +1,7 @@
 """A sweep: one experiment, and how its runs differ. Imports no torch."""
 
 import difflib
+import functools
 import itertools
 import json
 import re
@@ -16,6 +17,7 @@ from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.schema import Experiment
 from megachar.config.section import Section
 from megachar.config.text import is_text_setting
+from megachar.data.corpus import Corpus
 from megachar.errors import ConfigError
 from megachar.training.preflight import load_run
 
@@ -101,11 +103,12 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
     source = base or sweep.base
     if not source:
         raise ConfigError(f"the sweep {sweep.name} names no base; give it a preset or an experiment file with --base")
-    runs = []
+    runs, open_corpus = [], functools.cache(Corpus.open)
     for name, own in _points(sweep):
         try:
             groups = (_overrides(flatten(sweep.shared)), list(overrides), _overrides(own))
-            runs.append(_run(sweep, name, source, groups))
+            experiment = load_run(source, *groups, open_corpus=open_corpus)
+            runs.append(_run(sweep, name, experiment, source, groups))
         except ConfigError as error:
             raise ConfigError(f"run {name} of the sweep {sweep.name}: {error}") from error
     _check_reach(sweep, overrides)
@@ -113,8 +116,10 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
     return tuple(runs)
 
 
-def _run(sweep: Sweep, name: str, source: str, groups: tuple[list[str], list[str], list[str]]) -> SweepRun:
-    experiment = load_run(source, *groups)
+def _run(
+    sweep: Sweep, name: str, experiment: Experiment, source: str, groups: tuple[list[str], list[str], list[str]]
+) -> SweepRun:
+    """A run of the sweep from its own loaded experiment."""
     named = any(override.partition("=")[0] == "name" for override in groups[1])
     output = str(Path(experiment.output) / (experiment.name if named else sweep.name))
     placed = experiment.model_copy(update={"name": name, "output": output})
