@@ -8,7 +8,7 @@ MAX_SIZE = 2**24
 """Of one dimension of a tensor."""
 MAX_LAYERS = 2**14
 MAX_WINDOWS = 10**7
-MAX_RANKS = 2**16
+MAX_RANKS = 2**14
 MAX_SECONDS = 10**8
 
 

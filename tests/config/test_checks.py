@@ -52,6 +52,10 @@ def test_the_mend_works(overrides: str, message: str) -> None:
         load_experiment(BASE, [*given, mend])
 
 
+def test_more_processes_than_anybody_has() -> None:
+    refused(["parallel.data=16384", "parallel.pipe=2"], "are 32,768 processes; set fewer, 16,384 at most")
+
+
 def test_bounds_that_are_allowed() -> None:
     for overrides in (
         ["parallel.pipe=12"],
