@@ -50,8 +50,8 @@ class OffloadSettings(AutoSection):
 
     @model_validator(mode="after")
     def _check_path(self) -> "OffloadSettings":
-        if self.device == "nvme" and not self.nvme_path:
-            raise ValueError("device = nvme needs nvme_path, the folder to offload to")
+        if self.device == "nvme" and not (self.nvme_path or "").startswith("/"):
+            raise ValueError(f"device = nvme needs nvme_path, a folder from / on, and it is {self.nvme_path!r}")
         return self
 
 

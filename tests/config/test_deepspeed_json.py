@@ -95,7 +95,11 @@ def test_missing_file(name: str) -> None:
             {"zero_optimization": {"offload_param": {"device": "gpu"}}},
             r"device = 'gpu'; it must be 'none', 'cpu' or 'nvme'",
         ),
-        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, r"device = nvme needs nvme_path"),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, r"device = nvme needs nvme_path.* None"),
+        (
+            {"zero_optimization": {"offload_param": {"device": "nvme", "nvme_path": "~/x"}}},
+            r"zero_optimization\.offload_param: device = nvme needs nvme_path, a folder from / on, and it is '~/x'",
+        ),
         (
             {"zero_optimization": {"offload_param": {"devise": "cpu"}}},
             r"param\.devise is unknown; did you mean 'device'\?",

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ ENGINE_SWITCHES: dict[str, Sequence[Any]] = {
     "flops_profiler": ({"enabled": True, "profile_step": 1}, {"enabled": False}),
 }  # fmt: skip
 
+PRECISION_SWITCHES: dict[str, dict[str, Sequence[Any]]] = {
+    "fp16": {"loss_scale": (0, 1, 128.0), "initial_scale_power": (0, 4, 24), "loss_scale_window": (1, 1000),
+             "hysteresis": (1, 2), "consecutive_hysteresis": (True, False), "min_loss_scale": (1, 2)},
+    "bf16": {"immediate_grad_update": (True, False), "check_grad_overflow": (True, False)},
+}  # fmt: skip
+
 
 @dataclass
 class Tally:
@@ -99,6 +105,9 @@ def draw_engine(draw: random.Random, folder: Path) -> str:
     raw = json.loads((DS_CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
     for key in draw.sample(sorted(SWITCHES), draw.randint(0, 3)):
         raw["zero_optimization"][key] = draw.choice(SWITCHES[key])
+    for precision in PRECISION_SWITCHES.keys() & raw.keys():
+        switches = PRECISION_SWITCHES[precision]
+        raw[precision] |= {key: draw.choice(switches[key]) for key in draw.sample(sorted(switches), draw.randint(0, 2))}
     for key in draw.sample(sorted(ENGINE_SWITCHES), draw.randint(0, 2)):
         raw[key] = draw.choice(ENGINE_SWITCHES[key])
     path = folder / "engine.json"
@@ -195,15 +204,27 @@ def train_case(values: dict[str, Any], resume: bool) -> None:
         train(experiment, resume)
 
 
-def run(experiment: Experiment, ranks: Callable[[int], RankPool]) -> None:
-    """Train two steps, and one more from the first checkpoint; `RankError` if either fails."""
+def moved(draw: random.Random, experiment: Experiment) -> Experiment:
+    """The same run, one step longer, on another legal layout or on its own."""
+    training = experiment.training.model_copy(update={"total_steps": STEPS + 1})
+    for pipe, tensor, data in draw.sample(LAYOUTS, 3):
+        parallel = experiment.parallel.model_copy(update={"pipe": pipe, "tensor": tensor, "data": data})
+        other = experiment.model_copy(update={"parallel": parallel, "training": training})
+        with suppress(MegacharError):
+            check_experiment(other)
+            return other
+    return experiment.model_copy(update={"training": training})
+
+
+def run(draw: random.Random, experiment: Experiment, ranks: Callable[[int], RankPool]) -> None:
+    """Train two steps, and one more from the newest checkpoint; `RankError` if either fails."""
     pool, folder = ranks(experiment.parallel.world_size), run_folder(experiment)
     pool.run(train_case, experiment.model_dump(), False)
     checkpoints = list_checkpoints(folder)
     if checkpoints[-1].step != STEPS:
         raise RankError(f"checkpoints of steps {[checkpoint.step for checkpoint in checkpoints]} are left")
-    training = experiment.training.model_copy(update={"total_steps": STEPS + 1})
-    pool.run(train_case, experiment.model_copy(update={"training": training}).model_dump(), True)
+    resumed = moved(draw, experiment)
+    ranks(resumed.parallel.world_size).run(train_case, resumed.model_dump(), True)
     if list_checkpoints(folder)[-1].step != STEPS + 1:
         raise RankError("the resumed run saved nothing")
 
@@ -218,13 +239,14 @@ def run_many(seeds: Sequence[int], count: int, folder: Path, ranks: Callable[[in
         place.mkdir()
         tally.drawn += 1
         try:
-            experiment = draw_experiment(random.Random(seed), corpora, place)
+            draw = random.Random(seed)
+            experiment = draw_experiment(draw, corpora, place)
         except MegacharError as error:
             tally.refused[str(error).replace(f"{place}/", "")[:50]] += 1
             continue
         tally.run += 1
         try:
-            run(experiment, ranks)
+            run(draw, experiment, ranks)
         except RankError as error:
             settings = experiment.model_dump_json(exclude_defaults=True)
             engine = json.dumps(load_engine_config(experiment.deepspeed).raw)
