@@ -53,6 +53,14 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def expanded(path: Path) -> Path:
+    """A path with the `~` that it begins with written out; `OSError` where no such user is known here."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error).rstrip("."), str(path)) from error
+
+
 def shown(name: str | Path) -> str:
     r"""A file's name for people and for JSON: what no terminal shows is escaped, bytes that are no UTF-8 as \xNN."""
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))

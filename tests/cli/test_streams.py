@@ -66,6 +66,9 @@ LONG = "a" * 300
         (["count", "small", f"deepspeed={LONG}.json"], "File name too long; shorten it"),
         (["count", "small", f"name={LONG}"], "name = 'aaa"),
         (["count", "small", "model.local_offsets={a: b}"], "model.local_offsets = {'a': 'b'}: "),
+        (["count", "small", "data.path=/x/\udcff"], "/x/\\xff is not UTF-8, as the files that name it are; rename"),
+        (["corpus", "adopt", "--train=.", "--output=nowhere"], "DataError: "),
+        (["report", "~nobody-here/x"], "~nobody-here/x: Could not determine home directory"),
         (["launch", "small", "--master-port", "99999"], "65535"),
         (["launch", "small", "--timeout", "1e300"], "86400"),
     ],
@@ -80,3 +83,17 @@ def test_messages_in_place_of_tracebacks(
         main()
     assert stop.value.code == 2
     assert message in capfd.readouterr().err
+
+
+def test_home_in_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave it as it is behind an option's equals sign."""
+    from megachar.cli import main
+
+    (tmp_path / "text").write_text("some text " * 99)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["megachar", "corpus", "prepare", "text", "--output=~/corpus"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "text"]
