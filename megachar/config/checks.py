@@ -193,6 +193,22 @@ def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
             f"offload ({experiment.deepspeed}) needs ZeRO stage 2 or 3 and has {engine.zero_stage}; "
             f"set zero_optimization.stage to 2"
         )
+    _check_zero(experiment, engine)
+
+
+def _check_zero(experiment: Experiment, engine: EngineConfig) -> None:
+    zero, parallel = engine.settings.zero_optimization, experiment.parallel
+    if zero.stage == 2 and not zero.ignore_unused_parameters and experiment.auxiliary.intermediate_layers:
+        raise ConfigError(
+            f"zero_optimization.ignore_unused_parameters = false ({experiment.deepspeed}) ends a run when the first "
+            f"intermediate layer falls silent; set it to true, or auxiliary.intermediate_layers=false"
+        )
+    size = zero.zero_hpz_partition_size
+    if zero.stage == 3 and size > 1 and (parallel.tensor > 1 or parallel.data % min(size, parallel.data)):
+        raise ConfigError(
+            f"zero_optimization.zero_hpz_partition_size = {size} ({experiment.deepspeed}) does not divide "
+            f"parallel.data = {parallel.data}, or parallel.tensor = {parallel.tensor} cuts what it would share; set it to 1"
+        )
 
 
 def _nearest_divisor(value: int, wanted: int) -> int:

@@ -53,6 +53,8 @@ class EngineConfig(BaseModel):
     """Optimizer state or parameters live on the CPU."""
     needs_gpu: tuple[str, ...]
     """What is set that works on GPUs only; fp16, which some CPUs can, is not named."""
+    settings: EngineSettings
+    """All that it says, defaults included."""
     raw: dict[str, Any]
     """The JSON as the user wrote it."""
 
@@ -79,16 +81,19 @@ def load_engine_config(name: str) -> EngineConfig:
     zero, fp16, bf16 = settings.zero_optimization, settings.fp16, settings.bf16
     if fp16.enabled and bf16.enabled:
         raise ConfigError(f"{path} enables both fp16 and bf16; keep one")
-    if settings.gradient_predivide_factor != 1 and zero.stage == 3 and zero.reduce_scatter:
-        raise ConfigError(
-            f"{path}: gradient_predivide_factor = {settings.gradient_predivide_factor:g} does not work with ZeRO stage "
-            f"3 and zero_optimization.reduce_scatter; set it to 1, or reduce_scatter to false"
-        )
+    for key in ("gradient_predivide_factor", "prescale_gradients"):
+        value = getattr(settings, key)
+        if value != EngineSettings.model_fields[key].default and zero.stage >= 2 and zero.reduce_scatter:
+            raise ConfigError(
+                f"{path}: {key} = {value} does not work with ZeRO stage {zero.stage} and "
+                f"zero_optimization.reduce_scatter; leave it out, or set reduce_scatter to false"
+            )
     return EngineConfig(
         precision="fp16" if fp16.enabled else "bf16" if bf16.enabled else "fp32",
         zero_stage=zero.stage,
         offload=any(part and part.device != "none" for part in (zero.offload_param, zero.offload_optimizer)),
         needs_gpu=tuple(_needs_gpu(settings)),
+        settings=settings,
         raw=raw,
     )
 

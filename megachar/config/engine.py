@@ -79,7 +79,7 @@ class ZeroSettings(AutoSection):
     reduce_bucket_size: Count = 5 * 10**8
     use_multi_rank_bucket_allreduce: bool = True
     allgather_partitions: bool = True
-    allgather_bucket_size: Count = 5 * 10**8
+    allgather_bucket_size: Annotated[Count, Field(multiple_of=2)] = 5 * 10**8
     overlap_comm: bool | None = None
     load_from_fp32_weights: bool = True
     offload_param: OffloadParamSettings | None = None

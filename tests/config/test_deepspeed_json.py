@@ -108,7 +108,7 @@ def test_missing_file(name: str) -> None:
         ({"gradient_predivide_factor": 0}, r"gradient_predivide_factor = 0; it must be greater than 0"),
         (
             {"gradient_predivide_factor": 2, "zero_optimization": {"stage": 3}},
-            r"set it to 1, or reduce_scatter to false",
+            r"leave it out, or set reduce_scatter to false",
         ),
         ({"fp16": {"loss_scale": True}}, r"fp16\.loss_scale = True; it must be a valid number"),
         ('{"fp16": {"loss_scale": NaN}}', r"fp16\.loss_scale = nan; it must be"),

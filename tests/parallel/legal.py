@@ -44,7 +44,7 @@ LAYOUTS = ((1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1), (4, 1, 1), (2, 2, 1), (2,
 SWITCHES: dict[str, Sequence[Any]] = {
     "contiguous_gradients": (True, False), "reduce_scatter": (True, False), "reduce_bucket_size": (1, 1000, 5e8),
     "use_multi_rank_bucket_allreduce": (True, False), "allgather_partitions": (True, False),
-    "allgather_bucket_size": (1, 1000, 5e8), "overlap_comm": (True, False, None),
+    "allgather_bucket_size": (2, 1000, 5e8), "overlap_comm": (True, False, None),
     "load_from_fp32_weights": (True, False),
     "offload_param": (None, {"device": "none"}, {"device": "cpu"}, {"device": "cpu", "pin_memory": False}),
     "offload_optimizer": (None, {"device": "none"}, {"device": "cpu"}, {"device": "cpu", "pin_memory": False}),
@@ -100,10 +100,10 @@ def make_corpora(folder: Path) -> tuple[Path, ...]:
 def draw_engine(draw: random.Random, folder: Path) -> str:
     """A DeepSpeed JSON: one that ships, or one of a user's own with a few more switches."""
     name = draw.choice(sorted(path.stem for path in DS_CONFIGS.glob("*.json")))
-    if draw.random() < 0.5:
+    if draw.random() < 0.4:
         return name
     raw = json.loads((DS_CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-    for key in draw.sample(sorted(SWITCHES), draw.randint(0, 3)):
+    for key in draw.sample(sorted(SWITCHES), draw.randint(1, 7)):
         raw["zero_optimization"][key] = draw.choice(SWITCHES[key])
     for precision in PRECISION_SWITCHES.keys() & raw.keys():
         switches = PRECISION_SWITCHES[precision]
