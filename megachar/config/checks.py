@@ -207,7 +207,8 @@ def _check_zero(experiment: Experiment, engine: EngineConfig) -> None:
     if zero.stage == 3 and size > 1 and (parallel.tensor > 1 or parallel.data % min(size, parallel.data)):
         raise ConfigError(
             f"zero_optimization.zero_hpz_partition_size = {size} ({experiment.deepspeed}) does not divide "
-            f"parallel.data = {parallel.data}, or parallel.tensor = {parallel.tensor} cuts what it would share; set it to 1"
+            f"parallel.data = {parallel.data}, or parallel.tensor = {parallel.tensor} cuts what it would "
+            f"share; set it to 1"
         )
 
 
