@@ -1,10 +1,27 @@
 """What every part of megachar needs of the file system."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MENDS = {
+    errno.ENOSPC: "free space, or write elsewhere",
+    errno.EDQUOT: "free space of your quota, or write elsewhere",
+    errno.EACCES: "change its permissions, or take another path",
+    errno.EPERM: "change its permissions, or take another path",
+    errno.EROFS: "write elsewhere",
+    errno.ENAMETOOLONG: "shorten it",
+    errno.EMFILE: "raise the limit, `ulimit -n`",
+    errno.ENFILE: "end other programs",
+    errno.EIO: "look at the disk or its mount",
+    errno.ESTALE: "look at the mount",
+    errno.ENOENT: "look at the path",
+    errno.ENOTDIR: "look at the path",
+    errno.EISDIR: "name a file in it",
+}
 
 
 @contextmanager
@@ -36,9 +53,35 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def expanded(path: Path) -> Path:
+    """A path with the `~` that it begins with written out; `OSError` where no such user is known here."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, str(error).rstrip("."), str(path)) from error
+
+
 def shown(name: str | Path) -> str:
     r"""A file's name for people and for JSON: what no terminal shows is escaped, bytes that are no UTF-8 as \xNN."""
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
+
+
+def is_utf8(name: str | Path) -> bool:
+    """Whether a file's name is UTF-8, as libraries that are not Python's expect."""
+    return not any(0xDC80 <= ord(character) <= 0xDCFF for character in str(name))
+
+
+def describe(error: OSError) -> str:
+    """Which files went wrong, why, and the mend, in one line."""
+    names = " -> ".join(shown(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+                        for name in (error.filename, error.filename2) if name is not None)  # fmt: skip
+    return f"{names or 'reading or writing'}: {reason(error)}"
+
+
+def reason(error: OSError) -> str:
+    """Why something went wrong, and the mend, without the file's name."""
+    said, mend = error.strerror or str(error) or type(error).__name__, MENDS.get(error.errno or 0, "")
+    return f"{said}; {mend}" if mend else said
 
 
 def _escaped(character: str) -> str:

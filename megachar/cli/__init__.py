@@ -5,10 +5,11 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from megachar.cli.lazy import LazyGroup
+from megachar.cli.streams import flush_streams, open_streams, say_error
 from megachar.errors import MegacharError
+from megachar.files import describe
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,10 +30,19 @@ def megachar(
 
 
 def main() -> None:
-    """Run the command line; an error of the user's making is one message and exit status 2."""
+    """Run the command line; an error that the user or the machine made is one message and exit status 2."""
+    open_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            flush_streams()
+    except BrokenPipeError:  # whoever read, as `head` does, has had enough
+        sys.exit(1)
     except MegacharError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{type(error).__name__}: {error}", style="red",
-                                                                    markup=False)  # fmt: skip
-        sys.exit(2)
+        say_error(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        say_error(f"PlatformError: {describe(error)}")
+    except (MemoryError, RecursionError) as error:
+        say_error(f"PlatformError: this takes more memory than there is ({type(error).__name__}); ask for less")
+    sys.exit(2)

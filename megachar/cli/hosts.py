@@ -26,7 +26,7 @@ NodeRank = Annotated[
     int | None,
     typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
 ]
-MasterPort = Annotated[int | None, typer.Option(help="Free port of the first host; default: 29500.")]
+MasterPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="Free port of the first host; default: 29500.")]
 
 SHOWN_HOSTS = 4
 """More are counted, not named."""

@@ -35,9 +35,12 @@ def launch(
     master_port: MasterPort = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's newest checkpoint.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the layout, check every host, print the command, and stop.")
+        bool,
+        typer.Option("--dry-run", help="Show the layout, check every host, print the command; nothing is written."),
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
+    ] = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start again after as many failures in a row without a new checkpoint.")
     ] = 0,
@@ -56,9 +59,10 @@ def launch(
     plan = processes.plan(loaded, experiment, tuple(overrides or ()), resume)
     if dry_run:
         print_layout(plan, Console())
+        typer.echo(shell_command(examined(plan, timeout, "the run")))
+        return
     plan = ready(plan, timeout)
-    if not dry_run:
-        raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
+    raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
 
 
 @dataclass(frozen=True)

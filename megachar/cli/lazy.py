@@ -1,10 +1,15 @@
 """A group of commands whose modules are imported when they are called, and not to list them."""
 
+import functools
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from megachar.files import expanded
 
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",
@@ -49,6 +54,24 @@ def load_command(name: str) -> Any:
     if app is None:
         app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, name))
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     command.name = name
+    for called in getattr(command, "commands", {"": command}).values():
+        called.callback = _with_home(called.callback)
     return command
+
+
+def _with_home(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same command, whose paths may begin with `~`: shells leave it as it is in --output=~/x."""
+
+    @functools.wraps(call)
+    def command(**given: Any) -> Any:
+        return call(**{name: _home_in(value) for name, value in given.items()})
+
+    return command
+
+
+def _home_in(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_home_in(part) for part in value]
+    return expanded(value) if isinstance(value, Path) else value

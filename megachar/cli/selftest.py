@@ -31,7 +31,7 @@ def selftest(
     launcher: LauncherName = None,
     node_rank: NodeRank = None,
     master_port: MasterPort = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that every check may take.")] = 60,
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that every check may take.")] = 60,
     slow_factor: Annotated[
         float, typer.Option(min=1, help="A link so many times slower than the fastest of its kind is a problem.")
     ] = 5,

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
 from megachar.cli.launch import Processes, ready, usable_hosts
+from megachar.config.schema import DataConfig
+from megachar.data.blend import Blend
 from megachar.launching.supervisor import Supervisor
 from megachar.models.counting import count_parameters
 from megachar.sweeps.progress import State, progress_of
@@ -31,7 +33,9 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and how far each is, check the data, and stop.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds in which every host must answer the checks.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
+    ] = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start a run again after as many failures in a row without a new checkpoint.")
     ] = 0,
@@ -42,8 +46,10 @@ def sweep(
     if dry_run:
         print_runs(loaded.name, runs, Console())
     processes = Processes(hostfile, launcher, node_rank, master_port)
+    opened: dict[DataConfig, Blend] = {}
     for run in runs:
-        check_data(run.experiment)
+        data = run.experiment.data
+        opened[data] = check_data(run.experiment, opened.get(data))
         processes.plan(run.experiment, run.source, run.overrides, False).used_hosts()
     if dry_run:
         return

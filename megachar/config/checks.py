@@ -5,6 +5,7 @@ import math
 from megachar.config.deepspeed import EngineConfig, load_engine_config
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import DataConfig, Experiment, TransformerConfig
+from megachar.config.section import MAX_RANKS
 from megachar.errors import ConfigError
 
 
@@ -118,6 +119,11 @@ def _check_local_offsets(model: TransformerConfig) -> None:
 
 def _check_batch(experiment: Experiment) -> None:
     batch, parallel = experiment.batch, experiment.parallel
+    if parallel.world_size > MAX_RANKS:
+        raise ConfigError(
+            f"parallel.pipe = {parallel.pipe} x parallel.tensor = {parallel.tensor} x parallel.data = {parallel.data} "
+            f"are {parallel.world_size:,} processes; set fewer, {MAX_RANKS:,} at most"
+        )
     if batch.global_size % (batch.micro_size * parallel.data):
         unit = batch.micro_size * parallel.data
         raise ConfigError(
@@ -186,6 +192,23 @@ def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
         raise ConfigError(
             f"offload ({experiment.deepspeed}) needs ZeRO stage 2 or 3 and has {engine.zero_stage}; "
             f"set zero_optimization.stage to 2"
+        )
+    _check_zero(experiment, engine)
+
+
+def _check_zero(experiment: Experiment, engine: EngineConfig) -> None:
+    zero, parallel = engine.settings.zero_optimization, experiment.parallel
+    if zero.stage == 2 and not zero.ignore_unused_parameters and experiment.auxiliary.intermediate_layers:
+        raise ConfigError(
+            f"zero_optimization.ignore_unused_parameters = false ({experiment.deepspeed}) ends a run when the first "
+            f"intermediate layer falls silent; set it to true, or auxiliary.intermediate_layers=false"
+        )
+    size = zero.zero_hpz_partition_size
+    if zero.stage == 3 and size > 1 and (parallel.tensor > 1 or parallel.data % min(size, parallel.data)):
+        raise ConfigError(
+            f"zero_optimization.zero_hpz_partition_size = {size} ({experiment.deepspeed}) does not divide "
+            f"parallel.data = {parallel.data}, or parallel.tensor = {parallel.tensor} cuts what it would "
+            f"share; set it to 1"
         )
 
 

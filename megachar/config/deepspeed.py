@@ -1,12 +1,17 @@
-"""The DeepSpeed JSON: read, checked for unknown and doubly owned keys, and rendered whole. Imports no deepspeed."""
+"""The DeepSpeed JSON: read, checked for keys that are not its own and for wrong values, rendered whole.
+
+Imports no deepspeed.
+"""
 
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megachar.config.engine import EngineSettings
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
 from megachar.resources import resource_folder
@@ -34,25 +39,6 @@ OWNED_BY_EXPERIMENT = {
 }
 """Keys of DeepSpeed's JSON that the experiment decides, and the setting that does."""
 
-ENGINE_KEYS = {
-    "zero_optimization", "fp16", "bf16", "communication_data_type", "prescale_gradients",
-    "gradient_predivide_factor", "wall_clock_breakdown", "memory_breakdown", "dump_state",
-    "flops_profiler", "comms_logger", "aio", "disable_allgather", "checkpoint", "timers",
-}  # fmt: skip
-"""Keys that belong to the engine alone and are passed on as they stand."""
-
-ZERO_KEYS = {
-    "stage", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "use_multi_rank_bucket_allreduce",
-    "allgather_partitions", "allgather_bucket_size", "overlap_comm", "load_from_fp32_weights", "offload_param",
-    "offload_optimizer", "sub_group_size", "round_robin_gradients", "zero_hpz_partition_size",
-    "zero_quantized_weights", "zero_quantized_gradients", "ignore_unused_parameters", "log_trace_cache_warnings",
-    "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_model_persistence_threshold",
-    "stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_use_all_reduce_for_fetch_params",
-}  # fmt: skip
-FP16_KEYS = {"enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis",
-             "consecutive_hysteresis", "min_loss_scale"}  # fmt: skip
-BF16_KEYS = {"enabled", "immediate_grad_update", "check_grad_overflow"}
-
 
 class EngineConfig(BaseModel):
     """What the DeepSpeed JSON says, as far as megachar's own code depends on it."""
@@ -65,6 +51,10 @@ class EngineConfig(BaseModel):
     """0 to 3."""
     offload: bool
     """Optimizer state or parameters live on the CPU."""
+    needs_gpu: tuple[str, ...]
+    """What is set that works on GPUs only; fp16, which some CPUs can, is not named."""
+    settings: EngineSettings
+    """All that it says, defaults included."""
     raw: dict[str, Any]
     """The JSON as the user wrote it."""
 
@@ -73,7 +63,7 @@ def load_engine_config(name: str) -> EngineConfig:
     """Read a DeepSpeed JSON by its name in ds_configs/ or by path.
 
     Raises:
-        ConfigError: no such file, not JSON, an unknown key, or a key the experiment owns.
+        ConfigError: no such file, not JSON, an unknown key, a wrong value, or a key the experiment owns.
     """
     path = Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"
     if not path.is_file():
@@ -81,33 +71,31 @@ def load_engine_config(name: str) -> EngineConfig:
         raise ConfigError(f"deepspeed={name}: {path} does not exist; take one of {known}, or the path of a .json file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"deepspeed={name} cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}, not a JSON object of DeepSpeed settings")
-    _check_keys(raw, ENGINE_KEYS, str(path), "")
-    zero = _section(raw, "zero_optimization", ZERO_KEYS, str(path))
-    fp16 = _section(raw, "fp16", FP16_KEYS, str(path))
-    bf16 = _section(raw, "bf16", BF16_KEYS, str(path))
-    stage = zero.get("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        raise ConfigError(f"{path}: zero_optimization.stage = {stage!r}; it must be 0, 1, 2 or 3")
-    for name, section in (("fp16", fp16), ("bf16", bf16)):
-        if not isinstance(section.get("enabled", False), bool):
-            raise ConfigError(f"{path}: {name}.enabled = {section['enabled']!r}; it must be true or false")
-    for name in ("offload_optimizer", "offload_param"):
-        if not isinstance(zero.get(name) or {}, dict):
-            raise ConfigError(f"{path}: zero_optimization.{name} = {zero[name]!r} is not a JSON object; "
-                              f'write {{"device": "cpu"}}')  # fmt: skip
-    if fp16.get("enabled") and bf16.get("enabled"):
+    settings = _parse_settings(raw, str(path))
+    zero, fp16, bf16 = settings.zero_optimization, settings.fp16, settings.bf16
+    if fp16.enabled and bf16.enabled:
         raise ConfigError(f"{path} enables both fp16 and bf16; keep one")
-    precision: Literal["fp32", "fp16", "bf16"] = "fp16" if fp16.get("enabled") else "fp32"
-    if bf16.get("enabled"):
-        precision = "bf16"
-    offload = any(
-        (zero.get(key) or {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param")
+    for key in ("gradient_predivide_factor", "prescale_gradients"):
+        value = getattr(settings, key)
+        if value != EngineSettings.model_fields[key].default and zero.stage >= 2 and zero.reduce_scatter:
+            raise ConfigError(
+                f"{path}: {key} = {value} does not work with ZeRO stage {zero.stage} and "
+                f"zero_optimization.reduce_scatter; leave it out, or set reduce_scatter to false"
+            )
+    return EngineConfig(
+        precision="fp16" if fp16.enabled else "bf16" if bf16.enabled else "fp32",
+        zero_stage=zero.stage,
+        offload=any(part and part.device != "none" for part in (zero.offload_param, zero.offload_optimizer)),
+        needs_gpu=tuple(_needs_gpu(settings)),
+        settings=settings,
+        raw=raw,
     )
-    return EngineConfig(precision=precision, zero_stage=stage, offload=offload, raw=raw)
 
 
 def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dict[str, Any]:
@@ -136,20 +124,52 @@ def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dic
     }
 
 
-def _section(raw: dict[str, Any], name: str, known: set[str], path: str) -> dict[str, Any]:
-    section = raw.get(name, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: {name} = {section!r} is not a JSON object")
-    _check_keys(section, known, path, f"{name}.")
-    return section
-
-
-def _check_keys(values: dict[str, Any], known: set[str], path: str, prefix: str) -> None:
-    for key in values:
-        if not prefix and key in OWNED_BY_EXPERIMENT:
+def _parse_settings(raw: dict[str, Any], path: str) -> EngineSettings:
+    """The JSON's settings; all that is wrong with them in one message."""
+    for key in raw:
+        if key in OWNED_BY_EXPERIMENT:
             owner = OWNED_BY_EXPERIMENT[key]
             raise ConfigError(f"{path}: {key!r} is owned by the experiment ({owner}); remove it from the JSON")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-            raise ConfigError(f"{path}: {prefix}{key} is unknown; {hint}")
+    try:
+        return EngineSettings.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(dict.fromkeys(_explain(dict(problem)) for problem in error.errors()))
+        raise ConfigError(f"{path}: {problems}") from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One pydantic problem: the key, the value and the mend."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        section: Any = EngineSettings
+        for part in location[:-1]:
+            annotation = section.model_fields[part].annotation
+            section = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
+        known = section.model_fields
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        return f"{key} is unknown; " + (
+            f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+        )
+    said = (
+        "it must be a JSON object"
+        if problem["type"] == "model_type"
+        else problem["msg"].replace("Input should", "it must")
+    )
+    if problem["type"] == "value_error":  # by one of our own validators, of a whole section
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{key} = {problem['input']!r}; {said}"
+
+
+def _needs_gpu(settings: EngineSettings) -> Iterator[str]:
+    """What is set that DeepSpeed does on GPUs only, but for fp16, which some CPUs can."""
+    zero = settings.zero_optimization
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(zero, key):
+            yield f"zero_optimization.{key}"
+    for key in ("offload_param", "offload_optimizer"):
+        offload = getattr(zero, key)
+        if offload is not None and offload.device == "nvme":
+            yield f"zero_optimization.{key}.device = nvme"
+    if settings.aio.use_gds:
+        yield "aio.use_gds"

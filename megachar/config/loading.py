@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from megachar.config.checks import check_experiment
+from megachar.config.paths import absolute
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
+from megachar.config.text import IsText, escape_interpolations, is_text_setting, parse_override, parse_yaml
 from megachar.errors import ConfigError
 from megachar.files import atomic_write
 
@@ -68,20 +68,13 @@ def load_experiment(source: str, *groups: Sequence[str]) -> Experiment:
 
 def read_experiment(source: str, *groups: Sequence[str]) -> UncheckedExperiment:
     """Read and merge an experiment, as `load_experiment` does, but leave `check_experiment` to the caller."""
-    layers, overrides = _read_layers(source), [override for group in groups for override in group]
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override {override!r} is not of the form key=value, such as training.total_steps=1000")
-    try:
-        values: Any = {}
-        size_is_given = False
-        for layer in (*layers, *(_Layer(OmegaConf.from_dotlist(list(group)), ships=False) for group in groups)):
-            kind = _kind_of("model", values)
-            values = _merge(values, layer.settings)
-            was_kept = _kind_of("model", values) == kind
-            size_is_given = (size_is_given and was_kept) or layer.gives_vocabulary_size
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(f"{source} with overrides {overrides} cannot be merged: {error}") from error
+    values: dict[str, Any] = {}
+    size_is_given = False
+    for layer in (*_read_layers(source), *(_Layer(_read_group(group), ships=False) for group in groups)):
+        kind = _kind_of("model", values)
+        values = _merge(values, layer.settings)
+        was_kept = _kind_of("model", values) == kind
+        size_is_given = (size_is_given and was_kept) or layer.gives_vocabulary_size
     experiment = parse_experiment(values, source)
     return UncheckedExperiment(experiment, size_is_given)
 
@@ -97,12 +90,11 @@ def parse_experiment(values: Any, source: str) -> Experiment:
         raise ConfigError(f"{source} does not make a valid experiment:\n{problems}") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, is_text: IsText = is_text_setting) -> dict[str, Any]:
     """The plain values of a YAML file; `ConfigError` if it is unreadable or holds no sections."""
     try:
-        document = OmegaConf.load(path)
-        values = OmegaConf.to_container(document, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"), is_text)
+    except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no sections of settings such as `model:`")
@@ -111,8 +103,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
+    values = escape_interpolations(experiment.model_dump())
     with atomic_write(path) as part:
-        part.write_text(OmegaConf.to_yaml(OmegaConf.create(experiment.model_dump())), encoding="utf-8")
+        part.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
 
 
 def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
@@ -127,7 +120,10 @@ def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    path, names = Path(source), sorted(found.stem for found in folder.glob("*.yaml"))
+    path, names = (
+        Path(absolute(source)) if source.startswith("~") else Path(source),
+        sorted(found.stem for found in folder.glob("*.yaml")),
+    )
     if path.suffix not in {".yaml", ".yml"}:
         if source not in names:
             close = difflib.get_close_matches(source, names, n=1)
@@ -144,7 +140,7 @@ def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:
 class _Layer(NamedTuple):
     """A document that is laid over others."""
 
-    settings: Any
+    settings: dict[str, Any]
     ships: bool
     """Whether it ships with megachar."""
 
@@ -152,7 +148,7 @@ class _Layer(NamedTuple):
     def gives_vocabulary_size(self) -> bool:
         """Whether the user gives `model.vocabulary_size` here."""
         model = self.settings.get("model")
-        return not self.ships and OmegaConf.is_dict(model) and "vocabulary_size" in model
+        return not self.ships and isinstance(model, dict) and "vocabulary_size" in model
 
 
 def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[_Layer]:
@@ -160,18 +156,35 @@ def _read_layers(source: str, above: tuple[Path, ...] = ()) -> list[_Layer]:
     path = find_yaml(source, PRESETS, "preset", "experiment")
     if path.resolve() in above:
         raise ConfigError(f"{path} starts from itself through `preset:`; name another there")
-    layer = OmegaConf.create(read_yaml(path))
+    layer = read_yaml(path, lambda key: key == ("preset",) or is_text_setting(key))
     base = layer.pop("preset", None)
     return [*(_read_layers(str(base), (*above, path.resolve())) if base else []), _Layer(layer, path.parent == PRESETS)]
 
 
-def _merge(values: dict[str, Any], layer: Any) -> Any:
+def _read_group(overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides set, as one document."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        values = _laid_over(values, parse_override(override))
+    return values
+
+
+def _merge(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
     """Lay one document over the values so far. Naming another optimizer or family drops the one before's settings."""
     for name, kinds in _KINDS.items():
         section = layer.get(name)
-        if OmegaConf.is_dict(section) and section.get(kinds.key) not in (None, _kind_of(name, values)):
+        if isinstance(section, dict) and section.get(kinds.key) not in (None, _kind_of(name, values)):
             values = {**values, name: {}}
-    return OmegaConf.to_container(OmegaConf.merge(values, layer), resolve=True)
+    return _laid_over(values, layer)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections are joined, and all else is replaced."""
+    both = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            both[key] = _laid_over(below[key], above[key])
+    return both
 
 
 def _kind_of(name: str, values: dict[str, Any]) -> str:
@@ -192,6 +205,9 @@ def _explain(problem: dict[str, Any]) -> str:
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
+    if problem["type"] == "union_tag_invalid":
+        kinds = _KINDS[location[0]]
+        return f"{key}.{kinds.key} = {problem['ctx']['tag']!r}: it must be one of {', '.join(kinds.sections)}"
     return f"{key} = {problem['input']!r}: {problem['msg']}"
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
+from megachar.files import describe, expanded, is_utf8, shown
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -23,10 +24,13 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 def absolute(path: str) -> str:
     """The absolute form of a path. Symbolic links stay, unless it has a `..`, whose meaning depends on them.
 
-    ConfigError where it begins with the `~` of a user whom this machine does not know.
+    ConfigError where it begins with the `~` of a user whom this machine does not know, or is not UTF-8.
     """
     try:
-        expanded = Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: {error}; write the folder out") from error
-    return str(expanded.resolve() if ".." in expanded.parts else expanded.absolute())
+        written_out = expanded(Path(path))
+    except OSError as error:
+        raise ConfigError(describe(error)) from error
+    found = str(written_out.resolve() if ".." in written_out.parts else written_out.absolute())
+    if not is_utf8(found):
+        raise ConfigError(f"{shown(found)} is not UTF-8, as the files that name it are; rename the folder")
+    return found

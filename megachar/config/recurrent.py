@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from megachar.config.section import Section
+from megachar.config.section import MAX_LAYERS, MAX_SIZE, Section
 
 
 class RecurrentConfig(Section):
@@ -16,15 +16,15 @@ class RecurrentConfig(Section):
     """`mlstm`: multiplicative LSTM; `lstm`; `milstm`: LSTM with multiplicative integration (Wu et al. 2016)."""
     output_gate: Literal["outside", "inside"] = "outside"
     """`outside`: h = tanh(c) * o, the standard cell; `inside`: h = tanh(c * o), as in the paper's first experiments."""
-    num_layers: int = Field(default=1, ge=1)
+    num_layers: int = Field(default=1, ge=1, le=MAX_LAYERS)
     """Layers stacked on each other; the last one predicts."""
-    hidden_size: int = Field(default=1900, ge=1)
+    hidden_size: int = Field(default=1900, ge=1, le=MAX_SIZE)
     """Hidden units of a layer, n."""
-    embedding_size: int = Field(default=0, ge=0)
+    embedding_size: int = Field(default=0, ge=0, le=MAX_SIZE)
     """Size of the linear embedding, e. Off (0): symbols enter as one-hot vectors."""
-    vocabulary_size: int = Field(default=256, ge=2)
+    vocabulary_size: int = Field(default=256, ge=2, le=MAX_SIZE)
     """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
-    segment_length: int = Field(default=100, ge=1)
+    segment_length: int = Field(default=100, ge=1, le=MAX_SIZE)
     """Characters gradients flow back over, t: truncated back-propagation. The state is carried on beyond."""
     softmax_bias: bool = True
     """Whether the classifier has a bias."""

@@ -3,23 +3,18 @@
 A setting lives here or in the DeepSpeed JSON (see `megachar.config.deepspeed`), never in both.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from megachar.config.recurrent import RecurrentConfig
-from megachar.config.section import Section
+from megachar.config.section import MAX_LAYERS, MAX_RANKS, MAX_SECONDS, MAX_SIZE, MAX_STEPS, MAX_WINDOWS, Section
 
 
 def _kind(key: str, default: str) -> Discriminator:
     """Tells sections of one name apart by one of their keys, which may be left out for the default."""
     return Discriminator(lambda section: section.get(key, default) if isinstance(section, dict) else
                          getattr(section, key, default))  # fmt: skip
-
-
-def _off(value: Any) -> Any:
-    """YAML, and with it a command line, takes the word off for false."""
-    return "off" if value is False else value
 
 
 class BlendPart(Section):
@@ -58,17 +53,17 @@ class TransformerConfig(Section):
 
     family: Literal["transformer"] = "transformer"
     """Tells this section from that of the recurrent models, `recurrent`."""
-    num_layers: int = Field(default=12, ge=1)
+    num_layers: int = Field(default=12, ge=1, le=MAX_LAYERS)
     """Number of transformer blocks."""
-    width: int = Field(default=512, ge=1)
+    width: int = Field(default=512, ge=1, le=MAX_SIZE)
     """Size of the hidden state, d."""
-    num_heads: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=2, ge=1, le=MAX_SIZE)
     """Attention heads per block; must divide `width`."""
-    feed_forward_width: int = Field(default=2048, ge=1)
+    feed_forward_width: int = Field(default=2048, ge=1, le=MAX_SIZE)
     """Size of the ReLU layer, f."""
-    context: int = Field(default=512, ge=1)
+    context: int = Field(default=512, ge=1, le=MAX_SIZE)
     """Window in characters, t."""
-    vocabulary_size: int = Field(default=256, ge=2)
+    vocabulary_size: int = Field(default=256, ge=2, le=MAX_SIZE)
     """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
@@ -104,10 +99,10 @@ class AuxiliaryConfig(Section):
     """Layers below the last predict through classifiers of their own, until their schedule silences them."""
     decay: Literal["drop", "linear"] = "drop"
     """Weight of an intermediate layer until it falls silent: 1 throughout, or falling linearly to 0."""
-    interval_steps: float | None = Field(default=None, gt=0)
+    interval_steps: float | None = Field(default=None, gt=0, le=MAX_STEPS)
     """Steps between two layers falling silent: layer l is silent from step l * interval.
     Off (null): total_steps / (2 n), so that layer l stops after l/(2n) of training."""
-    num_targets: int = Field(default=2, ge=1)
+    num_targets: int = Field(default=2, ge=1, le=MAX_SIZE)
     """How many following characters each position predicts; 1 switches multiple targets off."""
     extra_target_weight: float = Field(default=0.5, ge=0.0)
     """Weight of the losses of the second and later targets."""
@@ -163,7 +158,7 @@ class ScheduleConfig(Section):
     shape: Literal["constant", "cosine", "linear", "exponential"] = "constant"
     """After the warm-up: constant, half a cosine or a straight line down to `final_fraction`, or `step_factor` of the
     rate before at every step, but not below `final_fraction`."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
     """Steps over which the rate rises linearly from 0; 0 is off."""
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the peak rate at the last step (cosine and linear), or the lowest (exponential)."""
@@ -174,9 +169,9 @@ class ScheduleConfig(Section):
 class BatchConfig(Section):
     """Batch arithmetic. A step has global_size / micro_size micro-batches, whatever the layout."""
 
-    micro_size: int = Field(default=16, ge=1)
+    micro_size: int = Field(default=16, ge=1, le=MAX_SIZE)
     """Windows in one micro-batch, b: what one forward pass sees."""
-    global_size: int = Field(default=16, ge=1)
+    global_size: int = Field(default=16, ge=1, le=MAX_WINDOWS)
     """Windows in one step over all data ranks."""
 
     @property
@@ -188,13 +183,13 @@ class BatchConfig(Section):
 class ParallelConfig(Section):
     """How the model and the batch are cut over processes: pipe x tensor x data of them."""
 
-    pipe: int = Field(default=1, ge=1)
+    pipe: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Pipeline stages the layers are cut into."""
-    tensor: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Ranks every matrix is cut over; must divide the heads."""
-    data: int = Field(default=1, ge=1)
+    data: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Replicas that share the micro-batches of a step."""
-    activation_checkpoint_interval: int = Field(default=0, ge=0)
+    activation_checkpoint_interval: int = Field(default=0, ge=0, le=MAX_LAYERS)
     """Recompute activations in the backward pass, in groups of this many blocks; 0 is off."""
 
     @property
@@ -206,23 +201,23 @@ class ParallelConfig(Section):
 class TrainingConfig(Section):
     """The loop: how long, and what happens how often."""
 
-    total_steps: int = Field(default=1000, ge=1)
+    total_steps: int = Field(default=1000, ge=1, le=MAX_STEPS)
     """Optimizer steps of the whole run; schedules are stretched over it."""
     gradient_clipping: float = Field(default=0.0, ge=0.0)
     """Largest global gradient norm; 0 is off."""
-    log_interval: int = Field(default=10, ge=1)
+    log_interval: int = Field(default=10, ge=1, le=MAX_STEPS)
     """Steps between two lines of metrics."""
-    validation_interval: int = Field(default=500, ge=0)
+    validation_interval: int = Field(default=500, ge=0, le=MAX_STEPS)
     """Steps between two validations; 0: only at the end."""
-    validation_windows: int = Field(default=64, ge=1)
+    validation_windows: int = Field(default=64, ge=1, le=MAX_WINDOWS)
     """Windows of the valid split in one validation, spread evenly; rounded up to whole micro-batches on every rank.
     With `data.order: streams`: segments of `batch.global_size` streams over the split, each read from its start;
     rounded up to whole batches, and all there are where they are fewer."""
-    early_stopping_patience: int = Field(default=0, ge=0)
+    early_stopping_patience: int = Field(default=0, ge=0, le=MAX_STEPS)
     """Validations in a row without a new lowest loss after which training ends; 0 is off."""
-    checkpoint_interval: int = Field(default=1000, ge=0)
+    checkpoint_interval: int = Field(default=1000, ge=0, le=MAX_STEPS)
     """Steps between two checkpoints; 0: only at the end."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=MAX_STEPS)
     """Newest checkpoints kept; older ones are deleted once a newer one is whole and was read back from the disk."""
     keep_best_checkpoint: bool = True
     """Also keep the one with the lowest validation loss, of those saved at a step that ended in a validation."""
@@ -244,28 +239,28 @@ class GuardConfig(Section):
     clipping. An fp16 overflow that a lower loss scale answers is not a bad step.
     """
 
-    action: Annotated[Literal["skip", "rollback", "off"], BeforeValidator(_off)] = "skip"
+    action: Literal["skip", "rollback", "off"] = "skip"
     """`skip`: the update is not applied, training goes on with the next step's batches; `rollback`: back to the newest
     checkpoint, and past the batches of all steps since then (where there is none yet: skip). `off`: nothing is checked.
     On by default: one update from a NaN ends a run for good, and the check costs no more than one pass over the
     gradients and one small sum over the ranks."""
-    window: int = Field(default=100, ge=2)
+    window: int = Field(default=100, ge=2, le=MAX_WINDOWS)
     """Good steps that spikes are measured by; until there are as many, only what is not finite is bad."""
     spike_deviations: float = Field(default=10.0, ge=0.0)
     """Standard deviations above the median that are a spike; 0 is off: only what is not finite is bad."""
     spike_fraction: float = Field(default=0.2, ge=0.0)
     """Share of the median that a spike is above it at least, however steady the steps before were."""
-    max_consecutive: int = Field(default=5, ge=1)
+    max_consecutive: int = Field(default=5, ge=1, le=MAX_STEPS)
     """Bad steps in a row at which training stops with an error; after a rollback, without a good one past them."""
 
 
 class FaultToleranceConfig(Section):
     """After how long a run that goes wrong is ended. Deaths and errors are noticed at once."""
 
-    heartbeat_timeout_seconds: float = Field(default=60.0, ge=0)
+    heartbeat_timeout_seconds: float = Field(default=60.0, ge=0, le=MAX_SECONDS)
     """All ranks have ended this long after one was last heard of: its process is stopped, or its host is gone. Below
     15 s it may take 3 s longer. 0 is off."""
-    progress_timeout_seconds: float = Field(default=600.0, ge=0)
+    progress_timeout_seconds: float = Field(default=600.0, ge=0, le=MAX_SECONDS)
     """All ranks have ended this long after one last made progress: it hangs, or never came. Longer than the longest
     micro-batch, checkpoint and start. 0 is off."""
 
@@ -273,7 +268,7 @@ class FaultToleranceConfig(Section):
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
-    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: str = Field(default="experiment", max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     """Name of the run; its folder is `output`/`name`."""
     output: str = "runs"
     """Folder in which run folders are made."""

@@ -38,12 +38,12 @@ PREPARE_AGAIN = "prepare it again (megachar corpus prepare ...) or copy both fil
 
 def bin_path(prefix: Path) -> Path:
     """The file of tokens of the dataset `prefix`. (Not `with_suffix`: a prefix may hold a dot.)"""
-    return prefix.with_name(prefix.name + ".bin")
+    return prefix.parent / f"{prefix.name}.bin"
 
 
 def idx_path(prefix: Path) -> Path:
     """The index file of the dataset `prefix`."""
-    return prefix.with_name(prefix.name + ".idx")
+    return prefix.parent / f"{prefix.name}.idx"
 
 
 def dtype_code(dtype: npt.DTypeLike) -> int:

@@ -17,6 +17,7 @@ MENDS = {
     "port": "end what listens there, or take another --master-port",
     "data": "copy the data there, or share it",
     "DeepSpeed JSON": "copy the file there, or share it",
+    "device": "set deepspeed=bf16_zero1 or another, or train on GPUs",
     "network interface": "mend its routes",
 }
 

@@ -16,6 +16,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.loading import load_experiment
+from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.gpus import count_gpus
 from megachar.training.garbage import no_collection
@@ -48,11 +51,18 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, required=True, help="how many")
     parser.add_argument("--port", type=int, required=True, help="at which they meet")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what they compute on")
+    parser.add_argument("--settings", type=Path, help="the experiment, whose DeepSpeed settings are tried first")
     parser.add_argument("script", type=Path)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
     given = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # first: a thread that did not block them would take them
     forked = is_cpu(given.device) and import_once()
+    if forked and given.settings is not None:
+        try:
+            check_engine(given.settings)
+        except MegacharError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return ExitCode.USER_ERROR
     ranks: set[int] = set()
     for rank in range(given.ranks):
         launcher, process = os.getpid(), os.fork()
@@ -82,6 +92,18 @@ def import_once() -> bool:
 
         load_deepspeed()
     return len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+def check_engine(experiment: Path) -> None:
+    """Have DeepSpeed look at its settings before there are ranks: what it does not accept is one message.
+
+    Raises:
+        ConfigError: it refuses them.
+    """
+    from megachar.parallel.library import check_engine_settings
+
+    loaded = load_experiment(str(experiment))
+    check_engine_settings(render_deepspeed_config(loaded, load_engine_config(loaded.deepspeed)))
 
 
 def become(place: Place, launcher: int) -> None:

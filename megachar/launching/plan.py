@@ -247,7 +247,8 @@ class LaunchPlan:
 
     def _local(self) -> list[str]:
         return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
-                "--port", str(self.master_port), "--device", self.experiment.device]  # fmt: skip
+                "--port", str(self.master_port), "--device", self.experiment.device,
+                "--settings", str(self._experiment_file)]  # fmt: skip
 
     def _deepspeed(self) -> list[str]:
         runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]

@@ -294,6 +294,7 @@ def _missing_programs(plan: LaunchPlan) -> list[Failure]:
 def _probe_file(plan: LaunchPlan) -> Iterator[str]:
     """The name of a new file in the run's launch folder; what was made for it is gone afterwards."""
     folder, token = plan.folder.launch, f".probe-{secrets.token_hex(8)}"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / token).touch()
@@ -305,6 +306,6 @@ def _probe_file(plan: LaunchPlan) -> Iterator[str]:
         yield token
     finally:
         (folder / token).unlink(missing_ok=True)
-        with suppress(OSError):  # unless something is in them
-            folder.rmdir()
-            plan.folder.path.rmdir()
+        with suppress(OSError):  # unless something is in them by now
+            for path in made:
+                path.rmdir()

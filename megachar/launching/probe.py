@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import megachar
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import parse_experiment
-from megachar.errors import MegacharError, PlatformError
+from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.launching.gpus import count_gpus
 from megachar.launching.network import interface_addresses, interface_to, resolve
 from megachar.resources import resource_folder
@@ -34,6 +34,8 @@ from megachar.training.preflight import check_data
 MARK = "megachar-probe "
 """Begins every line of a probe, among whatever a shell's start-up files print."""
 PACKAGES = ("torch", "deepspeed", "numpy")
+FP16_CPUS = {"avx512_fp16", "fphp"}
+"""What Linux calls the instructions, on x86 and on ARM, with which torch multiplies fp16 matrices."""
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_SEE = 3.0
 """A network file system may show a new file late."""
@@ -166,17 +168,20 @@ def report(question: Question, sockets: ExitStack) -> Report:
         ports += [_listen(question.master_port, sockets)] if question.master_port else []
     except PlatformError as error:
         errors["port"] = str(error)
-    addresses = {}
+    addresses, num_gpus = {}, count_gpus()
     for name in question.hosts:
         with suppress(PlatformError):
             addresses[name] = resolve(name)
+    device = question.experiment.get("device")
+    if not errors and (device == "cpu" or (device == "auto" and not num_gpus)):
+        attempt("device", lambda: check_cpu(question.experiment))
     return Report(
         host_name=socket.gethostname(),
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         source=source_hash(),
         engine=attempt("DeepSpeed JSON", lambda: _engine_hash(question.experiment)),
         data=attempt("data", lambda: _data_hash(question.experiment)) if question.reads_data else "",
-        num_gpus=count_gpus(),
+        num_gpus=num_gpus,
         addresses=addresses,
         own_addresses=[address for found in interface_addresses().values() for address in found],
         reached_at=[*os.environ.get("SSH_CONNECTION", "").split(), "", "", ""][2],
@@ -224,6 +229,18 @@ def _engine_hash(values: dict[str, Any]) -> str:
     experiment = parse_experiment(values, "the experiment")
     rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
     return hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_cpu(values: dict[str, Any], description: Path = Path("/proc/cpuinfo")) -> str:
+    """Refuse what this host's CPU cannot do; `description` is Linux' file on it. `ConfigError` names what it is."""
+    name = parse_experiment(values, "the experiment").deepspeed
+    engine = load_engine_config(name)
+    if engine.needs_gpu:
+        raise ConfigError(f"{', '.join(engine.needs_gpu)} ({name}) works on GPUs only, and this would run on CPUs")
+    words = description.read_text(encoding="utf-8", errors="replace").split()
+    if engine.precision == "fp16" and not FP16_CPUS.intersection(words):
+        raise ConfigError(f"fp16 ({name}) on a CPU that cannot compute in it")
+    return ""
 
 
 def _data_hash(values: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from megachar.errors import PlatformError
+from megachar.errors import ConfigError, PlatformError
 
 SUPPORTED = ((0, 19, 8), (0, 20, 0))
 MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
@@ -37,6 +37,22 @@ def load_deepspeed() -> Any:
     compiler.compile = _compile_nothing
     _spare_the_compiler()
     return deepspeed
+
+
+def check_engine_settings(rendered: dict[str, Any]) -> None:
+    """Build DeepSpeed's own model of a rendered configuration; no process group is needed.
+
+    Raises:
+        ConfigError: DeepSpeed refuses it.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    # Without a process group it takes itself for one rank.
+    size = rendered["train_micro_batch_size_per_gpu"] * rendered["gradient_accumulation_steps"]
+    try:
+        DeepSpeedConfig({**rendered, "train_batch_size": size})
+    except Exception as error:  # whatever it may be: it is about what the user wrote
+        raise ConfigError(f"DeepSpeed refuses its settings: {error}") from error
 
 
 def check_deepspeed_version(version: str) -> None:

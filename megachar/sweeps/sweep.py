@@ -1,6 +1,7 @@
 """A sweep: one experiment, and how its runs differ. Imports no torch."""
 
 import difflib
+import functools
 import itertools
 import json
 import re
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
 from pydantic import Field, ValidationError
 
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.schema import Experiment
 from megachar.config.section import Section
+from megachar.config.text import is_text_setting
+from megachar.data.corpus import Corpus
 from megachar.errors import ConfigError
 from megachar.training.preflight import load_run
 
@@ -74,7 +76,7 @@ def load_sweep(source: str) -> Sweep:
     """
     path = find_yaml(source, SWEEPS, "sweep", "sweep")
     try:
-        sweep = Sweep.model_validate(read_yaml(path))
+        sweep = Sweep.model_validate(read_yaml(path, _is_text))
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(dict(problem))}" for problem in error.errors())
         raise ConfigError(f"{source} does not make a valid sweep:\n{problems}") from error
@@ -101,11 +103,12 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
     source = base or sweep.base
     if not source:
         raise ConfigError(f"the sweep {sweep.name} names no base; give it a preset or an experiment file with --base")
-    runs = []
+    runs, open_corpus = [], functools.cache(Corpus.open)
     for name, own in _points(sweep):
         try:
             groups = (_overrides(flatten(sweep.shared)), list(overrides), _overrides(own))
-            runs.append(_run(sweep, name, source, groups))
+            experiment = load_run(source, *groups, open_corpus=open_corpus)
+            runs.append(_run(sweep, name, experiment, source, groups))
         except ConfigError as error:
             raise ConfigError(f"run {name} of the sweep {sweep.name}: {error}") from error
     _check_reach(sweep, overrides)
@@ -113,8 +116,10 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
     return tuple(runs)
 
 
-def _run(sweep: Sweep, name: str, source: str, groups: tuple[list[str], list[str], list[str]]) -> SweepRun:
-    experiment = load_run(source, *groups)
+def _run(
+    sweep: Sweep, name: str, experiment: Experiment, source: str, groups: tuple[list[str], list[str], list[str]]
+) -> SweepRun:
+    """A run of the sweep from its own loaded experiment."""
     named = any(override.partition("=")[0] == "name" for override in groups[1])
     output = str(Path(experiment.output) / (experiment.name if named else sweep.name))
     placed = experiment.model_copy(update={"name": name, "output": output})
@@ -174,12 +179,22 @@ def _overrides(settings: dict[str, Any]) -> list[str]:
 
 
 def _override(key: str, value: Any) -> str:
-    """`key=value` that is read back as this value: a plain word where that suffices, JSON otherwise."""
-    exact = f"{key}={json.dumps(value)}"
-    if isinstance(value, str) and re.fullmatch(r"[\w./-]+", value):
-        plain = f"{key}={value}"
-        return plain if OmegaConf.from_dotlist([plain]) == OmegaConf.from_dotlist([exact]) else exact
-    return exact
+    """`key=value` that is read back as this value."""
+    if not is_text_setting(tuple(key.split("."))):
+        return f"{key}={json.dumps(value)}"
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} = {json.dumps(value)} is no text; write one, or leave the setting out")
+    return f"{key}={value}"
+
+
+def _is_text(path: tuple[str, ...]) -> bool:
+    """Whether the value at a path of keys of a sweep's file is text."""
+    section, *setting = path or ("",)
+    if section in ("shared", "grid"):
+        return is_text_setting(tuple(".".join(setting).split(".")))
+    if section == "variants":
+        return is_text_setting(tuple(".".join(setting[1:]).split(".")))
+    return section in ("name", "base")
 
 
 def _as_name(value: Any) -> str:

@@ -1,6 +1,6 @@
 """An experiment settled with, and checked against, what is on the disk, before any process starts. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megachar.config.checks import check_experiment
@@ -15,12 +15,12 @@ from megachar.errors import ConfigError
 from megachar.training.run_folder import run_folder
 
 
-def load_run(source: str, *groups: Sequence[str]) -> Experiment:
+def load_run(source: str, *groups: Sequence[str], open_corpus: Callable[[Path], Corpus] = Corpus.open) -> Experiment:
     """The experiment of a run that is to start: read as by `load_experiment`, and settled.
 
     Its paths are absolute, so that neither the working folder nor the place of the run folder matters later. Where a
     corpus is named, `model.vocabulary_size` is that of its vocabulary, unless the user gives it: then it stays, and
-    `check_data` compares the two.
+    `check_data` compares the two. Whoever loads many runs has `open_corpus` remember what it has opened.
 
     Raises:
         ConfigError: as `load_experiment`.
@@ -29,21 +29,21 @@ def load_run(source: str, *groups: Sequence[str]) -> Experiment:
     read = read_experiment(source, *groups)
     experiment = with_absolute_paths(read.experiment)
     if experiment.data.parts and not read.vocabulary_size_is_given:
-        corpus = Corpus.open(Path(experiment.data.parts[0].path))  # those of a blend must share their vocabulary
+        corpus = open_corpus(Path(experiment.data.parts[0].path))  # those of a blend must share their vocabulary
         model = experiment.model.model_copy(update={"vocabulary_size": corpus.vocabulary.size})
         experiment = experiment.model_copy(update={"model": model})
     check_experiment(experiment)
     return experiment
 
 
-def check_data(experiment: Experiment) -> Blend:
-    """Open the corpora and see that they fit the model and each other.
+def check_data(experiment: Experiment, opened: Blend | None = None) -> Blend:
+    """Open the corpora, unless they are `opened`, and see that they fit the model and each other.
 
     Raises:
         ConfigError: no corpus is given, or the vocabulary is not the model's.
         DataError: a corpus is missing, damaged or too short.
     """
-    blend, data = Blend.open(experiment.data), experiment.data
+    blend, data = opened or Blend.open(experiment.data), experiment.data
     size, expected = blend.vocabulary.size, experiment.model.vocabulary_size
     if size != expected:
         raise ConfigError(

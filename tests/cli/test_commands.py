@@ -190,7 +190,7 @@ def command_of(done: Done) -> list[str]:
 
 
 def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
-    """The layout and the whole command are printed, and nothing is written but the experiment that it names."""
+    """The layout and the whole command are printed, and nothing is written, not even a folder."""
     overrides = [f"data.path={corpus}", f"output={tmp_path}/my runs", "parallel.data=2", "parallel.tensor=2"]
     done = call("launch", BASE, *overrides, "--dry-run")
     assert "pipe 2 x tensor 2 x data 2" in done.out
@@ -203,8 +203,7 @@ def test_dry_run(corpus: Path, tmp_path: Path, call: Call) -> None:
     assert options[options.index("--ranks") + 1] == "8"  # pipe 2 x tensor 2 x data 2
     assert 1024 <= int(options[options.index("--port") + 1]) < 65536
     assert options[options.index("--device") + 1] == "auto"
-    written = [path for path in (tmp_path / "my runs").rglob("*") if path.is_file()]
-    assert [str(path) for path in written] == command[script + 1 :]
+    assert not (tmp_path / "my runs").exists()
 
 
 def test_dry_run_with_a_hostfile(corpus: Path, tmp_path: Path, call: Call) -> None:

@@ -52,6 +52,22 @@ def test_the_mend_works(overrides: str, message: str) -> None:
         load_experiment(BASE, [*given, mend])
 
 
+def test_zero_that_does_not_fit(ds_json: WriteJson) -> None:
+    name = ds_json({"zero_optimization": {"stage": 2, "ignore_unused_parameters": False}})
+    given = [f"deepspeed={name}", "parallel.pipe=1"]
+    refused([*given, "auxiliary.intermediate_layers=true"], "ends a run when the first intermediate layer falls silent")
+    load_experiment(BASE, [*given, "auxiliary.intermediate_layers=false"])
+    name = ds_json({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}})
+    given = [f"deepspeed={name}", "parallel.pipe=1", "batch.global_size=48"]
+    refused([*given, "parallel.data=3"], r"zero_hpz_partition_size = 2 .* does not divide parallel\.data = 3, ")
+    refused([*given, "parallel.tensor=2", "parallel.data=2"], r"or parallel\.tensor = 2 cuts what it would share")
+    load_experiment(BASE, [*given, "parallel.data=2"])
+
+
+def test_more_processes_than_anybody_has() -> None:
+    refused(["parallel.data=16384", "parallel.pipe=2"], "are 32,768 processes; set fewer, 16,384 at most")
+
+
 def test_bounds_that_are_allowed() -> None:
     for overrides in (
         ["parallel.pipe=12"],

@@ -61,4 +61,4 @@ def test_a_dry_run_shows_the_layout_and_the_command(corpus: Path, tmp_path: Path
         ["localhost", "cpu", "1", "0 of 1", "1 of 2", "0 of 1", "blocks 3-4, head"],
     ]
     assert result.stdout.splitlines()[-1].endswith(f"launcher/train.py {tmp_path}/quickstart/launch/experiment.yaml")
-    assert not (tmp_path / "quickstart" / "resolved.yaml").exists()
+    assert not (tmp_path / "quickstart").exists()

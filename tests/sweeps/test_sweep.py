@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import load_experiment
 from megachar.config.recurrent import RecurrentConfig
+from megachar.config.text import parse_override
 from megachar.errors import ConfigError
 from megachar.models.counting import count_parameters
 from megachar.sweeps.sweep import SWEEPS, SweepRun, _override, load_sweep, plan_runs, sweep_names
@@ -102,9 +102,31 @@ def test_values_survive_as_overrides(draw: random.Random) -> None:
     values: list[Any] = [*words, True, None, 3, 1e-7, 0.1, [[1, 2], []], [{"path": "a", "weight": 0.5}]]
     values += [draw.uniform(-1, 1) * 10 ** draw.randint(-9, 9) for _ in range(20)]
     for value in values:
-        read = OmegaConf.to_container(OmegaConf.from_dotlist([_override("section.key", value)]))
-        assert read == {"section": {"key": value}}
+        assert parse_override(_override("section.key", value)) == {"section": {"key": value}}
+        if isinstance(value, str):
+            assert parse_override(_override("data.path", value)) == {"data": {"path": value}}
     assert _override("model.positions", "sinusoidal") == "model.positions=sinusoidal"
+
+
+def test_text_in_a_sweep_stays_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"name: 007\nbase: {BASE}\nshared: {{output: 1.10, data.path: 1e3}}\n"
+        "variants: {1: {seed: 2}, 1.0: {seed: 3}, 0x10: }\ngrid: {deepspeed: [fp32, fp32_zero1]}\n"
+    )
+    sweep = load_sweep(str(path))
+    assert sweep.name == "007"
+    assert list(sweep.variants) == ["1", "1.0", "0x10"]
+    assert sweep.shared == {"output": "1.10", "data.path": "1e3"}
+    path.write_text(f"name: 007\nbase: {BASE}\nvariants: {{1: {{seed: 2}}, 1.0: {{seed: 3}}, 2024_11_27: }}\n")
+    runs = plan_runs(load_sweep(str(path)), None, ["output=/data/exp #3"])
+    assert [run.name for run in runs] == ["1", "1.0", "2024_11_27"]
+    assert {run.experiment.output for run in runs} == {"/data/exp #3/007"}
+
+
+def test_text_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path = null is no text; write one, or leave the setting out"):
+        runs_of(tmp_path, shared={"data.path": None}, variants=VARIANTS)
 
 
 @pytest.mark.parametrize("name", sweep_names())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from megachar.config.loading import save_experiment
+from megachar.data.indexed_dataset import IndexedDataset
 from megachar.exit_codes import ExitCode
 from megachar.launching.plan import LaunchPlan
 from megachar.models.counting import count_parameters
@@ -60,6 +61,21 @@ def test_dry_run(sweep_file: str, corpus: Path, tmp_path: Path, call: Call) -> N
         ["thin", "model.width=32", counts[2], "400", "to do"],
     ]
     assert [path.name for path in (tmp_path / "runs").rglob("*")] == ["mine", "one-target", "resolved.yaml"]
+
+
+def test_dry_run_opens_the_corpus_as_often_for_many_runs_as_for_one(
+    corpus: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    initialize = IndexedDataset.__init__
+    monkeypatch.setattr(IndexedDataset, "__init__", lambda self, prefix: (opened.append(prefix.name),
+                                                                          initialize(self, prefix))[1])  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"name": "mine", "grid": {"seed": list(range(8))}}))
+    result = call("sweep", str(path), "--base", BASE, f"data.path={corpus}", f"output={tmp_path}/runs", "--dry-run")
+    assert result.status == 0, result.err
+    assert sorted(opened) == ["train", "valid"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_dry_run_without_data(call: Call) -> None:

@@ -1,9 +1,12 @@
 """Reading checkpoints; saving them needs ranks and is tested in tests/parallel."""
 
+import errno
 import hashlib
 import json
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ import megachar
 from megachar.config.loading import save_experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.transformer import Transformer
-from megachar.training.checkpoints import reading
+from megachar.training.checkpoints import format, reading
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
 from megachar.training.run_folder import RunFolder
@@ -115,7 +118,39 @@ def test_a_file_that_is_no_safetensors(run: RunFolder) -> None:
     path.write_bytes(b"\xff" * 99)
     value = {"bytes": 99, "sha256": hashlib.sha256(b"\xff" * 99).hexdigest()}
     change_manifest(run, lambda manifest: manifest["files"].update({FILE: value}))
-    damaged(run, "cannot be read")
+    damaged(run, "is damaged: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EACCES, "Permission denied; change its permissions"), (errno.EIO, "Input/output error; look at the disk"),
+     (errno.ESTALE, "Stale file handle; look at the mount"), (errno.EMFILE, "Too many open files; raise the limit")],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["manifest", "layer"])
+def test_trouble_of_the_machine(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int, said: str, place: str
+) -> None:
+    """It is said as such; nobody is told to delete a checkpoint that may be whole."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    checkpoint = read_checkpoint(run.checkpoints / "step-00000100")
+    if place == "manifest":
+        monkeypatch.setattr(format.Path, "read_text", fail)
+    else:
+        monkeypatch.setattr(format, "hash_file", fail)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(checkpoint.path) if place == "manifest" else read_layer(checkpoint, "weights", "blocks.1")
+    assert f" cannot be read: {said}" in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+def test_a_run_whose_name_is_no_utf8(run: RunFolder, tmp_path: Path) -> None:
+    moved = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    shutil.copytree(run.path, moved)
+    with pytest.raises(CheckpointError, match=r"/\\xff/.* takes no name that is not UTF-8; rename the folder$"):
+        load_model(moved)
 
 
 def test_load_model(run: RunFolder, model: Transformer) -> None:
@@ -210,7 +245,7 @@ def test_a_manifest_that_cannot_be_read(run: RunFolder) -> None:
     path = run.checkpoints / "step-00000100" / "manifest.json"
     path.unlink()
     path.mkdir()
-    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read: Is a directory; delete "):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: Is a directory; delete "):
         read_checkpoint(path.parent)
 
 

@@ -85,7 +85,7 @@ def test_paths_do_not_depend_on_the_working_folder(
     blend = load_run(BASE, ["data.blend=[{path: ~/corpus, weight: 2}]", "deepspeed=fp32"])
     assert [part.path for part in blend.data.blend] == [str(corpus)]
     assert (blend.output, blend.deepspeed, blend.data.path) == (str(tmp_path / "work" / "runs"), "fp32", "")
-    with pytest.raises(ConfigError, match=r"~nobody-at-all/x: .*; write the folder out"):
+    with pytest.raises(ConfigError, match=r"~nobody-at-all/x: .*; look at the path"):
         load_run(BASE, ["data.path=~nobody-at-all/x"])
 
 

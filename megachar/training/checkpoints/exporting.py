@@ -14,7 +14,7 @@ from torch import Tensor
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, reason
 from megachar.parallel.state import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
@@ -87,7 +87,9 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
             beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
         with atomic_write(json_path(output)) as part:
             part.write_text(json.dumps(beside, indent=1) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {reason(error)}") from error
+    except SafetensorError as error:
         raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error
 
 

@@ -12,6 +12,7 @@ and is the one that counts; the one before is deleted once it does. Names that s
 deleted. Nothing is ever unpickled: it is all JSON and safetensors. This file imports no torch.
 """
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
+from megachar.files import reason
 from megachar.training.run_folder import RunFolder
 
 FORMAT_VERSION: Final = 1
@@ -40,6 +42,8 @@ _NOT_SHAPES = {
 }
 """Settings of models that a resumed run may change."""
 _FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
+UNREADABLE = " cannot be read: "
+"""Between the name of a file and the machine's trouble with it, which says nothing against the file."""
 
 
 class _Record(BaseModel):
@@ -119,7 +123,7 @@ class Checkpoint:
             if path.stat().st_size != expected.bytes or fingerprint(path) != expected:
                 return f"{path} is damaged: its size or sha256 is not the manifest's"
         except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
+            return problem_of_reading(path, error)
         return None
 
     def problems(self, names: Iterable[str] | None = None) -> list[str]:
@@ -134,8 +138,20 @@ class Checkpoint:
 
     @property
     def mend(self) -> str:
-        """What to do about a checkpoint that cannot be read."""
+        """What to do about a checkpoint that is damaged."""
         return f"delete {self.path} to go on from an older checkpoint"
+
+
+def problem_of_reading(path: Path, error: OSError) -> str:
+    """What is wrong with a file of a checkpoint that cannot be read: the file, or the machine."""
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG):
+        return f"{path} is damaged: {error.strerror}"
+    return f"{path}{UNREADABLE}{reason(error)}"
+
+
+def with_mend(problem: str, mend: str) -> str:
+    """A problem and what to do about a damaged checkpoint, unless the machine has it: that costs no checkpoint."""
+    return problem if UNREADABLE in problem else f"{problem}; {mend}"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -150,7 +166,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing; {mend}") from None
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}; {mend}") from error
+        raise CheckpointError(with_mend(problem_of_reading(file, error), mend)) from error
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole of it"
         raise CheckpointError(f"{file} is damaged ({where}: {error.errors()[0]['msg']}); {mend}") from error

@@ -12,11 +12,12 @@ from torch import Tensor
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AuxiliaryConfig, Experiment
 from megachar.errors import CheckpointError
+from megachar.files import is_utf8, shown
 from megachar.models.recurrent import RecurrentModel
 from megachar.models.transformer import Transformer
 from megachar.parallel.mesh import fail_together
 from megachar.parallel.state import EngineState, layer_name
-from megachar.training.checkpoints.format import Checkpoint, check_identity
+from megachar.training.checkpoints.format import UNREADABLE, Checkpoint, check_identity, problem_of_reading, with_mend
 from megachar.training.checkpoints.single_file import read_card, tensor_shapes
 from megachar.training.checkpoints.sources import find_source, load_settings, refuse_step
 
@@ -45,11 +46,17 @@ def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tenso
     name = f"{kind}/{layer}.safetensors"
     problem = checkpoint.problem(name)
     if problem is not None:
-        raise CheckpointError(f"{problem}; {checkpoint.mend}")
+        raise CheckpointError(with_mend(problem, checkpoint.mend))
+    path = checkpoint.path / name
+    if not is_utf8(path):
+        raise CheckpointError(
+            f"{shown(path)}{UNREADABLE}safetensors takes no name that is not UTF-8; rename the folder"
+        )
     try:
-        return load_file(checkpoint.path / name)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{checkpoint.path / name} cannot be read: {error}; {checkpoint.mend}") from error
+        problem = problem_of_reading(path, error) if isinstance(error, OSError) else f"{path} is damaged: {error}"
+        raise CheckpointError(with_mend(problem, checkpoint.mend)) from error
 
 
 def load_model(source: Path, step: int | None = None) -> LoadedModel:

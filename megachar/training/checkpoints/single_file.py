@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from megachar.errors import CheckpointError
+from megachar.files import reason
 from megachar.training.checkpoints.format import FileRecord, TrainingState, fingerprint
 
 METADATA_KEY = "megachar"
@@ -68,7 +69,9 @@ def _read_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+    except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; export it again") from error
 
 
@@ -108,7 +111,9 @@ def problem_of(path: Path) -> str | None:
     except FileNotFoundError:
         raise CheckpointError(f"{beside} is missing: it has the sha256 that {path.name} is compared with; copy it "
                               f"beside the file, or export again") from None  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{beside} cannot be read: {reason(error)}") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{beside} is not the JSON of an export; copy it again, or export again") from error
     if fingerprint(path) != expected:
         return f"{path} is damaged: its size or sha256 is not the one in {beside.name}"
