@@ -33,6 +33,7 @@ from megachar.training.normalized_rmsprop import NormalizedRMSprop
 from megachar.training.optimizers import build_optimizer
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
+from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train
 
@@ -147,6 +148,40 @@ def test_training_is_that_of_a_plain_loop(
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
     assert bits(folder, "validation")[-1] == pytest.approx(validation_bits(expected, corpus), rel=1e-5)
+
+
+def train_in_fp16(values: dict[str, Any], resume: bool, pictures: bool) -> None:
+    """On a rank: the whole training loop, in fp16."""
+    with fp16_on_cpu():
+        train_case(values, resume, pictures)
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "model"),
+    [
+        ("bf16_zero1", {}),
+        ("bf16_zero2", {"cell": "lstm", "num_layers": 2}),
+        ("bf16_zero3", {"cell": "milstm", "hidden_dropout": 0.3}),
+        ("bf16_zero2_offload", {"weight_norm": True}),
+        ("bf16_zero3_offload", {"output_gate": "inside"}),
+        ("bf16_zero1", LARGE),
+        ("fp16_zero1", {"num_layers": 2}),
+    ],
+)
+def test_half_precision_trains_as_fp32_does(
+    ranks: Ranks, corpus: Path, tmp_path: Path, deepspeed: str, model: Any
+) -> None:
+    """One-hot vectors and embeddings, every cell; and a run that was saved so goes on in fp32."""
+    experiment = experiment_of(corpus, tmp_path, deepspeed=deepspeed, model=model)
+    case = train_in_fp16 if deepspeed.startswith("fp16") else train_case
+    ranks(1).run(case, experiment.model_dump(), False, False)
+    _, losses = plain(experiment, corpus)
+    half = bits(run_folder(experiment))
+    assert half == pytest.approx(losses, rel=0.01)
+    assert half != pytest.approx(losses, rel=1e-6)
+    whole = experiment_of(corpus, tmp_path / "fp32", model=model)
+    stop_at(run_folder(experiment), whole)
+    assert bits(run(ranks, whole, resume=True)) == pytest.approx(losses[STOP:], rel=0.01)
 
 
 @torch.no_grad()
