@@ -169,11 +169,13 @@ class Work:
         )
         with show_progress(Console(stderr=True), self.tokens.size, doing="scoring by position") as progress:
             nats = predictor.nats(self.tokens, length, progress)
-        bins = positions.mean_by_position(nats, WindowPlan(nats.size, length, length))
-        positions.write_csv(path.with_name(f"{path.name}.csv"), bins)
-        positions.plot(path.with_name(f"{path.name}.png"), bins, f"{self.loaded.experiment.name}: {self.split}", since)
+        found = positions.ByPosition(nats, WindowPlan(nats.size, length, length))
+        positions.write_csv(path.with_name(f"{path.name}.csv"), found.bins)
+        positions.plot(
+            path.with_name(f"{path.name}.png"), found.bins, f"{self.loaded.experiment.name}: {self.split}", since
+        )
         typer.echo(f"saved {path}.csv and .png")
-        typer.echo(positions.how_to_read(bins, since))
+        typer.echo(found.how_to_read(since))
 
 
 def open_corpus(experiment: "Experiment", vocabulary: "VocabularyCard | None", data: Path | None) -> "Corpus":
