@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.generate import check_device, read_prompt
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
+from megachar.cli.provenance import Provenance, say_provenance
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
@@ -80,7 +81,7 @@ def surprise(
             predictor = model.load(device, stride, batch_size)
             nats.append(predictor.nats(tokens, None, progress))
             model.check_finite(nats[-1])
-    text = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "stride": stride}
+    text = {**_identify(corpus, models), "num_characters": tokens.size, "stride": stride}
     finish(
         analyze_surprise([model.subject for model in models], nats, settings, split, text, unit_of(corpus.vocabulary)),
         folder,
@@ -124,7 +125,7 @@ def context(
             predictor = model.load(device, stride, batch_size)
             found.append(losses_by_context(predictor, tokens, numbers, progress))
             model.check_finite(list(found[-1].values()))
-    settings = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "lengths": numbers, "stride": stride}
+    settings = {**_identify(corpus, models), "num_characters": tokens.size, "lengths": numbers, "stride": stride}
     num_scored = tokens.size - max(numbers)
     finish(
         analyze_context(
@@ -278,6 +279,17 @@ def _open_common_corpus(models: "list[AnalyzedModel]", data: Path | None) -> "Co
     compared = others if data is None else [model for model in others if carried_card(model.source) is not None]
     _check_same_vocabulary(compared, corpus.vocabulary)
     return corpus
+
+
+def _identify(corpus: "Corpus", models: "list[AnalyzedModel]") -> dict[str, Any]:
+    """Settings that say which corpus it is, and which models were trained on another; that is said as well."""
+    others = []
+    for model in models:
+        provenance = Provenance.of(corpus, model.experiment, model.source)
+        say_provenance(provenance)
+        if provenance.is_training_corpus is False:
+            others.append(model.subject.label)
+    return {"corpus": corpus.fingerprint, **({"trained_on_another": others} if others else {})}
 
 
 def _common_vocabulary(models: "list[AnalyzedModel]") -> "Vocabulary":

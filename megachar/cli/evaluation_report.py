@@ -1,5 +1,6 @@
 """What `megachar evaluate` shows and saves."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from megachar.cli.provenance import Provenance
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
 from megachar.evaluation.settings import WindowSettings
+from megachar.files import shown
 from megachar.units import bits, word_perplexity
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ class TextSize:
         if not self.num_words:
             return {"bits_per_byte": bits_per_byte}
         perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
+        if not math.isfinite(perplexity):  # of words that are hundreds of bytes long
+            return {"bits_per_byte": bits_per_byte}
         return {"bits_per_byte": bits_per_byte, "word_perplexity": perplexity}
 
 
@@ -54,7 +59,7 @@ class Report:
 
     static: Evaluation
     size: TextSize
-    corpus: "Corpus"
+    provenance: Provenance
     dynamic: DynamicEvaluation | None = None
 
     def values(self) -> dict[str, Any]:
@@ -65,18 +70,24 @@ class Report:
             **self.static.as_dict(),
             **self.size.figures(self.static.nats),
             **sizes,
-            "corpus": self.corpus.fingerprint,
+            **self.provenance.values(),
             "dynamic": dynamic,
         }
+
+    def _corpus(self) -> str:
+        p = self.provenance
+        note = ", not the one trained on" if p.is_training_corpus is False else ""
+        return f"{shown(p.corpus.folder)} ({p.corpus.fingerprint}){note}"
 
     def table(self) -> Table:
         """One column for each protocol."""
         static, size, context = self.static, self.size, self.static.context
-        unit = "token" if self.corpus.vocabulary.name == "sentencepiece" else "character"
+        unit = "token" if self.provenance.corpus.vocabulary.name == "sentencepiece" else "character"
         results: list[Scores] = [static, *([self.dynamic] if self.dynamic else [])]
         share = "" if static.whole_split else " (the first of the split)"
         rows: list[tuple[str, list[str]]] = [
             ("split", [static.split]),
+            ("corpus", [self._corpus()]),
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),
@@ -89,7 +100,7 @@ class Report:
         figures = [size.figures(result.nats) for result in results]
         if size.num_bytes not in (0, static.num_characters):
             rows.append(("bits per byte", [f"{f['bits_per_byte']:.4f} ({size.num_bytes:,} bytes)" for f in figures]))
-        if size.num_words:
+        if all("word_perplexity" in found for found in figures):
             words = f"({size.num_words:,} words)"
             rows.append(("word perplexity", [f"{f['word_perplexity']:,.2f} {words}" for f in figures]))
         rows.append((f"bits per {unit}", [f"[bold]{result.bits_per_character:.4f}[/bold]" for result in results]))

@@ -158,7 +158,7 @@ def _evaluation(head: Head, record: Record) -> dict[str, Any]:
     return {
         "run": head,
         "file": record["file"],
-        "split": record.get("split"),
+        "split": _split(record),
         "step": _counted(record.get("step")),
         "protocols": [_protocol(record), *([dynamic["protocol"]] if "protocol" in dynamic else [])],
         "precision": record.get("precision"),
@@ -169,6 +169,12 @@ def _evaluation(head: Head, record: Record) -> dict[str, Any]:
             for name, form in (("bits_per_character", ".4f"), ("bits_per_byte", ".4f"), ("word_perplexity", ",.1f"))
         ],
     }
+
+
+def _split(record: Record) -> str | None:
+    """With its corpus where that is not the one trained on."""
+    another = record.get("is_training_corpus") is False and "corpus_folder" in record
+    return f"{record.get('split')} of {record['corpus_folder']}" if another else record.get("split")
 
 
 def _protocol(record: Record) -> str:
