@@ -66,7 +66,6 @@ def surprise(
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.surprise import SurpriseSettings, analyze_surprise
-    from megachar.analysis.texts import unit_of
 
     settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
     models = find_models([first, second])
@@ -83,7 +82,7 @@ def surprise(
             model.check_finite(nats[-1])
     text = {**_identify(corpus, models), "num_characters": tokens.size, "stride": stride}
     finish(
-        analyze_surprise([model.subject for model in models], nats, settings, split, text, unit_of(corpus.vocabulary)),
+        analyze_surprise([model.subject for model in models], nats, settings, split, text, corpus.vocabulary.unit),
         folder,
     )
 
@@ -106,7 +105,6 @@ def context(
     from megachar.analysis.context import analyze_context, check_lengths, losses_by_context
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
-    from megachar.analysis.texts import unit_of
     from megachar.evaluation.windows import check_stride
 
     numbers = _numbers(lengths)
@@ -129,7 +127,7 @@ def context(
     num_scored = tokens.size - max(numbers)
     finish(
         analyze_context(
-            [model.subject for model in models], found, split, num_scored, settings, unit_of(corpus.vocabulary)
+            [model.subject for model in models], found, split, num_scored, settings, corpus.vocabulary.unit
         ),
         folder,
     )
@@ -239,7 +237,8 @@ def copy(
             model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
     settings = {"text_sha256": _sha256(passages[0].text), "name": name, "invented": invented}
     contexts = [model.context for model in models]
-    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings), folder)
+    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings,
+                           vocabulary.unit), folder)  # fmt: skip
 
 
 @app.command()

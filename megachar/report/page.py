@@ -13,7 +13,7 @@ from markupsafe import Markup
 from megachar.analysis.result import SavedAnalysis
 from megachar.report.charts import NUM_COLORS, Chart, series_style
 from megachar.report.contents import Record, RunContents
-from megachar.report.curves import layer_charts, run_charts
+from megachar.report.curves import layer_charts, run_charts, unit_of
 from megachar.report.setting_rows import ABSENT, chosen, differing, rows
 from megachar.report.text import safe
 from megachar.report.text_settings import TextSettings
@@ -62,6 +62,7 @@ def _of_runs(runs: Sequence[RunContents], heads: Mapping[str, Head]) -> dict[str
             for run in runs
             if (charts := layer_charts(run))
         ],
+        "unit": unit_of(runs),
         "evaluations": [_evaluation(heads[run.label], record) for run in runs for record in run.evaluations],
         "checkpoints": [row for run in runs for row in _checkpoints(heads[run.label], run)],
         "bad_steps": [

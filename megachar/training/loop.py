@@ -53,7 +53,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
-    with RunLog(experiment, mesh, step, terminal) as log:
+    with RunLog(experiment, mesh, step, terminal, setup.vocabulary.unit) as log:
         saver = _build_saver(experiment, setup, partial(_saved, watch, log))
         log.note(_headline(experiment, setup, step))
         log.damaged(step, setup.resumed.damaged)

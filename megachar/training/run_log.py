@@ -8,6 +8,7 @@ from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError, MegacharError
 from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
@@ -24,14 +25,17 @@ from megachar.training.run_folder import run_folder
 class RunLog:
     """A context manager around training. Every rank must make every call; what cannot be written raises on all."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None) -> None:
-        """Record what the run is, and go on with its metrics after `step` steps.
+    def __init__(
+        self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None, unit: Unit = "character"
+    ) -> None:
+        """Record what the run is, and go on with its metrics after `step` steps; `unit`: what its losses are of.
 
         Raises:
             ConfigError: the run folder cannot be written.
         """
         self.experiment, self.mesh, self.folder = experiment, mesh, run_folder(experiment)
-        self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal)
+        self._unit = unit
+        self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
         self._writer: MetricsWriter | None = None
         error: ConfigError | None = None
         if mesh.is_main:
@@ -67,13 +71,13 @@ class RunLog:
             return
         self._display.report(report)
         counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
-        self._record("train", report.step, {**report.record(), **counters})
+        self._record("train", report.step, {**report.record(), **counters, **self._named})
 
     def validation(self, step: int, losses: LossSums) -> float:
-        """Returns the bits per character."""
+        """Returns the bits per character, or whatever the unit is."""
         bits = losses.bits_per_character()
-        self.note(f"step {step}: validation {bits:.4f} bits per character")
-        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses)})
+        self.note(f"step {step}: validation {bits:.4f} bits per {self._unit}")
+        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses), **self._named})
         return bits
 
     def bad_step(self, bad: BadStep, returned: int | None) -> None:
@@ -110,6 +114,11 @@ class RunLog:
             if finished:
                 for path in plot_run(self.folder):
                     self.note(f"plot: {path}")
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """What a record says of its unit: nothing, unless its names are wrong."""
+        return {} if self._unit == "character" else {"unit": self._unit}
 
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         error: MegacharError | None = None
