@@ -82,7 +82,7 @@ class RecurrentModel(nn.Module):
 
     def hidden(self, inputs: Tensor, state: State, key: SegmentKey | None = None) -> tuple[Tensor, State]:
         """Hidden states (t, b, n) of the last layer as they are read, and the state after them."""
-        table = self._table()
+        table = self.table()
         of_rows = table.new_empty(inputs.shape[0], table.shape[1])
         mask = self._mask(key, 0, self.config.embedding_dropout, of_rows)
         below: SymbolInputs | HiddenInputs = SymbolInputs(inputs.t(), table, mask)
@@ -95,7 +95,7 @@ class RecurrentModel(nn.Module):
         hidden, cell = (torch.stack(parts) for parts in zip(*after, strict=True))
         return reads, State(hidden, cell)
 
-    def _table(self) -> Tensor:
+    def table(self) -> Tensor:
         """A row for each symbol, (v, e); one-hot vectors of the weights' type, which an engine may have changed."""
         if self.embedding is not None:
             return self.embedding.weight

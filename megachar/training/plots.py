@@ -83,9 +83,8 @@ def draw_layers(folder: RunFolder, records: list[dict[str, Any]], label: str) ->
             lower.plot(steps, bits[:, layer, target] - bits[:, -1, target], color=colors[layer], linewidth=0.9)
         upper.plot(steps, bits[:, -1, target], color="tab:red", linewidth=1.4)
         lower.axhline(0, color="tab:red", linewidth=1.4)
-        upper.set_title(
-            f"target {target + 1}: " + (f"the next {_unit(records)}" if not target else f"{target + 1} ahead")
-        )
+        ahead = f"{target + 1} ahead" if target else f"the next {_unit(records)}"
+        upper.set_title(f"target {target + 1}: {ahead}")
         lower.set_xlabel("step")
     panels[0][0].set_ylabel(_bits(records))
     panels[1][0].set_ylabel("bits above the last layer")

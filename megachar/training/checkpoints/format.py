@@ -68,7 +68,7 @@ class TrainingState(_Record):
     optimizer_steps: int
     """Updates the optimizer has counted; fewer than `step` where some were skipped."""
     loss_scaler: dict[
-        Literal["cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"],
+        Annotated[str, Field(pattern="^(cur_scale|cur_iter|last_overflow_iter|cur_hysteresis)$")],
         Annotated[float, Field(ge=-1, allow_inf_nan=False)],
     ]
     """State of the fp16 loss scaling; empty in other precisions."""
