@@ -1,6 +1,6 @@
 """Everything a run says of itself: shown on the terminal and recorded in its folder, both by the main rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -42,7 +42,7 @@ class RunLog:
             rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
             try:
                 self.folder.record(experiment, rendered, step)
-                self._writer = MetricsWriter(self.folder)
+                self._writer = MetricsWriter(self.folder, step)
             except OSError as failure:
                 error = ConfigError(f"the run folder {self.folder.path} cannot be written: {failure}; make it "
                                     f"writable, free space, or set output=ANOTHER")  # fmt: skip
@@ -86,9 +86,12 @@ class RunLog:
             "update skipped" if returned is None else f"back to the checkpoint of step {returned}, past its batches"
         )
         self.note(f"step {bad.step}: {action}: {bad.reason}")
-        self._record("guard", bad.step, {**bad.record, "action": "skip" if returned is None else "rollback"})
-        if returned is not None:
-            self.advance(returned)
+        if returned is None:
+            self._record("guard", bad.step, {**bad.record, "action": "skip"})
+            return
+        self._on_all(lambda writer: writer.go_back(returned))
+        self._record("guard", bad.step, {**bad.record, "action": "rollback", "returned_to": returned})
+        self.advance(returned)
 
     def saved(self, saved: SavedCheckpoint) -> None:
         """A checkpoint that is safe on disk."""
@@ -121,10 +124,14 @@ class RunLog:
         return {} if self._unit == "character" else {"unit": self._unit}
 
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        self._on_all(lambda writer: writer.write(kind, step, values))
+
+    def _on_all(self, write: Callable[[MetricsWriter], None]) -> None:
+        """Let the main rank write; what fails there raises on every rank."""
         error: MegacharError | None = None
         if self._writer is not None:
             try:
-                self._writer.write(kind, step, values)
+                write(self._writer)
             except MegacharError as failure:
                 error = failure
         fail_together(self.mesh, error)
