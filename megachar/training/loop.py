@@ -155,6 +155,7 @@ def _go_back(bad: BadStep, setup: _Setup, saver: CheckpointSaver, experiment: Ex
     if checkpoint is None:
         return None
     position = restore_checkpoint(checkpoint, setup.state, experiment)
+    setup.state.engine.stage.restore_streams({})  # what they carried on was from before the text that is gone past
     setup.guard.go_back(position.loop_state, position.step, bad.step)
     setup.stopping.restore(position.loop_state)
     setup.state.engine.gather_losses()  # of the steps taken back
