@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
+from megachar.data.vocabulary import Unit
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
 from megachar.training.run_folder import RunFolder
@@ -75,7 +76,7 @@ class TrainingState(_Record):
     loop_state: dict[str, Any] = {}
     """Small state of the training loop's own, of JSON's types."""
     validation_bits: float | None = None
-    """Bits per character of the validation after this very step; None where there was none."""
+    """Bits, of whatever the `unit` is, of the validation after this very step; None where there was none."""
     precision: str = ""
     """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
     data: DataRecord | None = None
@@ -84,6 +85,11 @@ class TrainingState(_Record):
     """What its symbols are; None: an older megachar saved it, and the corpus has to say."""
     settings: dict[str, Any] | None = None
     """The whole experiment, resolved."""
+
+    @property
+    def unit(self) -> Unit:
+        """What its bits are of."""
+        return "character" if self.vocabulary is None else self.vocabulary.unit
 
     @field_validator("loss_scaler")
     @classmethod
