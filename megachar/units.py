@@ -1,6 +1,7 @@
 """Conversions between the units of a language model's loss. Inside megachar losses are sums of nats."""
 
 import math
+import sys
 
 NATS_PER_BIT = math.log(2.0)
 
@@ -20,4 +21,5 @@ def word_perplexity(bits_per_byte: float, num_bytes: int, num_words: int) -> flo
 
     Words are whitespace-separated tokens plus line ends.
     """
-    return float(2.0 ** (bits_per_byte * num_bytes / num_words))
+    exponent = bits_per_byte * num_bytes / num_words
+    return float(2.0**exponent) if exponent < sys.float_info.max_exp else math.inf

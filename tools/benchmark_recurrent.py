@@ -121,8 +121,7 @@ class TorchLstm(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The sum of nats."""
-        table = self.model.identity if self.model.embedding is None else self.model.embedding.weight
-        reads, _ = self.lstm(F.embedding(inputs.t(), table))
+        reads, _ = self.lstm(F.embedding(inputs.t(), self.model.table()))
         return self.model.loss(self.model.classifier(reads), targets.t())
 
 

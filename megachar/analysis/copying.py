@@ -105,6 +105,7 @@ def analyze_copying(
     found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
     contexts: Sequence[int | None],
     settings: dict[str, Any],
+    unit: str = "character",
 ) -> Analysis:
     """The analysis of one or more models.
 
@@ -114,11 +115,13 @@ def analyze_copying(
         found: of each model the occurrences in both.
         contexts: of each model, in symbols; None where it has no bound.
         settings: what tells text and names from others.
+        unit: what a symbol is called.
     """
     original, invented = (shown(passage.name) for passage in passages)
-    columns = [Column("occurrence"), Column("distance (characters)", ",")]
+    short = "bits/char" if unit == "character" else f"bits/{unit}"
+    columns = [Column("occurrence"), Column(f"distance ({unit}s)", ",")]
     for subject in subjects:
-        columns += [Column(f"{subject.label}: {name} (bits/char)", ".3f") for name in (original, invented)]
+        columns += [Column(f"{subject.label}: {name} ({short})", ".3f") for name in (original, invented)]
     distances = [occurrence.distance for occurrence in found[0][0]]
     rows: list[tuple[Cell, ...]] = []
     for number, distance in enumerate(distances):
@@ -130,17 +133,20 @@ def analyze_copying(
     )
     title = f"“{original}” and “{invented}” in the same text: the loss on each occurrence"
     table = Table(tuple(columns), tuple(rows))
-    details = _details(subjects, (original, invented), found)
-    figure = _draw(subjects, (original, invented), found, contexts, title)
+    details = _details(subjects, (original, invented), found, unit)
+    figure = _draw(subjects, (original, invented), found, contexts, title, unit)
     return Analysis("copy", title, tuple(subjects), table, figure, reading, "", settings, details)
 
 
 def _details(
-    subjects: Sequence[Subject], names: tuple[str, str], found: Sequence[tuple[list[Occurrence], list[Occurrence]]]
+    subjects: Sequence[Subject],
+    names: tuple[str, str],
+    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
+    unit: str,
 ) -> Table:
     """One row for each occurrence; the distances of the invented name are those in its own text."""
-    columns = (Column("run"), Column("name"), Column("occurrence"), Column("distance_characters"),
-               Column("bits_per_character"))  # fmt: skip
+    columns = (Column("run"), Column("name"), Column("occurrence"), Column(f"distance_{unit}s"),
+               Column(f"bits_per_{unit}"))  # fmt: skip
     rows = tuple(
         (subject.label, name, number, occurrence.distance, occurrence.bits)
         for subject, of_model in zip(subjects, found, strict=True)
@@ -156,6 +162,7 @@ def _draw(
     found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
     contexts: Sequence[int | None],
     title: str,
+    unit: str,
 ) -> "Figure":
     from matplotlib.figure import Figure
 
@@ -167,12 +174,12 @@ def _draw(
             axes.plot([o.distance for o in of_name], [o.bits for o in of_name], style, label=f"{name} ({what})")
         last = max(occurrence.distance for of_name in of_model for occurrence in of_name)
         if context is not None and context < last:
-            axes.axvline(context, color="gray", linestyle=":", label=f"context: {context:,} characters")
-        axes.set_ylabel("bits per character of the name")
+            axes.axvline(context, color="gray", linestyle=":", label=f"context: {context:,} {unit}s")
+        axes.set_ylabel(f"bits per {unit} of the name")
         axes.set_ylim(0, top)
         axes.set_title(subject.label, fontsize="medium")
         axes.grid(alpha=0.3)
         axes.legend()
-    panels[-1].set_xlabel("characters from the first occurrence (0: the first occurrence itself)")
+    panels[-1].set_xlabel(f"{unit}s from the first occurrence (0: the first occurrence itself)")
     figure.suptitle(title, fontsize="medium")
     return figure

@@ -84,7 +84,7 @@ def _draw(lines: dict[str, list[Variant]]) -> "Figure":
     axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters")
-    axes.set_ylabel("best validation (bits per character)")
+    axes.set_ylabel(f"best validation (bits per {next(iter(lines.values()))[0].runs[0].unit})")
     axes.set_title("Validation by number of parameters")
     axes.grid(alpha=0.3)
     axes.legend()

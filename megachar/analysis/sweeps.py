@@ -34,6 +34,8 @@ class RunRecord:
     """Of its steps alone: without validation, checkpoints and starts."""
     finished: bool
     """Whether its last validation was at the end of training."""
+    unit: str = "character"
+    """What its bits are of."""
 
     @property
     def parameters(self) -> int:
@@ -143,6 +145,7 @@ def _read_run(path: Path, label: str) -> RunRecord:
         int(best["step"]),
         _training_seconds(folder, experiment),
         subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
+        str(validation[-1].get("unit", "character")),
     )
 
 

@@ -28,11 +28,6 @@ def drawn(symbol: bytes, glyphs: Iterable[int]) -> str:
     return "".join(x if x.isprintable() and ord(x) in known else "\ufffd" for x in letters)
 
 
-def unit_of(vocabulary: Vocabulary) -> str:
-    """What one of the vocabulary's symbols is called in results."""
-    return "token" if vocabulary.name == "sentencepiece" else "character"
-
-
 def word_endings(vocabulary: Vocabulary) -> list[int]:
     """The symbols that end a word: whole characters that are no letter, digit or combining mark.
 
@@ -44,7 +39,7 @@ def word_endings(vocabulary: Vocabulary) -> list[int]:
 
 def check_characters(vocabulary: Vocabulary, analysis: str) -> None:
     """DataError where a symbol of the vocabulary may be several characters."""
-    if unit_of(vocabulary) != "character":
+    if vocabulary.name == "sentencepiece":
         raise DataError(
             f"the model's vocabulary is SentencePiece's, whose pieces cut a word in many ways and go past its end, so "
             f"{analysis} is not defined; name a run on bytes or characters"

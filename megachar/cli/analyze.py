@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.generate import check_device, read_prompt
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
+from megachar.cli.provenance import Provenance, say_provenance
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
@@ -65,7 +66,6 @@ def surprise(
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.surprise import SurpriseSettings, analyze_surprise
-    from megachar.analysis.texts import unit_of
 
     settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
     models = find_models([first, second])
@@ -80,9 +80,9 @@ def surprise(
             predictor = model.load(device, stride, batch_size)
             nats.append(predictor.nats(tokens, None, progress))
             model.check_finite(nats[-1])
-    text = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "stride": stride}
+    text = {**_identify(corpus, models), "num_characters": tokens.size, "stride": stride}
     finish(
-        analyze_surprise([model.subject for model in models], nats, settings, split, text, unit_of(corpus.vocabulary)),
+        analyze_surprise([model.subject for model in models], nats, settings, split, text, corpus.vocabulary.unit),
         folder,
     )
 
@@ -105,7 +105,6 @@ def context(
     from megachar.analysis.context import analyze_context, check_lengths, losses_by_context
     from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
-    from megachar.analysis.texts import unit_of
     from megachar.evaluation.windows import check_stride
 
     numbers = _numbers(lengths)
@@ -124,11 +123,11 @@ def context(
             predictor = model.load(device, stride, batch_size)
             found.append(losses_by_context(predictor, tokens, numbers, progress))
             model.check_finite(list(found[-1].values()))
-    settings = {"corpus": corpus.fingerprint, "num_characters": tokens.size, "lengths": numbers, "stride": stride}
+    settings = {**_identify(corpus, models), "num_characters": tokens.size, "lengths": numbers, "stride": stride}
     num_scored = tokens.size - max(numbers)
     finish(
         analyze_context(
-            [model.subject for model in models], found, split, num_scored, settings, unit_of(corpus.vocabulary)
+            [model.subject for model in models], found, split, num_scored, settings, corpus.vocabulary.unit
         ),
         folder,
     )
@@ -238,7 +237,8 @@ def copy(
             model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
     settings = {"text_sha256": _sha256(passages[0].text), "name": name, "invented": invented}
     contexts = [model.context for model in models]
-    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings), folder)
+    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings,
+                           vocabulary.unit), folder)  # fmt: skip
 
 
 @app.command()
@@ -278,6 +278,17 @@ def _open_common_corpus(models: "list[AnalyzedModel]", data: Path | None) -> "Co
     compared = others if data is None else [model for model in others if carried_card(model.source) is not None]
     _check_same_vocabulary(compared, corpus.vocabulary)
     return corpus
+
+
+def _identify(corpus: "Corpus", models: "list[AnalyzedModel]") -> dict[str, Any]:
+    """Settings that say which corpus it is, and which models were trained on another; that is said as well."""
+    others = []
+    for model in models:
+        provenance = Provenance.of(corpus, model.experiment, model.source)
+        say_provenance(provenance)
+        if provenance.is_training_corpus is False:
+            others.append(model.subject.label)
+    return {"corpus": corpus.fingerprint, **({"trained_on_another": others} if others else {})}
 
 
 def _common_vocabulary(models: "list[AnalyzedModel]") -> "Vocabulary":

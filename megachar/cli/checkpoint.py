@@ -56,7 +56,7 @@ def inspect(source: Source, step: Step = None) -> None:
         ("optimizer", _describe(shapes, lambda name: name.startswith(OPTIMIZER_PREFIX))),
         ("optimizer is", experiment.optimizer.name),
         ("trained in", state.precision or "not recorded"),
-        ("validation", _bits(state.validation_bits)),
+        ("validation", _bits(state)),
         ("vocabulary", str(state.vocabulary or "not recorded: that of the data")),
         ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
         *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
@@ -131,7 +131,7 @@ def _print_run(folder: RunFolder, console: Console) -> None:
     for checkpoint in found:
         table.add_row(
             checkpoint.path.name,
-            _bits(checkpoint.manifest.validation_bits),
+            _bits(checkpoint.manifest),
             decimal(checkpoint.num_bytes),
             "best" if checkpoint == best else "",
         )
@@ -168,5 +168,6 @@ def _describe(shapes: dict[str, tuple[int, ...]], belongs: Callable[[str], bool]
     return f"{sum(sizes):,} numbers in {len(sizes):,} tensors, {decimal(4 * sum(sizes))}" if sizes else "none"
 
 
-def _bits(bits: float | None) -> str:
-    return "-" if bits is None else f"{bits:.4f} bits per character"
+def _bits(state: TrainingState) -> str:
+    bits = state.validation_bits
+    return "-" if bits is None else f"{bits:.4f} bits per {state.unit}"

@@ -33,6 +33,7 @@ from megachar.cli.evaluation_options import (
 )
 from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.generate import Threads
+from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
@@ -88,6 +89,8 @@ def evaluate(
     if json is not None and not json.parent.is_dir():
         raise ConfigError(f"--json {json}: the folder {json.parent} does not exist; make it first")
     corpus = open_corpus(experiment, carried_card(run, step), data)
+    provenance = Provenance.of(corpus, experiment, run, step)
+    say_provenance(provenance)
     tokens = corpus.split(split).tokens[:max_characters]
     if by_position and tokens.size < 2:
         raise ConfigError("--by-position: a text of 1 character has none with another before it; leave it out")
@@ -100,9 +103,9 @@ def evaluate(
     work = Work(load_model(run, step), corpus, split, max_characters)
     use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
     static = work.score(chosen.static)
-    label = split if data is None else f"{split}-of-{corpus.folder.resolve().name}"
+    label = provenance.label(split, named=data is not None)
     name = static.file_name(label)
-    report = Report(static, TextSize.of(static, corpus), corpus)
+    report = Report(static, TextSize.of(static, corpus), provenance)
     publish(report, result_path(run, f"{name}.json"), json)  # at once: what follows may take long, or fail
     if by_position:
         work.draw_positions(static, result_path(run, static.positions_name(label)))
@@ -169,11 +172,13 @@ class Work:
         )
         with show_progress(Console(stderr=True), self.tokens.size, doing="scoring by position") as progress:
             nats = predictor.nats(self.tokens, length, progress)
-        bins = positions.mean_by_position(nats, WindowPlan(nats.size, length, length))
-        positions.write_csv(path.with_name(f"{path.name}.csv"), bins)
-        positions.plot(path.with_name(f"{path.name}.png"), bins, f"{self.loaded.experiment.name}: {self.split}", since)
+        found = positions.ByPosition(nats, WindowPlan(nats.size, length, length))
+        positions.write_csv(path.with_name(f"{path.name}.csv"), found.bins)
+        positions.plot(
+            path.with_name(f"{path.name}.png"), found.bins, f"{self.loaded.experiment.name}: {self.split}", since
+        )
         typer.echo(f"saved {path}.csv and .png")
-        typer.echo(positions.how_to_read(bins, since))
+        typer.echo(found.how_to_read(since))
 
 
 def open_corpus(experiment: "Experiment", vocabulary: "VocabularyCard | None", data: Path | None) -> "Corpus":

@@ -1,16 +1,21 @@
 """What `megachar evaluate` shows and saves."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from megachar.cli.provenance import Provenance
+from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
 from megachar.evaluation.settings import WindowSettings
-from megachar.units import bits, word_perplexity
+from megachar.files import shown
+from megachar.units import bits, bits_per_character, word_perplexity
 
 if TYPE_CHECKING:
     from megachar.data.corpus import Corpus
@@ -25,27 +30,42 @@ class TextSize:
     num_bytes: int
     """0: the text is of tokens that stand for none."""
     num_words: int | None
+    num_characters: int | None = None
+    """UTF-8's, where tokens may be more or less than one; None where each token counts as one."""
 
     @staticmethod
     def of(result: Evaluation, corpus: "Corpus") -> "TextSize":
         """Of the text that was scored. A part of a split is decoded to count its bytes."""
         card = next(card for name, card in corpus.card.splits.items() if name == result.split)
-        if result.whole_split:
+        counts_characters = corpus.vocabulary.unit == "token"
+        if result.whole_split and not counts_characters:
             return TextSize(card.num_bytes, card.num_words)
         tokens, stop = corpus.split(result.split).tokens, result.num_characters
-        decode = corpus.vocabulary.decode
-        starts = range(0, stop, DECODED_TOKENS)
-        return TextSize(sum(len(decode(tokens[start : min(start + DECODED_TOKENS, stop)])) for start in starts), None)
+        num_bytes = num_characters = 0
+        for start in range(0, stop, DECODED_TOKENS):
+            text = corpus.vocabulary.decode(tokens[start : min(start + DECODED_TOKENS, stop)])
+            num_bytes += len(text)
+            num_characters += int(np.count_nonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80))  # first bytes
+        num_words = card.num_words if result.whole_split else None
+        return TextSize(num_bytes, num_words, num_characters if counts_characters else None)
 
     def figures(self, nats: float) -> dict[str, float]:
-        """Bits per byte and word perplexity, where there are bytes and words."""
+        """Bits per byte, per character and word perplexity, where there are bytes, characters to count, and words."""
         if not self.num_bytes:
             return {}
         bits_per_byte = bits(nats) / self.num_bytes
+        return {**self._per_word(bits_per_byte), **self._per_character(nats), "bits_per_byte": bits_per_byte}
+
+    def _per_character(self, nats: float) -> dict[str, float]:
+        return {"bits_per_character": bits_per_character(nats, self.num_characters)} if self.num_characters else {}
+
+    def _per_word(self, bits_per_byte: float) -> dict[str, float]:
         if not self.num_words:
-            return {"bits_per_byte": bits_per_byte}
+            return {}
         perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
-        return {"bits_per_byte": bits_per_byte, "word_perplexity": perplexity}
+        if not math.isfinite(perplexity):  # of words that are hundreds of bytes long
+            return {}
+        return {"word_perplexity": perplexity}
 
 
 @dataclass(frozen=True)
@@ -54,29 +74,48 @@ class Report:
 
     static: Evaluation
     size: TextSize
-    corpus: "Corpus"
+    provenance: Provenance
     dynamic: DynamicEvaluation | None = None
 
     def values(self) -> dict[str, Any]:
         """For JSON: the static evaluation, and under `dynamic` the other one or null."""
         sizes = {name: value for name, value in asdict(self.size).items() if value}
-        dynamic = self.dynamic and {**self.dynamic.as_dict(), **self.size.figures(self.dynamic.nats)}
+        dynamic = self.dynamic and {**self._measured(self.dynamic), **self.size.figures(self.dynamic.nats)}
         return {
-            **self.static.as_dict(),
+            **self._measured(self.static),
             **self.size.figures(self.static.nats),
             **sizes,
-            "corpus": self.corpus.fingerprint,
+            "unit": self.unit,
+            **self.provenance.values(),
             "dynamic": dynamic,
         }
+
+    @property
+    def unit(self) -> Unit:
+        """What was scored one by one."""
+        return self.provenance.corpus.vocabulary.unit
+
+    def _measured(self, scores: Evaluation | DynamicEvaluation) -> dict[str, Any]:
+        """The scores as plain values, tokens under their own names where they are no characters."""
+        values = scores.as_dict()
+        if self.unit == "character":
+            return values
+        return {name.replace("character", "token"): value for name, value in values.items()}
+
+    def _corpus(self) -> str:
+        p = self.provenance
+        note = ", not the one trained on" if p.is_training_corpus is False else ""
+        return f"{shown(p.corpus.folder)} ({p.corpus.fingerprint}){note}"
 
     def table(self) -> Table:
         """One column for each protocol."""
         static, size, context = self.static, self.size, self.static.context
-        unit = "token" if self.corpus.vocabulary.name == "sentencepiece" else "character"
+        unit = self.unit
         results: list[Scores] = [static, *([self.dynamic] if self.dynamic else [])]
         share = "" if static.whole_split else " (the first of the split)"
         rows: list[tuple[str, list[str]]] = [
             ("split", [static.split]),
+            ("corpus", [self._corpus()]),
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),
@@ -89,9 +128,12 @@ class Report:
         figures = [size.figures(result.nats) for result in results]
         if size.num_bytes not in (0, static.num_characters):
             rows.append(("bits per byte", [f"{f['bits_per_byte']:.4f} ({size.num_bytes:,} bytes)" for f in figures]))
-        if size.num_words:
+        if all("word_perplexity" in found for found in figures):
             words = f"({size.num_words:,} words)"
             rows.append(("word perplexity", [f"{f['word_perplexity']:,.2f} {words}" for f in figures]))
+        if size.num_characters:
+            characters = f"({size.num_characters:,} characters)"
+            rows.append(("bits per character", [f"{f['bits_per_character']:.4f} {characters}" for f in figures]))
         rows.append((f"bits per {unit}", [f"[bold]{result.bits_per_character:.4f}[/bold]" for result in results]))
         table = Table("protocol", "static", *(["dynamic"] if self.dynamic else []))
         for name, cells in rows:

@@ -169,7 +169,7 @@ def _print_windows(opened: OpenedSplit, count: int, num_tokens: int) -> None:
 
 
 def _unit(opened: OpenedSplit) -> str:
-    return "token" if opened.vocabulary is None or opened.vocabulary.name == "sentencepiece" else "character"
+    return "token" if opened.vocabulary is None else opened.vocabulary.unit
 
 
 def _sample_size(opened: OpenedSplit, figures: Figures) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.generate import check_device
+from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
 
 if TYPE_CHECKING:
@@ -85,5 +86,6 @@ def _find_corpora(
             notes.append(f"{label}, text: {error}")
             continue
         settings.stretch(corpus)
+        say_provenance(Provenance.of(corpus, experiment, run))
         found[label] = corpus
     return found

@@ -168,6 +168,12 @@ def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
             f"optimizer.name = normalized_rmsprop takes one norm over all parameters, on the device, and "
             f"{experiment.deepspeed} offloads them; take optimizer.name=adamw, or a DeepSpeed JSON without offload"
         )
+    zero = engine.raw.get("zero_optimization", {})
+    if experiment.optimizer.name == "normalized_rmsprop" and engine.zero_stage == 3 and "sub_group_size" in zero:
+        raise ConfigError(
+            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, and {experiment.deepspeed} cuts "
+            f"them by zero_optimization.sub_group_size = {zero['sub_group_size']}; leave that out of the JSON"
+        )
     if experiment.optimizer.name == "normalized_rmsprop" and parallel.pipe * parallel.tensor > 1:
         raise ConfigError(
             f"optimizer.name = normalized_rmsprop takes one norm over all parameters, and parallel.pipe = "

@@ -5,6 +5,7 @@ Imports no deepspeed.
 
 import difflib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -102,9 +103,9 @@ def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dic
     """The whole dictionary handed to DeepSpeed: the user's engine keys, and every default that matters written out."""
     batch, parallel = experiment.batch, experiment.parallel
     return {
-        "zero_optimization": {"stage": 0},
         "prescale_gradients": False,
         **engine.raw,
+        "zero_optimization": _zero(experiment, engine),
         "train_batch_size": batch.global_size,
         "train_micro_batch_size_per_gpu": batch.micro_size,
         "gradient_accumulation_steps": batch.num_micro_batches // parallel.data,
@@ -122,6 +123,14 @@ def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dic
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def _zero(experiment: Experiment, engine: EngineConfig) -> dict[str, Any]:
+    """ZeRO's section. An optimizer whose norm is over all parameters must be given all of them at once."""
+    zero = {"stage": 0, **engine.raw.get("zero_optimization", {})}
+    if experiment.optimizer.name == "normalized_rmsprop" and engine.zero_stage == 3:
+        return {**zero, "sub_group_size": sys.maxsize}
+    return zero
 
 
 def _parse_settings(raw: dict[str, Any], path: str) -> EngineSettings:

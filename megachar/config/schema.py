@@ -210,9 +210,9 @@ class TrainingConfig(Section):
     validation_interval: int = Field(default=500, ge=0, le=MAX_STEPS)
     """Steps between two validations; 0: only at the end."""
     validation_windows: int = Field(default=64, ge=1, le=MAX_WINDOWS)
-    """Windows of the valid split in one validation, spread evenly; rounded up to whole micro-batches on every rank.
-    With `data.order: streams`: segments of `batch.global_size` streams over the split, each read from its start;
-    rounded up to whole batches, and all there are where they are fewer."""
+    """Windows of the valid split in one validation, spread evenly. With `data.order: streams`: segments of
+    `batch.global_size` streams over the split, each read from its start, and all there are where they are fewer.
+    Rounded up to whole batches of `batch.global_size`, so that every layout validates on the same."""
     early_stopping_patience: int = Field(default=0, ge=0, le=MAX_STEPS)
     """Validations in a row without a new lowest loss after which training ends; 0 is off."""
     checkpoint_interval: int = Field(default=1000, ge=0, le=MAX_STEPS)

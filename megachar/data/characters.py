@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megachar.data.vocabulary import Cut, EncodingError, Int64, checked_tokens, token_dtype
+from megachar.data.vocabulary import Cut, EncodingError, Int64, Unit, checked_tokens, token_dtype
 from megachar.errors import DataError
 
 TEXT8_SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
@@ -31,6 +31,7 @@ class CharacterVocabulary:
         if not symbols or len(set(symbols)) != len(symbols):
             raise DataError(f"a character vocabulary needs one or more different symbols, not {symbols[:40]!r}")
         self.name, self.symbols, self.bytes_for_others = name, symbols, bytes_for_others
+        self.unit: Unit = "token" if bytes_for_others else "character"
         self.size = len(symbols) + NUM_BYTES * bytes_for_others
         self.dtype = token_dtype(self.size)
         try:

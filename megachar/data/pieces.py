@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.data.characters import PlacedText, invalid_utf8
-from megachar.data.vocabulary import Cut, Int64, checked_tokens, token_dtype
+from megachar.data.vocabulary import Cut, Int64, Unit, checked_tokens, token_dtype
 from megachar.errors import DataError
 
 MODEL_NAME = "vocabulary.model"
@@ -34,6 +34,7 @@ class PieceVocabulary:
     """
 
     name = "sentencepiece"
+    unit: Unit = "token"
     cut = Cut.WORDS
 
     def __init__(self, model: bytes, place: str = "the SentencePiece model") -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.data.characters import PlacedText
-from megachar.data.vocabulary import Cut, EncodingError, Int64, checked_tokens
+from megachar.data.vocabulary import Cut, EncodingError, Int64, Unit, checked_tokens
 from megachar.errors import DataError
 
 NUM_VALUES = 256
@@ -17,6 +17,7 @@ class UsedBytesVocabulary:
     """Some of the 256 byte values: token = place among them. A token is a byte, so bits per token are bits per byte."""
 
     name = "used-bytes"
+    unit: Unit = "character"
     dtype = np.dtype(np.uint8)
     cut = Cut.ANYWHERE
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ class Cut(Enum):
     """Between two UTF-8 characters."""
     WORDS = "words"
     """After a line end, or before a space."""
+
+
+Unit = Literal["character", "token"]
 
 
 class EncodingError(DataError):
@@ -49,6 +52,10 @@ class Vocabulary(Protocol):
     @property
     def name(self) -> str:
         """The name in a corpus card."""
+
+    @property
+    def unit(self) -> Unit:
+        """What one token is called: a character (or a byte taken for one), or where it may be more or less, a token."""
 
     @property
     def size(self) -> int:
@@ -108,6 +115,7 @@ class ByteVocabulary:
     """The 256 byte values: token = byte, so any text can be written and none is changed."""
 
     name = "bytes"
+    unit: Unit = "character"
     size = 256
     dtype = np.dtype(np.uint8)
     cut = Cut.ANYWHERE

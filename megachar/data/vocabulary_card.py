@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import MODEL_NAME, PieceVocabulary
 from megachar.data.used_bytes import UsedBytesVocabulary
-from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary import ByteVocabulary, Unit, Vocabulary
 from megachar.errors import DataError
 
 
@@ -24,6 +24,12 @@ class VocabularyCard(BaseModel):
     characters of their numbers."""
     model_sha256: str | None = None
     """SentencePiece alone: of the file `vocabulary.model` that is kept with the card."""
+
+    @property
+    def unit(self) -> Unit:
+        """As that of the vocabulary."""
+        writes_bytes = self.symbols is not None and self.size > len(self.symbols)
+        return "token" if writes_bytes or self.name == PieceVocabulary.name else "character"
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.size} tokens)"

@@ -16,6 +16,7 @@ from megachar.evaluation.windows import WindowPlan
 from megachar.units import NATS_PER_BIT
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 STREAM_LENGTH = 1024
 """Of a recurrent model: characters after which the state is zero again."""
 SINGLE_POSITIONS, BINS_PER_OCTAVE = 64, 4
@@ -32,7 +33,7 @@ class Bin:
     bits: float
     """Their mean."""
     standard_error: float
-    """Of the mean, as if they were independent; NaN for a single one."""
+    """Of the mean, over windows (`ByPosition`); NaN where a single window has such characters."""
 
 
 def positions_of(plan: WindowPlan) -> Int64:
@@ -50,18 +51,78 @@ def bin_starts(longest: int) -> Int64:
     return np.unique(starts[starts <= longest])
 
 
-def mean_by_position(nats: npt.NDArray[np.float64], plan: WindowPlan) -> list[Bin]:
-    """Bins of the characters of a text that was scored by the plan's windows; `nats` (N,) of all of them."""
-    positions, bits = positions_of(plan), nats[1:] / NATS_PER_BIT
-    starts = bin_starts(plan.context)
-    numbers = np.searchsorted(starts, positions, side="right") - 1
-    bins = []
-    for k, (first, end) in enumerate(zip(starts, [*starts[1:], plan.context + 1], strict=True)):
-        inside = bits[numbers == k]
-        if inside.size:
-            error = float(inside.std(ddof=1) / math.sqrt(inside.size)) if inside.size > 1 else math.nan
-            bins.append(Bin(int(first), int(end) - 1, inside.size, float(inside.mean()), error))
-    return bins
+@dataclass(frozen=True)
+class _Mean:
+    """Bits of some characters."""
+
+    bits: float
+    count: int
+    influences: Float64
+    """How far each window pulls the mean, (w,): they add up to 0."""
+    num_windows: int
+    """That have such characters."""
+
+    @property
+    def error(self) -> float:
+        """See `ByPosition`; NaN for a single window."""
+        return _error(self.influences, self.num_windows)
+
+
+class ByPosition:
+    """Losses of a text's characters by how many were before them in their window.
+
+    Characters of one window are about the same things, and their losses go together. So a standard error is what
+    drawing whole windows anew would give (the bootstrap of clusters), to first order and without drawing.
+    """
+
+    def __init__(self, nats: Float64, plan: WindowPlan) -> None:
+        """`nats` (N,) of all characters, scored by the plan's windows."""
+        self._bits, self._positions = nats[1:] / NATS_PER_BIT, positions_of(plan)
+        self._windows = np.repeat(np.arange(len(plan)), [plan.window(k).num_scored for k in range(len(plan))])
+        self._num_windows = len(plan)
+        starts = bin_starts(plan.context).tolist()
+        self.bins: list[Bin] = []
+        for first, end in zip(starts, [*starts[1:], plan.context + 1], strict=True):
+            mean = self._mean(first, end - 1)
+            if mean.count:
+                self.bins.append(Bin(first, end - 1, mean.count, mean.bits, mean.error))
+
+    def how_to_read(self, since: str) -> str:
+        """One line on what the picture says: what the second half of the context is worth."""
+        line = f"how to read it: bits of characters by how many are before them since {since}"
+        longest = self.bins[-1].last
+        far = [entry for entry in self.bins if entry.first > longest // 2]
+        near = [entry for entry in self.bins if longest // 4 < entry.first and entry.last <= longest // 2]
+        if not near:
+            return line
+        gain, error = self._difference((near[0].first, near[-1].last), (far[0].first, longest))
+        margin = f"(+- {2 * error:.3f})" if math.isfinite(error) else "(of one window: how surely, it cannot tell)"
+        return (
+            f"{line}; with {far[0].first:,} to {longest:,} of them they cost {abs(gain):.3f} bits "
+            f"{'less' if gain >= 0 else 'more'} {margin} than with {near[0].first:,} to {near[-1].last:,}: "
+            "while that falls clearly, more context would pay"
+        )
+
+    def _difference(self, one: tuple[int, int], other: tuple[int, int]) -> tuple[float, float]:
+        """Mean bits at positions `one` less those at `other`, each first to last, and the error of that."""
+        first, second = self._mean(*one), self._mean(*other)
+        error = _error(first.influences - second.influences, min(first.num_windows, second.num_windows))
+        return first.bits - second.bits, error
+
+    def _mean(self, first: int, last: int) -> _Mean:
+        inside = (self._positions >= first) & (self._positions <= last)
+        windows = self._windows[inside]
+        counts = np.bincount(windows, minlength=self._num_windows)
+        sums = np.bincount(windows, self._bits[inside], minlength=self._num_windows)
+        count = windows.size
+        mean = float(sums.sum() / count) if count else math.nan
+        return _Mean(mean, count, (sums - mean * counts) / max(count, 1), int(np.count_nonzero(counts)))
+
+
+def _error(influences: Float64, num_windows: int) -> float:
+    if num_windows < 2:
+        return math.nan
+    return math.sqrt(float(np.square(influences).sum()) * num_windows / (num_windows - 1))
 
 
 def write_csv(path: Path, bins: Sequence[Bin]) -> None:
@@ -96,28 +157,3 @@ def plot(path: Path, bins: Sequence[Bin], title: str, since: str) -> None:
     axes.grid(alpha=0.3)
     replace_file(path, lambda file: figure.savefig(file, dpi=120, format="png"))
     plt.close(figure)
-
-
-def how_to_read(bins: Sequence[Bin], since: str) -> str:
-    """One line on what the picture says: what the second half of the context is worth."""
-    line = f"how to read it: bits of characters by how many are before them since {since}"
-    longest = bins[-1].last
-    far = [entry for entry in bins if entry.first > longest // 2]
-    near = [entry for entry in bins if longest // 4 < entry.first and entry.last <= longest // 2]
-    if not near:
-        return line
-    (far_bits, far_error), (near_bits, near_error) = _together(far), _together(near)
-    gain, error = near_bits - far_bits, math.hypot(far_error, near_error)
-    return (
-        f"{line}; with {far[0].first:,} to {longest:,} of them they cost {abs(gain):.3f} bits "
-        f"{'less' if gain >= 0 else 'more'} (+- {2 * error:.3f}) than with {near[0].first:,} to {near[-1].last:,}: "
-        "while that falls clearly, more context would pay"
-    )
-
-
-def _together(bins: Sequence[Bin]) -> tuple[float, float]:
-    """Mean of the characters of several bins, and its standard error."""
-    count = sum(entry.count for entry in bins)
-    mean = math.fsum(entry.count * entry.bits for entry in bins) / count
-    variance = math.fsum((entry.count * entry.standard_error) ** 2 for entry in bins if entry.count > 1) / count**2
-    return mean, math.sqrt(variance)

@@ -49,9 +49,10 @@ class DynamicEvaluation(Scores):
     def label(self) -> str:
         """Part of a file's name that says all settings."""
         s = self.settings
-        rms = f"-epsilon{s.epsilon:g}-statistics{s.statistics}" if s.rule == "rms" else ""
+        rms = f"-epsilon{_digits(s.epsilon)}-statistics{s.statistics}" if s.rule == "rms" else ""
         streams = f"-streams{s.streams}" if s.streams > 1 else ""
-        return f"-{s.rule}-rate{s.learning_rate:g}-decay{s.decay:g}{rms}-segment{s.segment_length}{streams}"
+        rate, decay = _digits(s.learning_rate), _digits(s.decay)
+        return f"-{s.rule}-rate{rate}-decay{decay}{rms}-segment{s.segment_length}{streams}"
 
     @property
     def protocol(self) -> str:
@@ -138,6 +139,11 @@ class Evaluation(Scores):
             "state": "none" if isinstance(self.settings, WindowSettings) else "carried on",
             **asdict(self.settings),
         }
+
+
+def _digits(value: float) -> str:
+    """As short as can be, but with all digits that tell it from other numbers."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -41,15 +41,11 @@ class State:
 class RecurrentModel(nn.Module):
     """Embedding or one-hot vectors, recurrent layers, classifier."""
 
-    identity: Tensor
-
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
         size, v = config.hidden_size, config.vocabulary_size
         self.embedding = nn.Embedding(v, config.embedding_size) if config.embedding_size else None
-        if self.embedding is None:
-            self.register_buffer("identity", torch.eye(v), persistent=False)
         sizes = [config.embedding_size or v, *[size] * (config.num_layers - 1)]
         self.layers = nn.ModuleList(
             RecurrentLayer(config.cell, config.output_gate, input_size, size, config.weight_norm)
@@ -86,7 +82,7 @@ class RecurrentModel(nn.Module):
 
     def hidden(self, inputs: Tensor, state: State, key: SegmentKey | None = None) -> tuple[Tensor, State]:
         """Hidden states (t, b, n) of the last layer as they are read, and the state after them."""
-        table = self.identity if self.embedding is None else self.embedding.weight
+        table = self.table()
         of_rows = table.new_empty(inputs.shape[0], table.shape[1])
         mask = self._mask(key, 0, self.config.embedding_dropout, of_rows)
         below: SymbolInputs | HiddenInputs = SymbolInputs(inputs.t(), table, mask)
@@ -98,6 +94,13 @@ class RecurrentModel(nn.Module):
             after.append(last)
         hidden, cell = (torch.stack(parts) for parts in zip(*after, strict=True))
         return reads, State(hidden, cell)
+
+    def table(self) -> Tensor:
+        """A row for each symbol, (v, e); one-hot vectors of the weights' type, which an engine may have changed."""
+        if self.embedding is not None:
+            return self.embedding.weight
+        weight = self.classifier.weight
+        return torch.eye(self.config.vocabulary_size, dtype=weight.dtype, device=weight.device)
 
     def _mask(self, key: SegmentKey | None, place: int, probability: float, like: Tensor) -> Tensor | None:
         if not self.training or probability == 0:

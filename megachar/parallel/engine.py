@@ -61,9 +61,10 @@ class TrainingEngine(ABC):
         self._guarded_norm: float | None = None
 
     def guard_steps(self, judge: StepJudge) -> None:
-        """Ask `judge` before every update, once the gradients are reduced; what it refuses leaves no trace.
+        """Ask `judge` before every update, once the gradients are reduced; what it refuses changes nothing that learns.
 
-        Parameters, optimizer state and the losses gathered stay as they were before the step. Both DeepSpeed engines
+        Parameters, optimizer state and the losses gathered stay as they were before the step; the state of a recurrent
+        model's streams follows the text all the same. Both DeepSpeed engines
         come through `_take_model_step`, in which they clip, update and zero the gradients.
         """
         update = self.deepspeed._take_model_step

@@ -22,6 +22,12 @@ class _Carried:
     epoch: int
     state: State
 
+    def mended(self) -> "_Carried":
+        """With zeros for streams whose state is not finite."""
+        hidden, cell = self.state.hidden, self.state.cell
+        finite = (hidden.isfinite() & cell.isfinite()).all(-1).all(0)[:, None]  # (l, b, n) -> (b, 1)
+        return _Carried(self.epoch, State(torch.where(finite, hidden, 0.0), torch.where(finite, cell, 0.0)))
+
 
 class RecurrentStage(Stage):
     """Carries the state of this data rank's streams on while it trains; an evaluation begins with none.
@@ -37,7 +43,6 @@ class RecurrentStage(Stage):
         self._micro_size = batch.micro_size
         self._own = [n * batch.micro_size for n in range(mesh.at.data, batch.num_micro_batches, ranks)]
         self._carried: dict[int, _Carried] = {}
-        self._before: dict[int, _Carried] = {}
         self._evaluating: dict[int, _Carried] = {}
         for parameter in self.parameters():
             marked: Any = parameter
@@ -52,13 +57,13 @@ class RecurrentStage(Stage):
     def begin(self, *arguments: Any) -> None:
         """See `Stage`."""
         super().begin(*arguments)
-        self._before, self._evaluating = dict(self._carried), {}
+        self._evaluating = {}
 
     def end_step(self, keep: bool) -> None:
-        """See `Stage`."""
+        """See `Stage`; the state goes on through a refused step, whose text was read, unless it is not finite."""
         super().end_step(keep)
         if not keep:
-            self._carried = self._before
+            self._carried = {first: carried.mended() for first, carried in self._carried.items()}
 
     def forward(self, hidden: Tensor) -> Tensor:
         """The mean nats of the next micro-batch; the input is ignored."""

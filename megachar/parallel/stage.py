@@ -58,7 +58,7 @@ class Stage(nn.Module):
         self._batches, self._weights, self._factor = iter(batches), weights, factor
 
     def end_step(self, keep: bool) -> None:
-        """The step's gradients are there; `keep`: its update will be made. Else it leaves no trace here either."""
+        """The step's gradients are there; `keep`: its update will be made. Else its losses are forgotten here too."""
         self.meter.end_step(keep)
 
     def silent_parameters(self) -> Iterator[nn.Parameter]:

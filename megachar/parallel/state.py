@@ -44,6 +44,7 @@ class EngineState:
         else:
             self._access = _Plain(engine)
         self._make_optimizer_state()
+        self._first_scaling = self.loss_scaler
 
     def export(
         self, host: dict[str, Tensor] | None = None
@@ -117,7 +118,14 @@ class EngineState:
 
     @loss_scaler.setter
     def loss_scaler(self, values: dict[str, float]) -> None:
-        for key, value in values.items():
+        """From what this property gave, perhaps in another precision.
+
+        A scale that never changes is the DeepSpeed JSON's; one that changes and was not saved begins as a new run's.
+        """
+        if self.engine.engine_config.precision != "fp16" or not self.engine.optimizer.loss_scaler.dynamic:
+            return
+        saved = values if values.keys() == self._first_scaling.keys() else self._first_scaling
+        for key, value in saved.items():
             setattr(self.engine.optimizer.loss_scaler, key, value)
 
     def _whole(self, name: str, piece: Tensor) -> Tensor:

@@ -12,6 +12,12 @@ _MOST_LAYER_POINTS: Final = 120
 _SKIP: Final = 0.05  # of a loss curve: its start would leave the rest flat
 
 
+def unit_of(runs: Sequence[RunContents]) -> str:
+    """What the losses are of: a character, unless records say otherwise."""
+    units = {str(run.train[-1].get("unit", "character")) for run in runs if run.train}
+    return " or ".join(sorted(units)) or "character"
+
+
 def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
     """Pictures in which every run has a curve; those without any curve are left out."""
     training = _curves(runs, "bits_per_character", width=1.0, alpha=0.55)
@@ -23,12 +29,12 @@ def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
     ]  # fmt: skip
     charts = [
         Chart(
-            "Loss (bits per character)",
+            f"Loss (bits per {unit_of(runs)})",
             [*training, *validation],
             "Thin: training; with dots: validation. The first twentieth may run out of the picture.",
             skip_start=_SKIP,
         ),
-        Chart("Speed (characters per second)", _curves(runs, "characters_per_second")),
+        Chart(f"Speed ({unit_of(runs)}s per second)", _curves(runs, "characters_per_second")),
         Chart("Learning rate", _curves(runs, "learning_rate")),
         Chart(
             "Gradient norm",

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from megachar.analysis.result import SavedAnalysis
 from megachar.report.charts import NUM_COLORS, Chart, series_style
 from megachar.report.contents import Record, RunContents
-from megachar.report.curves import layer_charts, run_charts
+from megachar.report.curves import layer_charts, run_charts, unit_of
 from megachar.report.setting_rows import ABSENT, chosen, differing, rows
 from megachar.report.text import safe
 from megachar.report.text_settings import TextSettings
@@ -62,6 +62,7 @@ def _of_runs(runs: Sequence[RunContents], heads: Mapping[str, Head]) -> dict[str
             for run in runs
             if (charts := layer_charts(run))
         ],
+        "unit": unit_of(runs),
         "evaluations": [_evaluation(heads[run.label], record) for run in runs for record in run.evaluations],
         "checkpoints": [row for run in runs for row in _checkpoints(heads[run.label], run)],
         "bad_steps": [
@@ -158,7 +159,7 @@ def _evaluation(head: Head, record: Record) -> dict[str, Any]:
     return {
         "run": head,
         "file": record["file"],
-        "split": record.get("split"),
+        "split": _split(record),
         "step": _counted(record.get("step")),
         "protocols": [_protocol(record), *([dynamic["protocol"]] if "protocol" in dynamic else [])],
         "precision": record.get("precision"),
@@ -169,6 +170,12 @@ def _evaluation(head: Head, record: Record) -> dict[str, Any]:
             for name, form in (("bits_per_character", ".4f"), ("bits_per_byte", ".4f"), ("word_perplexity", ",.1f"))
         ],
     }
+
+
+def _split(record: Record) -> str | None:
+    """With its corpus where that is not the one trained on."""
+    another = record.get("is_training_corpus") is False and "corpus_folder" in record
+    return f"{record.get('split')} of {record['corpus_folder']}" if another else record.get("split")
 
 
 def _protocol(record: Record) -> str:

@@ -6,6 +6,7 @@ from enum import Enum
 from megachar.config.differences import differences
 from megachar.config.paths import with_absolute_paths
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.early_stopping import is_finished
@@ -31,7 +32,8 @@ class Progress:
     step: int = 0
     """Of its newest checkpoint."""
     validation_bits: float | None = None
-    """Bits per character of the validation at that step; None where there was none."""
+    """Bits of the validation at that step, per character or whatever the unit is; None where there was none."""
+    unit: Unit = "character"
 
 
 def progress_of(experiment: Experiment) -> Progress:
@@ -53,4 +55,4 @@ def progress_of(experiment: Experiment) -> Progress:
     if not checkpoints:
         return Progress(State.UNFINISHED)
     newest, state = checkpoints[-1], State.FINISHED if is_finished(folder, experiment) else State.UNFINISHED
-    return Progress(state, newest.step, newest.manifest.validation_bits)
+    return Progress(state, newest.step, newest.manifest.validation_bits, newest.manifest.unit)

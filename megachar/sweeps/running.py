@@ -76,4 +76,4 @@ def _outlook(run: SweepRun, before: Progress) -> str:
 
 def _bits(progress: Progress) -> str:
     bits = progress.validation_bits
-    return "" if bits is None else f", validation {bits:.4f} bits per character"
+    return "" if bits is None else f", validation {bits:.4f} bits per {progress.unit}"

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from megachar.data.vocabulary import Unit
+
 
 @dataclass(frozen=True)
 class Report:
@@ -36,11 +38,12 @@ class Report:
         """What metrics.jsonl keeps of it."""
         return {name: value for name, value in vars(self).items() if name not in {"step", "validation"}}
 
-    def line(self) -> str:
-        """One line of text."""
+    def line(self, unit: Unit = "character") -> str:
+        """One line of text; `unit`: what all figures are of."""
+        short = "char" if unit == "character" else unit
         parts = [
-            f"{self.bits_per_character:.4f} bits/char",
-            f"{self.characters_per_second:,.0f} chars/s",
+            f"{self.bits_per_character:.4f} bits/{short}",
+            f"{self.characters_per_second:,.0f} {short}s/s",
             f"{_scaled(self.flops_per_second)}FLOP/s",
             f"lr {self.learning_rate:.2e}",
             f"{self.memory_bytes / 2**30:.2f} GiB",
@@ -58,9 +61,11 @@ class Display:
     The bar is drawn on `terminal`, where standard output is led into a log and shown above the bar from there.
     """
 
-    def __init__(self, total_steps: int, first_step: int, active: bool, terminal: Console | None = None) -> None:
+    def __init__(
+        self, total_steps: int, first_step: int, active: bool, terminal: Console | None = None, unit: Unit = "character"
+    ) -> None:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
-        self._active, self._total = active, total_steps
+        self._active, self._total, self._unit = active, total_steps, unit
         terminal = terminal or self.console
         self._progress = Progress(
             TextColumn("step"),
@@ -90,9 +95,9 @@ class Display:
 
     def report(self, report: Report) -> None:
         """Show new figures."""
-        self._progress.update(self._task, description=report.line())
+        self._progress.update(self._task, description=report.line(self._unit))
         if self._active and not self.console.is_terminal:
-            self.console.print(f"step {report.step}/{self._total}  {report.line()}")
+            self.console.print(f"step {report.step}/{self._total}  {report.line(self._unit)}")
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""

@@ -53,7 +53,7 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
     meter = SpeedMeter(experiment, mesh)
     validation: float | None = None
 
-    with RunLog(experiment, mesh, step, terminal) as log:
+    with RunLog(experiment, mesh, step, terminal, setup.vocabulary.unit) as log:
         saver = _build_saver(experiment, setup, partial(_saved, watch, log))
         log.note(_headline(experiment, setup, step))
         log.damaged(step, setup.resumed.damaged)
@@ -155,6 +155,7 @@ def _go_back(bad: BadStep, setup: _Setup, saver: CheckpointSaver, experiment: Ex
     if checkpoint is None:
         return None
     position = restore_checkpoint(checkpoint, setup.state, experiment)
+    setup.state.engine.stage.restore_streams({})  # what they carried on was from before the text that is gone past
     setup.guard.go_back(position.loop_state, position.step, bad.step)
     setup.stopping.restore(position.loop_state)
     setup.state.engine.gather_losses()  # of the steps taken back

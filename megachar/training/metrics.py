@@ -12,7 +12,14 @@ from megachar.errors import PlatformError
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from megachar.parallel.engine import LossSums
+
+START = "start"
+"""Kind of the record with which each process that trains begins."""
+MEASURED = ("train", "validation")
+"""Kinds of which a step has one record at most; the others are events."""
 
 
 def layer_bits(losses: "LossSums") -> list[list[float | None]]:
@@ -28,13 +35,20 @@ def layer_bits(losses: "LossSums") -> list[list[float | None]]:
 class MetricsWriter:
     """Appends records to metrics.jsonl and mirrors their numbers to TensorBoard."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        """Go on after `step` steps: what was recorded of later ones, by a process that was killed, counts no more."""
+        self._folder = folder
         self._file = folder.metrics_file.open("a+", encoding="utf-8")
         if _torn_end(folder):
             self._file.write("\n")  # after the line at which a run was killed
-        self._board = SummaryWriter(str(folder.tensorboard))
+        self._board = self._open_board(step)
+        self.write(START, step, {})
+
+    def go_back(self, step: int) -> None:
+        """The steps after `step` are taken back, and will be taken anew."""
+        with self._naming_files():
+            self._board.close()
+            self._board = self._open_board(step)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Record `values` of `kind`, such as "train", after `step` steps; `PlatformError` where the disk is full."""
@@ -42,6 +56,12 @@ class MetricsWriter:
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
             self._mirror(kind, step, values)
+
+    def _open_board(self, step: int) -> "SummaryWriter":
+        """A file that makes TensorBoard forget what other files say of steps after `step`."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._folder.tensorboard), purge_step=step + 1)
 
     def _mirror(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -75,15 +95,31 @@ def _torn_end(folder: RunFolder) -> bool:
 
 
 def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind in order of their steps; of a step recorded twice (after a resume), the later one."""
+    """The records of one kind that count, those of `MEASURED` in order of their steps, events in that of their writing.
+
+    What a killed process recorded of steps after the one from which the run was resumed does not count: they were
+    taken again. Of steps that a rollback took back, events alone count: bad steps of one number are different ones.
+    """
+    records: list[dict[str, Any]] = []
+    for record in _records(folder):
+        last = record["step"] if record["kind"] == START else None
+        if kind in MEASURED and record["kind"] == "guard":
+            last = record.get("returned_to")
+        if last is not None:
+            records = [earlier for earlier in records if earlier["step"] <= last]
+        if record["kind"] == kind:
+            records.append(record)
+    if kind not in MEASURED:
+        return records
+    by_step = {record["step"]: record for record in records}  # an older megachar recorded no starts
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _records(folder: RunFolder) -> Iterator[dict[str, Any]]:
     if not folder.metrics_file.is_file():
-        return []
-    records = {}
+        return
     for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
+            yield json.loads(line)
         except ValueError:
             continue  # the last line of a run that was killed while writing
-        if record["kind"] == kind:
-            records[record["step"]] = record
-    return [records[step] for step in sorted(records)]

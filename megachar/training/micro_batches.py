@@ -73,9 +73,9 @@ class WindowSource(MicroBatchSource):
         self._valid: WindowReader | None = None
         self.validation_micro_batches = 0
         if "valid" in blend.split_names:
-            unit = self.batch.micro_size * mesh.topology.data_size
-            count = -(-experiment.training.validation_windows // unit) * unit
-            self.validation_micro_batches = count // unit
+            # Whole steps' worth: the same windows for any number of data ranks and any size of micro-batches.
+            count = -(-experiment.training.validation_windows // self.batch.global_size) * self.batch.global_size
+            self.validation_micro_batches = count // (self.batch.micro_size * mesh.topology.data_size)
             self._valid = validation_reader(blend, data, context, num_targets, count)
 
     def training(self, step: int) -> Iterator[MicroBatch]:

@@ -40,7 +40,7 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
         axes.annotate(
             f"{last:.3f}", (validation[-1]["step"], last), xytext=(0, 8), textcoords="offset points", ha="right"
         )
-    axes.set_ylabel("bits per character (last layer)")
+    axes.set_ylabel(f"{_bits(train)} (last layer)")
     axes.set_title(shown(folder.path.name), parse_math=False)  # a name may hold a $
     axes.grid(alpha=0.3)
     axes.legend()
@@ -83,9 +83,10 @@ def draw_layers(folder: RunFolder, records: list[dict[str, Any]], label: str) ->
             lower.plot(steps, bits[:, layer, target] - bits[:, -1, target], color=colors[layer], linewidth=0.9)
         upper.plot(steps, bits[:, -1, target], color="tab:red", linewidth=1.4)
         lower.axhline(0, color="tab:red", linewidth=1.4)
-        upper.set_title(f"target {target + 1}: " + ("the next character" if not target else f"{target + 1} ahead"))
+        ahead = f"{target + 1} ahead" if target else f"the next {_unit(records)}"
+        upper.set_title(f"target {target + 1}: {ahead}")
         lower.set_xlabel("step")
-    panels[0][0].set_ylabel("bits per character")
+    panels[0][0].set_ylabel(_bits(records))
     panels[1][0].set_ylabel("bits above the last layer")
     for axes in panels.flat:
         axes.grid(alpha=0.3)
@@ -107,6 +108,15 @@ def _mark_schedule(folder: RunFolder, panels: Any) -> None:
     if end <= experiment.training.total_steps:
         for axes in panels:
             axes.axvline(end, color="gray", linestyle=":", linewidth=1)
+
+
+def _unit(records: list[dict[str, Any]]) -> str:
+    """What the losses are of; records say so where it is no character."""
+    return str(records[-1].get("unit", "character"))
+
+
+def _bits(records: list[dict[str, Any]]) -> str:
+    return f"bits per {_unit(records)}"
 
 
 def _curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

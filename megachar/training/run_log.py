@@ -1,6 +1,6 @@
 """Everything a run says of itself: shown on the terminal and recorded in its folder, both by the main rank."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
+from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError, MegacharError
 from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
@@ -24,21 +25,24 @@ from megachar.training.run_folder import run_folder
 class RunLog:
     """A context manager around training. Every rank must make every call; what cannot be written raises on all."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None) -> None:
-        """Record what the run is, and go on with its metrics after `step` steps.
+    def __init__(
+        self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None, unit: Unit = "character"
+    ) -> None:
+        """Record what the run is, and go on with its metrics after `step` steps; `unit`: what its losses are of.
 
         Raises:
             ConfigError: the run folder cannot be written.
         """
         self.experiment, self.mesh, self.folder = experiment, mesh, run_folder(experiment)
-        self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal)
+        self._unit = unit
+        self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
         self._writer: MetricsWriter | None = None
         error: ConfigError | None = None
         if mesh.is_main:
             rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
             try:
                 self.folder.record(experiment, rendered, step)
-                self._writer = MetricsWriter(self.folder)
+                self._writer = MetricsWriter(self.folder, step)
             except OSError as failure:
                 error = ConfigError(f"the run folder {self.folder.path} cannot be written: {failure}; make it "
                                     f"writable, free space, or set output=ANOTHER")  # fmt: skip
@@ -67,13 +71,13 @@ class RunLog:
             return
         self._display.report(report)
         counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
-        self._record("train", report.step, {**report.record(), **counters})
+        self._record("train", report.step, {**report.record(), **counters, **self._named})
 
     def validation(self, step: int, losses: LossSums) -> float:
-        """Returns the bits per character."""
+        """Returns the bits per character, or whatever the unit is."""
         bits = losses.bits_per_character()
-        self.note(f"step {step}: validation {bits:.4f} bits per character")
-        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses)})
+        self.note(f"step {step}: validation {bits:.4f} bits per {self._unit}")
+        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses), **self._named})
         return bits
 
     def bad_step(self, bad: BadStep, returned: int | None) -> None:
@@ -82,9 +86,12 @@ class RunLog:
             "update skipped" if returned is None else f"back to the checkpoint of step {returned}, past its batches"
         )
         self.note(f"step {bad.step}: {action}: {bad.reason}")
-        self._record("guard", bad.step, {**bad.record, "action": "skip" if returned is None else "rollback"})
-        if returned is not None:
-            self.advance(returned)
+        if returned is None:
+            self._record("guard", bad.step, {**bad.record, "action": "skip"})
+            return
+        self._on_all(lambda writer: writer.go_back(returned))
+        self._record("guard", bad.step, {**bad.record, "action": "rollback", "returned_to": returned})
+        self.advance(returned)
 
     def saved(self, saved: SavedCheckpoint) -> None:
         """A checkpoint that is safe on disk."""
@@ -111,11 +118,20 @@ class RunLog:
                 for path in plot_run(self.folder):
                     self.note(f"plot: {path}")
 
+    @property
+    def _named(self) -> dict[str, str]:
+        """What a record says of its unit: nothing, unless its names are wrong."""
+        return {} if self._unit == "character" else {"unit": self._unit}
+
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        self._on_all(lambda writer: writer.write(kind, step, values))
+
+    def _on_all(self, write: Callable[[MetricsWriter], None]) -> None:
+        """Let the main rank write; what fails there raises on every rank."""
         error: MegacharError | None = None
         if self._writer is not None:
             try:
-                self._writer.write(kind, step, values)
+                write(self._writer)
             except MegacharError as failure:
                 error = failure
         fail_together(self.mesh, error)

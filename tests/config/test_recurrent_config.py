@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -5,9 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from megachar.config.checks import check_experiment
+from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import load_experiment, parse_experiment
 from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.schema import Experiment, SgdConfig
 from megachar.errors import ConfigError
 
 
@@ -62,14 +64,27 @@ def test_settings_that_do_not_fit(sections: dict[str, Any], message: str) -> Non
 def test_rmsprop_with_one_norm_is_refused_where_parameters_are_cut_or_offloaded(tmp_path: Path) -> None:
     offload = tmp_path / "offload.json"
     offload.write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+    groups = tmp_path / "groups.json"
+    groups.write_text('{"zero_optimization": {"stage": 3, "sub_group_size": 1000}}')
     rmsprop = {"optimizer": {"name": "normalized_rmsprop"}}
+    in_groups = experiment(**rmsprop).model_copy(update={"deepspeed": str(groups)})
     cut = parse_experiment({**rmsprop, "parallel": {"pipe": 2}}, "test")
     for wrong, message in (
         (experiment(**rmsprop).model_copy(update={"deepspeed": str(offload)}), "offloads them"),
+        (in_groups, r"groups\.json cuts them by zero_optimization\.sub_group_size = 1000; leave that out"),
         (cut, "pipe = 2, .*set both to 1"),
     ):
         with pytest.raises(ConfigError, match=message):
             check_experiment(wrong)
+    check_experiment(in_groups.model_copy(update={"optimizer": SgdConfig(name="sgd")}))
+
+
+def test_rmsprop_with_one_norm_is_given_all_parameters_at_once() -> None:
+    """DeepSpeed's own size of a group would cut a model of a billion parameters."""
+    zero3 = load_engine_config("fp32_zero3")
+    rendered = render_deepspeed_config(experiment(optimizer={"name": "normalized_rmsprop"}), zero3)
+    assert rendered["zero_optimization"] == {**zero3.raw["zero_optimization"], "sub_group_size": sys.maxsize}
+    assert render_deepspeed_config(experiment(), zero3)["zero_optimization"] == zero3.raw["zero_optimization"]
 
 
 def test_streams_are_for_recurrent_models() -> None:

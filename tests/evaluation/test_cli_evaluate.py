@@ -66,27 +66,39 @@ def test_part_of_a_split_at_the_papers_stride(run: Path, tmp_path: Path) -> None
     assert "50 characters (the first of the split)" in output
 
 
-@pytest.mark.parametrize("name", ["characters", "sentencepiece"])
+@pytest.mark.parametrize("name", ["characters", "fallback", "sentencepiece"])
 def test_figures_per_byte_and_word(make_run: MakeRun, name: str) -> None:
-    """Tokens of several bytes, counted apart by decoding, and words by splitting."""
+    """Tokens of several bytes, or bytes of a character, counted apart by decoding, and words by splitting."""
     text = "zwölf große Bären\nsahen dächsen zu \n".encode() * 30
     vocabulary: Vocabulary
     if name == "characters":
         vocabulary = CharacterVocabulary.learn([(text, str)], None, bytes_for_others=False)
+    elif name == "fallback":  # letters that are not ASCII are two tokens each
+        vocabulary = CharacterVocabulary("".join(sorted(set(text.decode()) - set("äöß"))), bytes_for_others=True)
     else:
         vocabulary = PieceVocabulary.train([(text, str)], 280, "bpe")
     run = make_run(text, vocabulary)
-    unit = "token" if name == "sentencepiece" else "character"
+    unit = "character" if name == "characters" else "token"
     output = invoke(run)
     saved = json.loads((run / "evaluation-valid-stride4-step70.json").read_text())
     tokens = Corpus.open(corpus_of(run)).split("valid").tokens
     valid = vocabulary.decode(tokens)
-    assert len(valid) > 1.01 * tokens.size
+    assert (len(valid) > 1.01 * tokens.size) == (name != "fallback")
+    assert saved["unit"] == unit
+    assert saved[f"bits_per_{unit}"] == pytest.approx(saved["nats"] / np.log(2) / tokens.size)
+    assert saved[f"num_{unit}s"] == tokens.size
+    num_characters = len(valid.decode())
+    assert saved["num_characters"] == num_characters
+    assert (num_characters == tokens.size) == (unit == "character")
+    assert saved["bits_per_character"] == pytest.approx(saved["nats"] / np.log(2) / num_characters)
     assert saved["num_bytes"] == len(valid)
     assert saved["num_words"] == len(valid.split()) + valid.count(b"\n")
     assert saved["bits_per_byte"] == pytest.approx(saved["nats"] / np.log(2) / len(valid))
     assert saved["word_perplexity"] == pytest.approx(np.exp(saved["nats"] / saved["num_words"]))
-    assert f"{saved['bits_per_byte']:.4f} ({len(valid):,} bytes)" in output
+    if name != "fallback":  # whose every token is a byte here
+        assert f"{saved['bits_per_byte']:.4f} ({len(valid):,} bytes)" in output
+    if unit == "token":
+        assert f"{saved['bits_per_character']:.4f} ({num_characters:,} characters)" in output
     assert f"bits per {unit} " in output
     assert f" {tokens.size:,} {unit}s" in output
     invoke(run, "--max-characters", 100)

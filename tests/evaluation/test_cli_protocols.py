@@ -19,6 +19,7 @@ from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
 from megachar.evaluation.predictor import make_predictor
+from megachar.evaluation.result import DynamicEvaluation
 from megachar.evaluation.settings import DynamicSettings, StreamSettings, WindowSettings
 from megachar.models.recurrent import RecurrentModel
 from megachar.models.recurrent_initialization import initialize_recurrent
@@ -120,12 +121,31 @@ def test_statistics_of_a_short_train_split_are_all_of_it(run: Path) -> None:
     assert json.loads(file.read_text())["dynamic"]["statistics"] == size
 
 
-def test_another_corpus_replaces_no_result(run: Path) -> None:
+def test_another_corpus_replaces_no_result(run: Path, tmp_path: Path) -> None:
+    """Corpora are told apart by what they hold, whatever their folders are called."""
     invoke(run)
     before = saved(run, "evaluation-valid-stride4-step70")
-    invoke(run, "--data", corpus_of(run), "--max-characters", 40)
-    assert saved(run, "evaluation-valid-of-corpus-stride4-step70-first40")["num_characters"] == 40
+    folders = [tmp_path / name / "corpus" for name in "ab"]
+    for number, folder in enumerate(folders):
+        (tmp_path / "text").write_bytes(bytes(range(97 + number, 117)) * 20)
+        prepare_corpus(cut_by_position(tmp_path / "text", "60,40,0"), folder, ByteVocabulary())
+        invoke(run, "--data", folder, "--by-position")
+    corpora = [Corpus.open(folder) for folder in folders]
+    for corpus in corpora:
+        label = f"valid-of-corpus-{corpus.fingerprint[:8]}"
+        found = saved(run, f"evaluation-{label}-stride4-step70")
+        assert (found["corpus"], found["corpus_folder"]) == (corpus.fingerprint, str(corpus.folder))
+        assert found["num_characters"] == corpus.split("valid").tokens.size
+        assert (run / f"positions-{label}-step70.csv").is_file()
+    assert corpora[0].fingerprint != corpora[1].fingerprint
     assert saved(run, "evaluation-valid-stride4-step70") == before
+
+
+def test_settings_that_differ_late_have_other_names() -> None:
+    labels = {DynamicEvaluation(2, 1.0, 1.0, DynamicSettings("sgd", rate, 0.1), None).label
+              for rate in (0.001, 0.00100000001, 0.1234567, 0.1234568)}  # fmt: skip
+    assert len(labels) == 4
+    assert "-sgd-rate0.001-decay0.1-segment20" in labels
 
 
 @pytest.mark.parametrize("family", ["transformer", "recurrent"])
@@ -210,9 +230,10 @@ def test_checkpoint_of_a_recurrent_model(tmp_path: Path, text: npt.NDArray[np.ui
     save_experiment(experiment, run.experiment_file)
     write_checkpoint(run, 12, {name: p.detach() for name, p in model.named_parameters()}, experiment)
     invoke(run.path, "--streams", 2, "--warm-up", 9, "--dynamic", "sgd", "--by-position")
-    (file,) = run.path.glob("evaluation-valid-streams2-warmup9-step12-dynamic-sgd-*.json")
+    label = f"valid-of-corpus-{Corpus.open(corpus).fingerprint[:8]}"  # the checkpoint says another text
+    (file,) = run.path.glob(f"evaluation-{label}-streams2-warmup9-step12-dynamic-sgd-*.json")
     values, tokens = json.loads(file.read_text()), np.asarray(Corpus.open(corpus).split("valid").tokens)
     expected = math.fsum(make_predictor(model, CPU, streams=2, warm_up=9).nats(tokens))
     assert values["nats"] == pytest.approx(expected, rel=1e-6)
     assert values["dynamic"]["nats"] == pytest.approx(expected, rel=0.1)
-    assert (run.path / "positions-valid-step12.png").is_file()
+    assert (run.path / f"positions-{label}-step12.png").is_file()

@@ -1,6 +1,7 @@
 """What ranks and the single-device reference both do: train a few steps on the same random micro-batches."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,20 @@ def small_experiment(**sections: Any) -> Experiment:
     experiment = Experiment.model_validate({"model": model, "batch": batch, **values})
     check_experiment(experiment)
     return experiment
+
+
+@contextmanager
+def fp16_on_cpu() -> Iterator[None]:
+    """On a rank: fp16 on a CPU, which DeepSpeed would refuse; torch computes it all the same."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    accelerator.is_fp16_supported = lambda: True
+    accelerator.supported_dtypes = lambda: []
+    try:
+        yield
+    finally:
+        del accelerator.is_fp16_supported, accelerator.supported_dtypes
 
 
 def micro_batch(experiment: Experiment, step: int, number: int) -> MicroBatch:

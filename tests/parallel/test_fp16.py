@@ -1,30 +1,15 @@
 """fp16 with loss scaling: the joined auxiliary gradients carry the scale, on every stage."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.parallel.cases import Outcome, merged, reference, relative_error, small_experiment, train
+from tests.parallel.cases import Outcome, fp16_on_cpu, merged, reference, relative_error, small_experiment, train
 from tests.parallel.pool import RankPool
 
 Ranks = Callable[[int], RankPool]
-
-
-@contextmanager
-def fp16_on_cpu() -> Iterator[None]:
-    """On a rank: fp16 on a CPU, which DeepSpeed would refuse; torch computes it all the same."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    accelerator.is_fp16_supported = lambda: True
-    accelerator.supported_dtypes = lambda: []
-    try:
-        yield
-    finally:
-        del accelerator.is_fp16_supported, accelerator.supported_dtypes
 
 
 def train_in_fp16(values: dict[str, Any], steps: int) -> Outcome:

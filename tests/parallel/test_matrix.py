@@ -17,6 +17,12 @@ PAIRS = [
     (D2Z1, D4Z2), (D4Z2, P1), (P2, D2Z1),  # the data size
     (T2D2Z3, P2), (P2T2, D2Z3), (D4Z2, T2D2Z3),  # everything
 ]  # fmt: skip
+P1F16 = Layout(zero=1, precision="fp16")
+P2F16, D2B16 = Layout(pipe=2, zero=1, precision="fp16"), Layout(data=2, zero=3, precision="bf16")
+PRECISIONS = [
+    (P1, P1F16), (P1F16, P1), (P1F16, P2F16),  # the precision alone, and the pipe size alone
+    (P2F16, D2B16), (D2B16, P2F16), (D2Z3, D2B16),  # both, and what ZeRO does
+]  # fmt: skip
 
 
 def test_moved_runs_are_the_runs_that_never_moved(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
@@ -27,3 +33,11 @@ def test_moved_runs_are_the_runs_that_never_moved(ranks: Callable[[int], RankPoo
         assert after <= allowed(saved, resumed), f"{saved} -> {resumed}"
     assert cells[P1, P2][1] == cells[P2T2, T2][1] == 0
     assert cells[T2, P1][1] > 0, "another order of summation shows, so the comparison sees something"
+
+
+def test_a_run_moves_to_another_precision(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
+    cells = run_matrix([P1, P1F16, D2Z3, P2F16, D2B16], PRECISIONS, tmp_path, "sgd", ranks)
+    for (saved, resumed), (moved, after) in cells.items():
+        assert moved == 0, f"{saved} -> {resumed}"
+        assert after <= allowed(saved, resumed), f"{saved} -> {resumed}"
+    assert cells[P1F16, P2F16][1] == 0

@@ -23,16 +23,20 @@ from megachar.models.recurrent import RecurrentModel
 from megachar.models.recurrent_initialization import initialize_recurrent
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import start
+from megachar.parallel.recurrent_stage import RecurrentStage
+from megachar.parallel.step_guard import StepFigures
 from megachar.topology import Topology
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
 from megachar.training.checkpoints.reading import load_model
+from megachar.training.guard import Guard
 from megachar.training.metrics import read_metrics
 from megachar.training.micro_batches import build_source
 from megachar.training.normalized_rmsprop import NormalizedRMSprop
 from megachar.training.optimizers import build_optimizer
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
+from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train
 
@@ -149,6 +153,40 @@ def test_training_is_that_of_a_plain_loop(
     assert bits(folder, "validation")[-1] == pytest.approx(validation_bits(expected, corpus), rel=1e-5)
 
 
+def train_in_fp16(values: dict[str, Any], resume: bool, pictures: bool) -> None:
+    """On a rank: the whole training loop, in fp16."""
+    with fp16_on_cpu():
+        train_case(values, resume, pictures)
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "model"),
+    [
+        ("bf16_zero1", {}),
+        ("bf16_zero2", {"cell": "lstm", "num_layers": 2}),
+        ("bf16_zero3", {"cell": "milstm", "hidden_dropout": 0.3}),
+        ("bf16_zero2_offload", {"weight_norm": True}),
+        ("bf16_zero3_offload", {"output_gate": "inside"}),
+        ("bf16_zero1", LARGE),
+        ("fp16_zero1", {"num_layers": 2}),
+    ],
+)
+def test_half_precision_trains_as_fp32_does(
+    ranks: Ranks, corpus: Path, tmp_path: Path, deepspeed: str, model: Any
+) -> None:
+    """One-hot vectors and embeddings, every cell; and a run that was saved so goes on in fp32."""
+    experiment = experiment_of(corpus, tmp_path, deepspeed=deepspeed, model=model)
+    case = train_in_fp16 if deepspeed.startswith("fp16") else train_case
+    ranks(1).run(case, experiment.model_dump(), False, False)
+    _, losses = plain(experiment, corpus)
+    half = bits(run_folder(experiment))
+    assert half == pytest.approx(losses, rel=0.01)
+    assert half != pytest.approx(losses, rel=1e-6)
+    whole = experiment_of(corpus, tmp_path / "fp32", model=model)
+    stop_at(run_folder(experiment), whole)
+    assert bits(run(ranks, whole, resume=True)) == pytest.approx(losses[STOP:], rel=0.01)
+
+
 @torch.no_grad()
 def validation_bits(model: RecurrentModel, corpus: Path) -> float:
     """Whole segments of the streams of the valid split, from a state of zero."""
@@ -209,25 +247,76 @@ def test_state_matters_for_the_loss(ranks: Ranks, corpus: Path, tmp_path: Path) 
     assert bits(run(ranks, again, resume=True)) != bits(original)[STOP:]
 
 
-def refused_case(values: dict[str, Any]) -> list[dict[str, np.ndarray]]:
-    """On a rank: what the first stream carries after each of three steps, the second of which is refused."""
+def refused_case(values: dict[str, Any], refused: tuple[int, ...], spoils: bool) -> list[dict[str, np.ndarray]]:
+    """On a rank: what the first two streams carry after each of three steps that change no weight.
+
+    Args:
+        values: of the experiment.
+        refused: steps whose update is refused.
+        spoils: the first stream's state, where a step is refused.
+    """
     experiment = Experiment.model_validate(values)
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     source = build_source(experiment, check_data(experiment), mesh)
     found: list[dict[str, np.ndarray]] = []
-    engine.guard_steps(lambda figures: len(found) != 1)
+
+    def judge(figures: StepFigures) -> bool:
+        if spoils and len(found) in refused:
+            engine.stage._carried[0].state.cell[0, 0, 3] = math.nan
+        return len(found) not in refused
+
+    engine.guard_steps(judge)
     for step in range(3):
-        engine.train_step(source.training(step), (1.0,), 0.5)
+        engine.train_step(source.training(step), (1.0,), 0.0)
         found.append({name: rows.numpy() for name, rows in engine.stage.export_streams()[0].items()})
     return found
 
 
-def test_a_refused_step_leaves_no_trace_in_streams(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
-    ((first, second, third),) = ranks(1).run(refused_case, experiment_of(corpus, tmp_path).model_dump())
+def test_a_refused_step_leaves_no_hole_in_streams(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """Its text was read: the next segment goes on from its end. A stream whose state is not finite begins anew."""
+    values = experiment_of(corpus, tmp_path).model_dump()
+    taken, refused, spoilt = (ranks(1).run(refused_case, values, *how)[0] for how in (((), False), ((1,), False),
+                                                                                      ((1,), True)))  # fmt: skip
     for name in ("hidden", "cell"):
-        np.testing.assert_array_equal(first[name], second[name])
-        assert not np.array_equal(second[name], third[name])
+        assert not np.array_equal(taken[0][name], taken[1][name])
+        for step in range(3):
+            np.testing.assert_array_equal(refused[step][name], taken[step][name])
+            np.testing.assert_array_equal(spoilt[step][name][1], taken[step][name][1])  # its neighbour
+        assert not spoilt[1][name][0].any()
+        assert np.isfinite(spoilt[2][name]).all()
+        assert spoilt[2][name][0].any()
+
+
+def rollback_case(values: dict[str, Any]) -> list[bool]:
+    """On a rank: the whole loop, in which step 5 is bad; of each training segment whether stream 0 began anew."""
+    experiment, began = Experiment.model_validate(values), list[bool]()
+    accept, read = Guard.accept, RecurrentStage._state
+
+    def refuse(guard: Guard, figures: StepFigures) -> bool:
+        bad = StepFigures(math.nan, figures.gradient_norm)
+        return accept(guard, bad if len(began) == 5 else figures)
+
+    def state(stage: RecurrentStage, carried: Any, segment: Any, batch: Any) -> Any:
+        if segment.first_stream == 0 and stage.training:
+            began.append(carried is None or carried.epoch != segment.epoch)
+        return read(stage, carried, segment, batch)
+
+    Guard.accept, RecurrentStage._state = refuse, state  # type: ignore[method-assign]
+    try:
+        train(experiment, False)
+    finally:
+        Guard.accept, RecurrentStage._state = accept, read  # type: ignore[method-assign]
+    return began
+
+
+def test_streams_begin_anew_behind_text_that_a_rollback_goes_past(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """From step 5 back to the checkpoint of step 3: what was carried on there is from before two segments left out."""
+    training = {"checkpoint_interval": 3, "total_steps": 5}
+    experiment = experiment_of(corpus, tmp_path, training=training, guard={"action": "rollback"})
+    ((*began,),) = ranks(1).run(rollback_case, experiment.model_dump())
+    # Segments 0 to 4 of the first epoch, the last of them bad; then 0 and 1 of the second.
+    assert began == [True, False, False, False, False, True, False]
 
 
 def test_another_number_of_streams_is_refused(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

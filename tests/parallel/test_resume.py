@@ -11,10 +11,12 @@ import pytest
 
 from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
+from megachar.data.characters import CharacterVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.training.checkpoints.format import FileRecord, list_checkpoints
 from megachar.training.checkpoints.reading import load_model
+from megachar.training.display import Report
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import small_experiment
@@ -177,6 +179,21 @@ def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Pa
     assert sorted(path.name for path in folder.plots.iterdir()) == ["layers.png", "loss.png"]
     assert list(folder.tensorboard.iterdir())
     assert json.loads((folder.path / "versions.json").read_text())["torch"]
+
+
+def test_losses_of_tokens_are_not_called_those_of_characters(ranks: Ranks, tmp_path: Path) -> None:
+    """A vocabulary that writes some characters as several tokens, their bytes."""
+    (tmp_path / "text").write_bytes("zwölf Bären ".encode() * 40)
+    vocabulary = CharacterVocabulary(" Bfelnrwz", bytes_for_others=True)
+    prepare_corpus(cut_by_position(tmp_path / "text"), tmp_path / "prepared", vocabulary)
+    training = {"total_steps": 2, "validation_interval": 2}
+    model = {"vocabulary_size": vocabulary.size}
+    experiment = experiment_of(tmp_path / "prepared", tmp_path, training=training, model=model)
+    ranks(1).run(train_case, experiment.model_dump(), False)
+    folder = run_folder(experiment)
+    for kind in ("train", "validation"):
+        assert read_metrics(folder, kind)[-1]["unit"] == "token"
+    assert "2.5000 bits/token  1,000 tokens/s  " in Report(1, 2.5, 0.1, 1000.0, 0.0, None, 0).line("token")
 
 
 def test_a_resumed_run_may_go_further(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

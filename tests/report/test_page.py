@@ -112,7 +112,10 @@ def test_evaluations(two_runs: list[RunFolder]) -> None:
     add_evaluation(run, "evaluation-test-stride1-step30", split="test", step=30, dynamic=None, whole_split=False)
     old = {"bits_per_character": 3.25, "split": "valid", "step": 20, "context": 64, "stride": 16, "num_characters": 10}
     (run.path / "evaluation-valid-stride16-step20.json").write_text(json.dumps(old))
+    other = {"split": "valid", "is_training_corpus": False, "corpus_folder": "/data/other", "bits_per_character": 4.5}
+    (run.path / "evaluation-valid-of-other-0123abcd-stride1-step40.json").write_text(json.dumps({**old, **other}))
     words = words_of(page_of(read_runs([run.path])))
+    assert "valid of /data/other 20 10 context 64, stride 16 - 4.5000" in words
     both = (
         "valid 40 1,234 static, windows of 8 dynamic, a step after every 20 fp32 2.3457 2.3000 1,234.5 2.1000 2.0500 -"
     )

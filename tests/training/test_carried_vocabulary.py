@@ -16,6 +16,7 @@ from megachar.cli import main
 from megachar.cli.evaluate import open_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import PieceVocabulary
+from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError, DataError
@@ -182,3 +183,29 @@ def test_resuming_with_other_symbols_is_refused(tmp_path: Path) -> None:
         DataError, match=r"has the vocabulary 'text8' \(27 tokens\), and data/other has 'characters' \(27"
     ):
         check_vocabulary(checkpoint, others, data)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "unit"),
+    [
+        (ByteVocabulary(), "character"),
+        (CharacterVocabulary.text8(), "character"),
+        (CharacterVocabulary("abé", bytes_for_others=False), "character"),
+        (CharacterVocabulary("abé", bytes_for_others=True), "token"),
+        (UsedBytesVocabulary(b"ab"), "character"),
+        (pieces(), "token"),
+    ],
+)
+def test_bits_are_called_what_they_are_of(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    vocabulary: Vocabulary,
+    unit: str,
+) -> None:
+    assert vocabulary.unit == VocabularyCard(**vocabulary.card()).unit == unit
+    run = run_with(tmp_path / "run", vocabulary)
+    monkeypatch.setattr(sys, "argv", ["megachar", "checkpoint", "inspect", str(run.path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"2.5000 bits per {unit}" in " ".join(capsys.readouterr().out.split())

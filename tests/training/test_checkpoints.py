@@ -241,6 +241,22 @@ def test_a_damaged_manifest(run: RunFolder, text: str | None, message: str) -> N
     assert find_checkpoint(run).step == 20
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('{"update_scale": 1.0}', r"loss_scaler\.update_scale.*String should match pattern"),  # a method of the scaler
+        ('{"cur_scale": NaN}', r"loss_scaler\.cur_scale: Input should be a finite number"),
+        ('{"cur_scale": 0.0}', r"loss_scaler: .*cur_scale = 0\.0 is no factor of a loss"),
+        ('{"cur_iter": -2}', r"loss_scaler\.cur_iter: Input should be greater than or equal to -1"),
+    ],
+)
+def test_a_state_of_the_loss_scaling_that_none_can_be(run: RunFolder, entry: str, message: str) -> None:
+    path = run.checkpoints / "step-00000100" / "manifest.json"
+    path.write_text(path.read_text().replace('"loss_scaler": {}', f'"loss_scaler": {entry}'))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path.parent)
+
+
 def test_a_manifest_that_cannot_be_read(run: RunFolder) -> None:
     path = run.checkpoints / "step-00000100" / "manifest.json"
     path.unlink()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megachar.errors import PlatformError
 from megachar.parallel.engine import LossSums
@@ -47,16 +48,57 @@ def test_a_torn_last_line(folder: RunFolder, kept: int) -> None:
 
 def test_a_torn_line_costs_no_record_of_the_resumed_run(folder: RunFolder) -> None:
     folder.metrics_file.write_text(record("train", 1) + record("train", 2)[:9])
-    writer = MetricsWriter(folder)
+    writer = MetricsWriter(folder, 1)
     writer.write("train", 2, {"x": 1})
     writer.close()
     assert [entry["step"] for entry in read_metrics(folder, "train")] == [1, 2]
 
 
+def test_what_a_killed_process_recorded_too_much_does_not_count(folder: RunFolder) -> None:
+    """It logged every 10 steps and was killed after step 35; the run goes on from step 20 and logs every 15."""
+    folder.metrics_file.write_text("".join(
+        record("start", first) + "".join(record("train", step) + record("guard", step, x=first) for step in steps)
+        for first, steps in ((0, (10, 20, 30)), (20, (25, 30, 35, 50)))
+    ))  # fmt: skip
+    assert [entry["step"] for entry in read_metrics(folder, "train")] == [10, 20, 25, 30, 35, 50]
+    assert [(entry["step"], entry["x"]) for entry in read_metrics(folder, "guard")] == [
+        (10, 0), (20, 0), (25, 20), (30, 20), (35, 20), (50, 20),
+    ]  # fmt: skip
+
+
+def test_bad_steps_of_one_number_are_all_kept(folder: RunFolder) -> None:
+    """Step 7 is bad, and after a rollback to step 4 again; what was measured in between was taken back."""
+    back = {"action": "rollback", "returned_to": 4}
+    steps = "".join(record("train", step) for step in (4, 5, 6))
+    again = record("train", 5, again=True) + record("guard", 7, **back) + record("validation", 4)
+    folder.metrics_file.write_text(record("start", 0) + steps + record("guard", 7, **back) + again)
+    assert [entry["step"] for entry in read_metrics(folder, "guard")] == [7, 7]
+    assert [entry["step"] for entry in read_metrics(folder, "train")] == [4]
+    old = [record("guard", 7, action="rollback"), record("guard", 7, action="skip")]
+    folder.metrics_file.write_text("".join(old))  # of an older megachar
+    assert [entry["action"] for entry in read_metrics(folder, "guard")] == ["rollback", "skip"]
+
+
+def test_curves_of_tensorboard_go_forward(folder: RunFolder) -> None:
+    """Killed after step 4 and resumed at step 2, taken back from 4 to 3 after that."""
+    for number, (first, steps) in enumerate(((0, (1, 2, 3, 4)), (2, (3, 4)))):
+        writer = MetricsWriter(folder, first)
+        for step in steps:
+            writer.write("train", step, {"x": float(10 * number + step)})
+        if number:
+            writer.go_back(3)
+            writer.write("guard", 4, {"loss_nats": 9.0})
+            writer.write("train", 4, {"x": 24.0})
+        writer.close()
+    events = EventAccumulator(str(folder.tensorboard)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/x")] == [(1, 1), (2, 2), (3, 13), (4, 24)]
+    assert [event.step for event in events.Scalars("guard/loss_nats")] == [4]
+
+
 def test_what_is_written_is_read(folder: RunFolder) -> None:
     values = {"bits_per_character": 2.5, "gradient_norm": None, "layers": [[None, None], [2.5, 3.25]]}
     for step in (1, 2):
-        writer = MetricsWriter(folder)  # opened anew: appends
+        writer = MetricsWriter(folder, step - 1)  # opened anew: appends
         writer.write("train", step, values)
         writer.close()
     assert read_metrics(folder, "train") == [{"kind": "train", "step": step, **values} for step in (1, 2)]
@@ -64,7 +106,7 @@ def test_what_is_written_is_read(folder: RunFolder) -> None:
 
 
 def test_a_record_is_on_disk_at_once(folder: RunFolder) -> None:
-    writer = MetricsWriter(folder)
+    writer = MetricsWriter(folder, 0)
     writer.write("validation", 3, {"bits_per_character": 1.0})
     assert len(read_metrics(folder, "validation")) == 1
     writer.close()
@@ -80,7 +122,7 @@ def test_layer_bits() -> None:
 
 
 def test_a_full_disk_is_told(folder: RunFolder) -> None:
-    writer = MetricsWriter(folder)
+    writer = MetricsWriter(folder, 0)
     writer.write("train", 1, {"x": 1})
     with writer._file, Path("/dev/full").open("a", encoding="utf-8") as full:
         writer._file = full

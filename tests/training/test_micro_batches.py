@@ -93,6 +93,20 @@ def test_validation_is_the_same_whatever_the_seed_and_the_order(corpora: list[Pa
     np.testing.assert_array_equal(whole, inputs_of(turns))
 
 
+def test_every_layout_validates_on_the_same_windows(corpora: list[Path]) -> None:
+    """Also where their number is no multiple of what the data ranks read at a time."""
+    wanted: np.ndarray | None = None
+    for micro_size, num_ranks in ((12, 1), (1, 1), (6, 2), (2, 3), (1, 3), (4, 3)):
+        named = experiment(f"data.path={corpora[0]}", f"batch.micro_size={micro_size}", "batch.global_size=12",
+                           f"parallel.data={num_ranks}", "training.validation_windows=13")  # fmt: skip
+        sources = [source_of(named, rank, num_ranks) for rank in range(num_ranks)]
+        ranks = [list(source.validation()) for source in sources]
+        assert {source.validation_micro_batches for source in sources} == set(map(len, ranks))
+        found = inputs_of([batch for turn in zip(*ranks, strict=True) for batch in turn])
+        wanted = found if wanted is None else wanted
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_resumed_run_goes_on_with_the_same_windows(corpora: list[Path]) -> None:
     named = experiment(f"data.blend=[{{path: {corpora[0]}, weight: 3}}, {{path: {corpora[1]}, weight: 4}}]",
                        "data.order=epoch", f"seed={secrets.randbits(60)}")  # fmt: skip

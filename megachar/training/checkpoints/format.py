@@ -18,12 +18,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
+from megachar.data.vocabulary import Unit
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
 from megachar.files import reason
@@ -71,12 +72,15 @@ class TrainingState(_Record):
     """Steps taken when it was saved."""
     optimizer_steps: int
     """Updates the optimizer has counted; fewer than `step` where some were skipped."""
-    loss_scaler: dict[str, float]
+    loss_scaler: dict[
+        Annotated[str, Field(pattern="^(cur_scale|cur_iter|last_overflow_iter|cur_hysteresis)$")],
+        Annotated[float, Field(ge=-1, allow_inf_nan=False)],
+    ]
     """State of the fp16 loss scaling; empty in other precisions."""
     loop_state: dict[str, Any] = {}
     """Small state of the training loop's own, of JSON's types."""
     validation_bits: float | None = None
-    """Bits per character of the validation after this very step; None where there was none."""
+    """Bits, of whatever the `unit` is, of the validation after this very step; None where there was none."""
     precision: str = ""
     """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
     data: DataRecord | None = None
@@ -85,6 +89,18 @@ class TrainingState(_Record):
     """What its symbols are; None: an older megachar saved it, and the corpus has to say."""
     settings: dict[str, Any] | None = None
     """The whole experiment, resolved."""
+
+    @property
+    def unit(self) -> Unit:
+        """What its bits are of."""
+        return "character" if self.vocabulary is None else self.vocabulary.unit
+
+    @field_validator("loss_scaler")
+    @classmethod
+    def _check_scale(cls, values: dict[str, float]) -> dict[str, float]:
+        if values.get("cur_scale", 1.0) <= 0:
+            raise ValueError(f"cur_scale = {values['cur_scale']} is no factor of a loss")
+        return values
 
 
 class Manifest(TrainingState):

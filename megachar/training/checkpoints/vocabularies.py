@@ -1,4 +1,4 @@
-"""The vocabulary of a model in any of its forms. Imports no torch."""
+"""The vocabulary of a model in any of its forms, and the text that it was trained on. Imports no torch."""
 
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import CheckpointError, ConfigError, DataError
-from megachar.training.checkpoints.format import list_checkpoints, read_checkpoint
+from megachar.training.checkpoints.format import DataRecord, TrainingState, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.single_file import read_card, read_vocabulary_file
 from megachar.training.checkpoints.sources import is_checkpoint, load_settings
 from megachar.training.run_folder import RunFolder
@@ -29,29 +29,40 @@ def load_vocabulary(path: Path, step: int | None = None) -> Vocabulary:
 
 def carried_card(path: Path, step: int | None = None) -> VocabularyCard | None:
     """The card of the vocabulary that a model carries; None where it carries none, or a run has no such checkpoint."""
-    return _carried(path, step)[0]
+    return _vocabulary_card(_carried(path, step)[0])
+
+
+def carried_data(path: Path, step: int | None = None) -> DataRecord | None:
+    """Which text a model was trained on; None as of `carried_card`."""
+    state, _ = _carried(path, step)
+    return None if state is None else state.data
 
 
 def carried_vocabulary(path: Path, step: int | None = None) -> Vocabulary | None:
     """The vocabulary of `carried_card`; `CheckpointError` where it is damaged."""
-    card, holder = _carried(path, step)
+    state, holder = _carried(path, step)
+    card = _vocabulary_card(state)
     try:
         return None if card is None else vocabulary_of(card, partial(_read_file, holder))
     except DataError as error:
         raise CheckpointError(f"{holder}: {error}; copy it again, or name another checkpoint") from None
 
 
-def _carried(path: Path, step: int | None) -> tuple[VocabularyCard | None, Path]:
-    """The card that a model carries, and the checkpoint's folder or the exported file that carries it.
+def _carried(path: Path, step: int | None) -> tuple[TrainingState | None, Path]:
+    """What a model carries of its training, and the checkpoint's folder or the exported file that carries it.
 
-    A run that has no such checkpoint (yet) carries none: whoever loads the model reports that.
+    A run that has no such checkpoint (yet) carries nothing: whoever loads the model reports that.
     """
     if path.is_file():
-        return read_card(path).vocabulary, path
+        return read_card(path), path
     if is_checkpoint(path):
-        return read_checkpoint(path).manifest.vocabulary, path
+        return read_checkpoint(path).manifest, path
     found = [checkpoint for checkpoint in list_checkpoints(RunFolder(path)) if step in (None, checkpoint.step)]
-    return (found[-1].manifest.vocabulary, found[-1].path) if found else (None, path)
+    return (found[-1].manifest, found[-1].path) if found else (None, path)
+
+
+def _vocabulary_card(state: TrainingState | None) -> VocabularyCard | None:
+    return None if state is None else state.vocabulary
 
 
 def _read_file(holder: Path, name: str) -> bytes:
