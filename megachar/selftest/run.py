@@ -44,7 +44,7 @@ class Bench:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         self.roll_call.tell("place", {"host": socket.gethostname(), "device": f"{device} {name}".strip()})
         self._mesh.append(start(self.topology, device))
-        check_agreement("the experiment", self.experiment.model_dump_json())
+        check_agreement(self.mesh, "the experiment", self.experiment.model_dump_json())
         return Findings()
 
     def collective(self, check: str, kind: str) -> Callable[[], Findings]:

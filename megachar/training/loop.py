@@ -123,7 +123,7 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     """Join the other ranks, build this one's part, and bring it to where training goes on."""
     blend = check_data(experiment)
     mesh = _join(experiment, watch)
-    check_agreement(f"the data, {blend.description}", blend.fingerprint)
+    check_agreement(mesh, f"the data, {blend.description}", blend.fingerprint)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = build_source(experiment, blend, mesh)
@@ -141,8 +141,8 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     parallel = experiment.parallel
     topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
     mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
-    connect_watch(watch)
-    check_agreement("the experiment", experiment.model_dump_json())
+    connect_watch(watch, mesh)
+    check_agreement(mesh, "the experiment", experiment.model_dump_json())
     return mesh
 
 
