@@ -14,6 +14,7 @@ from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
+from megachar.parallel.proof import prove_membership
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints.format import DataRecord
@@ -141,7 +142,8 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     parallel = experiment.parallel
     topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
     mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
-    connect_watch(watch, mesh)
+    secret = prove_membership(mesh, run_folder(experiment).launch)
+    connect_watch(watch, mesh, secret)
     check_agreement(mesh, "the experiment", experiment.model_dump_json())
     return mesh
 
