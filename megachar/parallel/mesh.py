@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.parallel.library import load_deepspeed
 from megachar.parallel.messages import error_as_json, error_from_json, gather
-from megachar.parallel.store import serve_on_loopback
+from megachar.parallel.store import stay_on_loopback
 from megachar.topology import Coordinates, Topology
 
 _PAIR = TypeAdapter(tuple[str, str])
@@ -100,7 +100,7 @@ def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) 
     if not dist.is_initialized():
         timeout = {"timeout": timedelta(seconds=timeout_seconds)} if timeout_seconds else {}
         backend = "nccl" if device.type == "cuda" else "gloo"
-        _served = serve_on_loopback()  # held until torch has it
+        _served = stay_on_loopback()  # held until torch has it
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, **timeout)
     return make_mesh(topology, device)
 

@@ -1,27 +1,32 @@
-"""The store of torch.distributed, by which ranks find each other: on one machine, nobody else reaches it."""
+"""Where the ranks of one machine listen for each other: nobody elsewhere reaches torch's store, nor gloo."""
 
 import os
 import socket
 from datetime import timedelta
 
+import psutil
 import torch.distributed as dist
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 """A MASTER_ADDR that says that all ranks are on one machine. A host's own name may lead there too, and says nothing."""
 
 
-def serve_on_loopback() -> dist.Store | None:
-    """On rank 0, where MASTER_ADDR is the loopback: serve the ranks' store there, at MASTER_PORT.
+def stay_on_loopback() -> dist.Store | None:
+    """Where MASTER_ADDR is the loopback: have gloo stay there, and on rank 0 serve the ranks' store there.
 
-    torch itself would listen on all interfaces. What it opens at this port later, in this process, is this store, which
-    lives until the last that holds it is gone. A MASTER_PORT of 0 is replaced by that of the store.
+    torch itself would listen on all interfaces. What it opens at MASTER_PORT later, in this process, is this store,
+    which lives until the last that holds it is gone. A MASTER_PORT of 0 is replaced by that of the store.
 
     Returns:
         None where another serves it: a process of torchrun's, or this one already; and where the port is taken, of
         which torch complains.
     """
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if os.environ["RANK"] != "0" or os.environ["MASTER_ADDR"] not in LOOPBACK_NAMES or agent:
+    if os.environ["MASTER_ADDR"] not in LOOPBACK_NAMES:
+        return None
+    for name, entries in psutil.net_if_addrs().items():
+        if "127.0.0.1" in (entry.address for entry in entries):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return None
     try:
         listener = socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"])))

@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megachar.errors import PlatformError
-from megachar.parallel.store import serve_on_loopback
+from megachar.parallel.store import stay_on_loopback
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
@@ -52,7 +52,7 @@ class RollCall:
         self.timeout_seconds, self._prefix = timeout_seconds, prefix
         for name, value in (("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
             os.environ.setdefault(name, value)
-        _served = serve_on_loopback()  # held until there are the connections to it
+        _served = stay_on_loopback()  # held until there are the connections to it
         self._port = int(os.environ["MASTER_PORT"])
         self._store, self._reading = self._connect(serves=self.rank == 0), self._connect(serves=False)
         self._phase = -1

@@ -160,8 +160,9 @@ class Hub:
         try:
             self._loop.run_until_complete(self._serve(sockets))
         except Exception as error:
-            self._sign(self._own_failure(error))
-            self._decide()
+            if not self._stop.is_set():
+                self._sign(self._own_failure(error))
+                self._decide()
         finally:
             self._loop.close()
 

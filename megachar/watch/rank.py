@@ -25,6 +25,7 @@ from megachar.watch.failure import Failure, communicates, failure_of, place_of
 from megachar.watch.hub import SETTLE_SECONDS, SHARE, Hub, beat_interval
 from megachar.watch.secret import Secret
 from megachar.watch.wire import (
+    MESSAGE_BYTES,
     Asked,
     Beat,
     Failed,
@@ -43,7 +44,7 @@ LEAVE_SECONDS = 8
 CONNECT_SECONDS = 5
 """An address of the hub has to answer within."""
 TRIES = 2
-"""Of all its addresses: strangers may fill its door for a moment."""
+"""Of an address that answers, but not as the hub does: strangers may fill its door for a moment."""
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Item = TypeVar("Item")
 
@@ -169,20 +170,25 @@ class RankWatch:
         self._wakeup.send(b"\0")
 
     def _reach(self, hub: HubAddress, secret: Secret) -> socket.socket:
-        errors = []
+        errors: dict[str, None] = {}
         who = Greeting(rank=self.rank, host=self.host, machine=machine_name(), pid=os.getpid())
-        for address in hub.addresses * TRIES:
-            try:
-                connection = socket.create_connection((address, hub.port), CONNECT_SECONDS)
-            except OSError as error:
-                errors.append(f"{address}:{hub.port}: {error}")
-                continue
-            try:
-                greet(connection, who, secret)
-                return connection
-            except (OSError, ValueError) as error:
-                connection.close()
-                errors.append(f"{address}:{hub.port}: {plain(error)}")
+        for _ in range(TRIES):
+            answered = False
+            for address in hub.addresses:
+                try:
+                    connection = socket.create_connection((address, hub.port), CONNECT_SECONDS)
+                except OSError as error:
+                    errors[f"{address}:{hub.port}: {error}"] = None
+                    continue
+                try:
+                    greet(connection, who, secret)
+                    return connection
+                except (OSError, ValueError) as error:
+                    connection.close()
+                    errors[f"{address}:{hub.port}: {plain(error)}"] = None
+                    answered = True
+            if not answered:
+                break
         raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
                             f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of its "
                             f"own hosts")  # fmt: skip
@@ -274,6 +280,8 @@ class RankWatch:
             self._lose_hub("is gone")
         self._heard = time.monotonic()
         *lines, self._received = (self._received + data).split(b"\n")
+        if len(self._received) > MESSAGE_BYTES:
+            self._lose_hub("says something that does not end")
         try:
             orders = [Order.model_validate_json(line) for line in lines]
         except ValueError as error:

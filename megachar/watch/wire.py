@@ -13,9 +13,9 @@ import asyncio
 import json
 import secrets
 import socket
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from megachar.watch.failure import Failure
 from megachar.watch.secret import Secret
@@ -171,8 +171,6 @@ class Lines:
 
 
 def plain(error: Exception) -> str:
-    """Why a message was not understood, in one short line that holds nothing of what was sent but names."""
-    first: dict[str, Any] = getattr(error, "errors", lambda **_: [{"msg": str(error)}])(
-        include_url=False, include_input=False
-    )[0]
-    return json.dumps(str(first["msg"])[:200], ensure_ascii=True)[1:-1]
+    """Why a message was not understood, in one short line that a terminal can show, whatever was sent."""
+    text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return json.dumps(text[:200])[1:-1]

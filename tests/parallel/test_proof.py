@@ -52,9 +52,7 @@ def test_the_ranks_of_a_run_share_a_secret(ranks: Ranks, tmp_path: Path) -> None
      (0, "", ".secret cannot be read: No such file or directory; all processes of a run need the same run folder"),
      (0, "another folder", "'../../../etc' names no secret of a run")],
 )  # fmt: skip
-def test_an_impostor_is_found(
-    ranks: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impostor: int, trick: str, error: str
-) -> None:
+def test_an_impostor_is_found(ranks: Ranks, tmp_path: Path, impostor: int, trick: str, error: str) -> None:
     results = ranks(2).run(meet, tmp_path, impostor, trick)
     assert error in results[1 - impostor]
 
