@@ -31,24 +31,26 @@ Digest = Annotated[str, Field(max_length=128)]
 ProcessNumber = Annotated[int, Field(gt=1)]
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """What may come over the network: of these types, with nothing else beside them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
-class Opening(_Message):
+class Opening(Message):
     """A rank's first word: a number that was never used before."""
 
     nonce: Digest
 
 
-class Reply(_Message):
+class Reply(Message):
     """The hub's own, with the proof that it has the secret."""
 
     nonce: Digest
     proof: Digest
 
 
-class Greeting(_Message):
+class Greeting(Message):
     """Who a rank is."""
 
     rank: Annotated[int, Field(ge=0)]
@@ -70,7 +72,7 @@ class Greeting(_Message):
         return str(self.rank), self.host, self.machine, str(self.pid)
 
 
-class Beat(_Message):
+class Beat(Message):
     """A rank is alive."""
 
     step: Step | None
@@ -84,25 +86,25 @@ class Beat(_Message):
     place: Text
 
 
-class Failed(_Message):
+class Failed(Message):
     """A rank fails, or sees that what had started it is gone."""
 
     failure: Failure
 
 
-class Asked(_Message):
+class Asked(Message):
     """A rank is asked to leave."""
 
     preempt: Text
 
 
-class Left(_Message):
+class Left(Message):
     """A rank ends of its own accord, with this status."""
 
     left: Annotated[int, Field(ge=0, le=255)]
 
 
-class Order(_Message):
+class Order(Message):
     """What the hub says: nothing, which is a heartbeat, or one of these."""
 
     verdict: Failure | None = None
@@ -135,16 +137,21 @@ def greet(connection: socket.socket, who: Greeting, secret: Secret) -> None:
     own = secrets.token_hex(16)
     connection.settimeout(STRANGER_SECONDS)
     connection.sendall(encode(Opening(nonce=own)))
+    reply = Reply.model_validate_json(receive_line(connection))
+    if not secret.proves(reply.proof, "hub", own, reply.nonce):
+        raise ValueError("what answers does not have the secret of the run")
+    connection.sendall(encode(who.signed(secret, (own, reply.nonce))))
+
+
+def receive_line(connection: socket.socket) -> bytes:
+    """What a stranger says until the end of its line, or as much as it may say. `OSError` if it says nothing more."""
     line = b""
     while not line.endswith(b"\n") and len(line) <= STRANGER_BYTES:
         data = connection.recv(STRANGER_BYTES)
         if not data:
             raise ConnectionResetError("it ended the connection")
         line += data
-    reply = Reply.model_validate_json(line)
-    if not secret.proves(reply.proof, "hub", own, reply.nonce):
-        raise ValueError("what answers does not have the secret of the run")
-    connection.sendall(encode(who.signed(secret, (own, reply.nonce))))
+    return line
 
 
 class Lines:
