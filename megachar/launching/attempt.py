@@ -15,8 +15,10 @@ from megachar.launching.processes import end_command, signal_ranks
 from megachar.training.early_stopping import is_finished
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import HUB_VARIABLE
+from megachar.watch.address import HubAddress
 from megachar.watch.failure import Failure
-from megachar.watch.hub import Hub, HubAddress
+from megachar.watch.hub import Hub
+from megachar.watch.secret import Secret
 
 TOKEN_VARIABLE = "MEGACHAR_ATTEMPT"
 """Marks the processes of an attempt whose ranks do not connect to its hub."""
@@ -47,7 +49,8 @@ class Attempt:
 
     def __init__(self, plan: LaunchPlan) -> None:
         self.plan = plan
-        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance)
+        self.secret = Secret.new()
+        self.hub = Hub(plan.topology.world_size, plan.experiment.fault_tolerance, self.secret)
         self.killed = False
         self.launcher_ended_by: signal.Signals | None = None
         """What the launcher was killed by, where it did not end by itself."""
@@ -56,13 +59,15 @@ class Attempt:
 
     def run(self) -> Outcome:
         """Start it and wait for its end; no process of it is left afterwards, save on hosts that do not answer."""
-        self.hub.start()
-        address = HubAddress(own_addresses(self.plan), self.hub.port, self.hub.token)
+        addresses = own_addresses(self.plan)
+        self.hub.start(addresses)
+        address = HubAddress(addresses, self.hub.port, self.secret.name)
         variable = HUB_VARIABLE if self._has_hub else TOKEN_VARIABLE
         os.environ[variable] = str(address)  # which the plan hands to other hosts
         try:
             self.plan.prepare()
             self.plan.record_start()
+            self.secret.write(self.plan.folder.launch)
             environment = {**os.environ, **self.plan.environment()}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
             before = newest_step(self.plan)
@@ -71,8 +76,9 @@ class Attempt:
         finally:
             del os.environ[variable]
             if self._process is not None:
-                end_command(self._process, self.hub.token, self.plan)
+                end_command(self._process, self.secret.name, self.plan)
             self.hub.close()
+            self.secret.remove(self.plan.folder.launch)
         if self._has_hub:
             return self._outcome(self._process.returncode)
         after = newest_step(self.plan)
@@ -83,7 +89,7 @@ class Attempt:
         """Have the ranks save and leave."""
         self.hub.preempt(why)
         if not self._has_hub:
-            signal_ranks(self.hub.token, signal.SIGUSR1)
+            signal_ranks(self.secret.name, signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it at once."""
@@ -147,11 +153,12 @@ def newest_step(plan: LaunchPlan) -> int | None:
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
-    """This machine's addresses as the plan's hosts may reach them, likely ones first; the loopback where all run here.
+    """This machine's addresses as the plan's hosts reach them; the loopback alone where nobody elsewhere has to.
 
-    A host's address in the plan is as other hosts of the run see it; where it is alone, that is its own loopback.
+    A host's address in the plan is as other hosts of the run see it; where it is alone, that is its own loopback. Where
+    no route tells, those of all interfaces are given.
     """
-    if not plan.hosts:
+    if not plan.hosts or plan.launcher == "no_ssh":  # there, rank 0 has the hub of the ranks
         return ("127.0.0.1",)
     found: dict[str, None] = {}
     for host in plan.used_hosts():
@@ -159,5 +166,6 @@ def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
             with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((target, 1))  # sends nothing
                 found[probe.getsockname()[0]] = None
-    found |= {address: None for own in interface_addresses().values() for address in own if ":" not in address}
+    if all(map(is_loopback, found)):
+        found |= {address: None for own in interface_addresses().values() for address in own if ":" not in address}
     return tuple(sorted(found, key=is_loopback))

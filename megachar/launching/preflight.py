@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from megachar.errors import PlatformError
+from megachar.launching.calls import Call, call, settings_of, take_calls
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
 from megachar.launching.hostfile import Host
 from megachar.launching.network import is_this_machine
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
+from megachar.watch.secret import Secret
 
 SSH_SECONDS = 10
 CLOSE_SECONDS = 2
@@ -130,11 +132,14 @@ def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
                            f"{timeout:g} s: {error}; run the same command there")  # fmt: skip
                 return Verdict([Failure(own, "call", problem)], {})
             time.sleep(0.2)
-    with connection, connection.makefile("r") as lines, connection.makefile("w") as out:
-        connection.settimeout(None)
-        out.write(json.dumps(_hello(plan)) + "\n")
-        out.flush()
-        verdict = serve(lines, out)
+    with connection:
+        try:
+            call(connection, plan)
+        except PlatformError as error:
+            problem = f"{error}; see what listens at {plan.master_address} port {plan.master_port}"
+            return Verdict([Failure(own, "call", problem)], {})
+        with connection.makefile("r") as lines, connection.makefile("w") as out:
+            verdict = serve(lines, out)
     return verdict or Verdict([Failure(own, "call", f"{first} hung up; see what the command says there")], {})
 
 
@@ -237,19 +242,14 @@ async def _wait_for_calls(
     waited_for = {host.name for host in hosts}
     complete = asyncio.Event()
 
-    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            hello = json.loads(await reader.readline())
-            name = plan.hosts[hello["node_rank"]].name
-        except (ValueError, KeyError, TypeError, IndexError):  # not one of us
-            writer.close()
-            return
+    def take(found: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name = plan.hosts[found.node_rank].name if found.node_rank < len(plan.hosts) else ""
         if name not in waited_for:
-            problem = f"{hello['host_name']} calls itself host {hello['node_rank']} too; give each its own --node-rank"
-            failures.append(Failure(hosts[0].name if name == plan.hosts[0].name else name, "call", problem))
+            problem = f"{found.host_name} calls itself host {found.node_rank} too; give each its own --node-rank"
+            failures.append(Failure(name or plan.hosts[0].name, "call", problem))
             writer.close()
             return
-        if hello["settings"] != _hello(plan)["settings"]:
+        if found.settings != settings_of(plan):
             problem = "it was started with other settings or another hostfile; run the same command on every host"
             failures.append(Failure(name, "settings", problem))
         channels.append(Channel(name, reader, writer))
@@ -257,22 +257,20 @@ async def _wait_for_calls(
         if not waited_for:
             complete.set()
 
+    secret = Secret.new()
+    secret.write(plan.folder.launch)
     try:
-        server = await asyncio.start_server(take, "", plan.master_port)
+        server = await take_calls(plan, secret, take)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(complete.wait(), timeout)
+        server.close()
     except OSError as error:
         problem = f"port {plan.master_port} is taken: {error}; end what listens there, or take another --master-port"
         return [Failure(plan.hosts[0].name, "port", problem)]
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(complete.wait(), timeout)
-    server.close()
+    finally:
+        secret.remove(plan.folder.launch)
     problem = f"it did not call within {timeout:g} s; run the same command there"
     return [*failures, *(Failure(name, "call", problem) for name in sorted(waited_for))]
-
-
-def _hello(plan: LaunchPlan) -> dict[str, Any]:
-    """What a host says when it calls the first one."""
-    settings = [plan.experiment.model_dump(mode="json"), [asdict(host) for host in plan.hosts], plan.resume]
-    return {"node_rank": plan.node_rank, "host_name": socket.gethostname(), "settings": settings}
 
 
 def _missing_programs(plan: LaunchPlan) -> list[Failure]:

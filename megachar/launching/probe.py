@@ -163,9 +163,10 @@ def report(question: Question, sockets: ExitStack) -> Report:
     seen = _appears(folder / question.token)
     if seen:
         attempt("run folder", lambda: _try_writing(folder))
-    ports = [_listen(0, sockets)]
+    where = "" if question.hosts else "127.0.0.1"
+    ports = [_listen(where, 0, sockets)]
     try:
-        ports += [_listen(question.master_port, sockets)] if question.master_port else []
+        ports += [_listen(where, question.master_port, sockets)] if question.master_port else []
     except PlatformError as error:
         errors["port"] = str(error)
     addresses, num_gpus = {}, count_gpus()
@@ -270,9 +271,9 @@ def _try_writing(folder: Path) -> str:
     return ""
 
 
-def _listen(port: int, sockets: ExitStack) -> int:
+def _listen(address: str, port: int, sockets: ExitStack) -> int:
     try:
-        listener = sockets.enter_context(socket.create_server(("", port), backlog=128))
+        listener = sockets.enter_context(socket.create_server((address, port), backlog=128))
     except OSError as error:
         raise PlatformError(f"port {port} is taken: {error}") from error
     return int(listener.getsockname()[1])

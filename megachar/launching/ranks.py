@@ -17,7 +17,7 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
     DeepSpeed and torchrun set the first six; what Open MPI and Slurm say is put into their words. gloo would take the
     interface that the host's own name leads to, which on many machines is the loopback; it is told the one that leads
-    to rank 0. What is set already stays.
+    to rank 0. What is set already stays, but for MASTER_ADDR where all ranks are on one machine: that is its loopback.
 
     Raises:
         PlatformError: rank 0 cannot be found, or no interface leads to it.
@@ -27,6 +27,8 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str]:
         return _new(named, environment)
     if "MASTER_ADDR" not in named or "MASTER_PORT" not in named:
         named = {**_meeting_point(named, environment), **named}
+    if named.get("LOCAL_WORLD_SIZE") == named["WORLD_SIZE"]:
+        named["MASTER_ADDR"] = "127.0.0.1"  # so that nobody elsewhere reaches the ranks
     if "GLOO_SOCKET_IFNAME" not in environment:
         named["GLOO_SOCKET_IFNAME"] = _gloo_interface(named)
     return _new(named, environment)

@@ -21,6 +21,7 @@ from megachar.config.deepspeed import EngineConfig, load_engine_config, render_d
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.parallel.mesh import Mesh
+from megachar.parallel.messages import TEXT_OR_NONE, gather
 from megachar.parallel.recurrent_stage import RecurrentStage
 from megachar.parallel.stage import MicroBatch, Stage
 from megachar.parallel.step_guard import (
@@ -157,11 +158,9 @@ class TrainingEngine(ABC):
 
     def _suspects(self, own: torch.Tensor) -> tuple[str, ...]:
         """The ranks on which `own` is not finite; all ranks must call it."""
-        everyone: list[Any] = [None] * self.mesh.topology.world_size
         where = f"rank {self.mesh.rank} of {socket.gethostname()}"
         mine = where if not bool(own.isfinite().all()) else None
-        dist.all_gather_object(everyone, mine, group=self.mesh.control_group)
-        return tuple(rank for rank in everyone if rank is not None)
+        return tuple(rank for rank in gather(TEXT_OR_NONE, mine, self.mesh.control_group) if rank is not None)
 
     @abstractmethod
     def _train(self) -> None: ...

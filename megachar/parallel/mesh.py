@@ -5,14 +5,19 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 
 from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.parallel.library import load_deepspeed
+from megachar.parallel.messages import error_as_json, error_from_json, gather
+from megachar.parallel.store import stay_on_loopback
 from megachar.topology import Coordinates, Topology
+
+_PAIR = TypeAdapter(tuple[str, str])
+_ERROR: TypeAdapter[tuple[str, str] | None] = TypeAdapter(tuple[str, str] | None)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def start(topology: Topology, device: torch.device, timeout_seconds: float = 0) 
     if not dist.is_initialized():
         timeout = {"timeout": timedelta(seconds=timeout_seconds)} if timeout_seconds else {}
         backend = "nccl" if device.type == "cuda" else "gloo"
+        _served = stay_on_loopback()  # held until torch has it
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, **timeout)
     return make_mesh(topology, device)
 
@@ -123,10 +129,9 @@ def make_mesh(topology: Topology, device: torch.device) -> Mesh:
     )
 
 
-def check_agreement(what: str, value: str) -> None:
+def check_agreement(mesh: Mesh, what: str, value: str) -> None:
     """Raise `PlatformError` on every rank unless all ranks hold the same `value` of `what`."""
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (value, socket.gethostname()))
+    everyone = gather(_PAIR, (value, socket.gethostname()), mesh.control_group)
     for rank, (other, host) in enumerate(everyone):
         if other != everyone[0][0]:
             raise PlatformError(
@@ -138,9 +143,8 @@ def check_agreement(what: str, value: str) -> None:
 def fail_together(mesh: Mesh, error: MegacharError | None) -> None:
     """Raise on every rank the error of the first rank that has one. Every rank must call it; None is no error."""
     if any_rank(mesh, error is not None):
-        everyone: list[Any] = [None] * mesh.topology.world_size
-        dist.all_gather_object(everyone, error, mesh.control_group)
-        raise next(other for other in everyone if other is not None)
+        everyone = gather(_ERROR, error_as_json(error), mesh.control_group)
+        raise error_from_json(*next(other for other in everyone if other is not None))
 
 
 def any_rank(mesh: Mesh, value: bool) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megachar.errors import PlatformError
+from megachar.parallel.store import stay_on_loopback
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 3.0
@@ -49,7 +50,10 @@ class RollCall:
         """
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.timeout_seconds, self._prefix = timeout_seconds, prefix
-        self._port = int(os.environ.get("MASTER_PORT", "0"))
+        for name, value in (("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+            os.environ.setdefault(name, value)
+        _served = stay_on_loopback()  # held until there are the connections to it
+        self._port = int(os.environ["MASTER_PORT"])
         self._store, self._reading = self._connect(serves=self.rank == 0), self._connect(serves=False)
         self._phase = -1
         self._ended = threading.Event()
@@ -110,7 +114,7 @@ class RollCall:
         """A connection of its own: one that waits blocks its other users."""
         # torchrun serves the store from a process of its own.
         serves = serves and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        host, seconds = os.environ.get("MASTER_ADDR", "127.0.0.1"), self.timeout_seconds
+        host, seconds = os.environ["MASTER_ADDR"], self.timeout_seconds
         options = {"is_master": serves, "wait_for_workers": False, "multi_tenant": True}
         try:
             store = dist.TCPStore(host, self._port, timeout=timedelta(seconds=seconds), **options)

@@ -12,6 +12,7 @@ from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.device import choose_device
 from megachar.parallel.mesh import Mesh, check_agreement, start
+from megachar.parallel.proof import prove_membership
 from megachar.selftest.collectives import COLLECTIVES, SEND, check_neighbours
 from megachar.selftest.findings import SPEED, Findings, Problem
 from megachar.selftest.groups import ALL, DATA, STAGES, TENSOR, kinds, neighbours, own_group
@@ -20,6 +21,7 @@ from megachar.selftest.report import MODEL, START, Phase, Reporter
 from megachar.selftest.roll_call import RollCall
 from megachar.selftest.speed import measure_all_reduce, measure_stages
 from megachar.topology import Topology
+from megachar.training.run_folder import run_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,7 +46,8 @@ class Bench:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         self.roll_call.tell("place", {"host": socket.gethostname(), "device": f"{device} {name}".strip()})
         self._mesh.append(start(self.topology, device))
-        check_agreement("the experiment", self.experiment.model_dump_json())
+        prove_membership(self.mesh, run_folder(self.experiment).launch)
+        check_agreement(self.mesh, "the experiment", self.experiment.model_dump_json())
         return Findings()
 
     def collective(self, check: str, kind: str) -> Callable[[], Findings]:

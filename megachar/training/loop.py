@@ -14,6 +14,7 @@ from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
+from megachar.parallel.proof import prove_membership
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
 from megachar.training.checkpoints.format import DataRecord
@@ -123,7 +124,7 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     """Join the other ranks, build this one's part, and bring it to where training goes on."""
     blend = check_data(experiment)
     mesh = _join(experiment, watch)
-    check_agreement(f"the data, {blend.description}", blend.fingerprint)
+    check_agreement(mesh, f"the data, {blend.description}", blend.fingerprint)
     engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
     state = EngineState(engine)
     source = build_source(experiment, blend, mesh)
@@ -141,8 +142,9 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     parallel = experiment.parallel
     topology = Topology(parallel.pipe, parallel.data, parallel.tensor)
     mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
-    connect_watch(watch)
-    check_agreement("the experiment", experiment.model_dump_json())
+    secret = prove_membership(mesh, run_folder(experiment).launch)
+    connect_watch(watch, mesh, secret)
+    check_agreement(mesh, "the experiment", experiment.model_dump_json())
     return mesh
 
 

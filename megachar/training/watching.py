@@ -1,11 +1,18 @@
 """The watch over a rank in training: where its hub is. Imports torch only once training has."""
 
 import os
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from megachar.config.schema import Experiment
 from megachar.training.run_folder import run_folder
-from megachar.watch.hub import HubAddress
+from megachar.watch.address import HubAddress
 from megachar.watch.rank import Output, RankWatch
+from megachar.watch.secret import Secret
+
+if TYPE_CHECKING:
+    from megachar.parallel.mesh import Mesh
 
 HUB_VARIABLE = "MEGACHAR_HUB"
 """Where a supervisor listens: a `HubAddress` as text."""
@@ -16,16 +23,19 @@ def watch_rank(experiment: Experiment, output: Output) -> RankWatch:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     given = os.environ.get(HUB_VARIABLE)
     supervisor = HubAddress.parse(given) if given else None
-    return RankWatch(rank, world_size, experiment.fault_tolerance, run_folder(experiment).failures, output, supervisor)
+    folder = run_folder(experiment)
+    return RankWatch(
+        rank, world_size, experiment.fault_tolerance, folder.failures, output, supervisor, launch=folder.launch
+    )
 
 
-def connect_watch(watch: RankWatch) -> None:
-    """Without a supervisor, rank 0 has the hub. Every rank must call it, once the process group stands."""
-    import torch.distributed as dist
+def connect_watch(watch: RankWatch, mesh: "Mesh", secret: Secret) -> None:
+    """Without a supervisor, rank 0 has the hub. Every rank must call it."""
+    from megachar.parallel.messages import gather
 
-    if watch.connected or dist.get_world_size() == 1:
+    if watch.connected or mesh.topology.world_size == 1:
         return
-    hub: list[HubAddress | None] = [watch.serve() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(hub, src=0)
-    assert hub[0] is not None
-    watch.connect(hub[0])
+    kind: TypeAdapter[HubAddress | None] = TypeAdapter(HubAddress | None)
+    hub = gather(kind, watch.serve(secret) if mesh.is_main else None, mesh.control_group)[0]
+    assert hub is not None
+    watch.connect(hub, secret)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 
+KEPT_CHARACTERS = 20_000
+"""Of an error, and of either end of its traceback: a record has to fit into a message."""
 Kind = Literal["exception", "user_error", "death", "silence", "hang", "launcher", "preemption"]
 
 
@@ -70,11 +72,13 @@ class Failure:
 
 def failure_of(error: BaseException, rank: int, host: str, step: int | None) -> Failure:
     """The record of an exception that ends a rank."""
-    line = f"{type(error).__name__}: {error}"
+    line = _tellable(f"{type(error).__name__}: {error}")[:KEPT_CHARACTERS]
     if isinstance(error, MegacharError):
         return Failure("user_error", (rank,), host, step, line)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    text = "".join(traceback.format_exception(error))
+    text = _tellable("".join(traceback.format_exception(error)))
+    if len(text) > 2 * KEPT_CHARACTERS:
+        text = f"{text[:KEPT_CHARACTERS]}\n[...]\n{text[-KEPT_CHARACTERS:]}"
     return Failure("exception", (rank,), host, step, line, text, bool(frames) and communicates(frames[-1]))
 
 
@@ -95,4 +99,9 @@ def place_of(frame: FrameType | None) -> str:
     if frame is None:
         return "nowhere"
     path = Path(frame.f_code.co_filename)
-    return f"{frame.f_code.co_name} ({'/'.join(path.parts[-2:])}:{frame.f_lineno})"
+    return _tellable(f"{frame.f_code.co_name} ({'/'.join(path.parts[-2:])}:{frame.f_lineno})")
+
+
+def _tellable(text: str) -> str:
+    """Without what UTF-8, and so JSON, cannot say: a file's name may hold it."""
+    return text.encode(errors="backslashreplace").decode()

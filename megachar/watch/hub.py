@@ -1,33 +1,49 @@
 """Where all ranks of a run hold a connection: who falls silent is noticed, and everyone is told why the run ends.
 
-The hub is a thread of the supervisor under `megachar launch`, else of rank 0. Messages are lines of JSON:
-
-    rank -> hub   {"token", "rank", "host", "machine", "pid"}    first; then any of
-                  {"step", "idle", "waits", "place", "saved"}    a heartbeat
-                  {"failure"}  {"preempt"}  {"left"}             this rank fails; is asked to leave; ends with a status
-    hub -> rank   {}                                             a heartbeat
-                  {"verdict", "abort"}                           end now, and abort those processes of your machine
-                  {"preempt"}  {"released"}                      save and leave; go on without the hub
+The hub is a thread of the supervisor under `megachar launch`, else of rank 0. `megachar.watch.wire` has the messages.
 """
 
 import asyncio
 import contextlib
-import json
 import secrets
 import socket
+import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from megachar.config.schema import FaultToleranceConfig
 from megachar.exit_codes import ExitCode
+from megachar.watch.address import listen
 from megachar.watch.failure import Failure
+from megachar.watch.secret import Secret
+from megachar.watch.wire import (
+    FROM_RANK,
+    MESSAGE_BYTES,
+    STRANGER_BYTES,
+    STRANGER_SECONDS,
+    Asked,
+    Beat,
+    Failed,
+    Greeting,
+    Left,
+    Lines,
+    Opening,
+    Order,
+    Reply,
+    encode,
+    plain,
+)
 
 SHARE = 0.8
 """Part of a timeout after which it counts as passed, so that everyone has ended when it has."""
 SETTLE_SECONDS = 1.0
 """Wait for a better explanation after an error that another one may have caused."""
-LIMIT_BYTES = 1 << 22
+STRANGERS = 64
+"""Connections, beside one for each rank, that may stand without a greeting; a further one ends the oldest."""
+SAY_SECONDS = 60.0
+"""Between two lines about strangers."""
 
 
 def beat_interval(settings: FaultToleranceConfig) -> float:
@@ -35,32 +51,6 @@ def beat_interval(settings: FaultToleranceConfig) -> float:
     return (
         min(5.0, *(value / 10 for value in vars(settings).values() if value)) if any(vars(settings).values()) else 5.0
     )
-
-
-@dataclass(frozen=True)
-class HubAddress:
-    """Where to reach a hub."""
-
-    addresses: tuple[str, ...]
-    """Of its host; one of them answers."""
-    port: int
-    token: str
-    """Shows that a connection belongs to this attempt of this run."""
-    machine: str = ""
-    """Where it is a rank's thread: `machine_name` of that rank."""
-    pid: int | None = None
-    """Where it is a rank's thread: that process."""
-
-    def __str__(self) -> str:
-        """For the environment of a supervised rank, in characters that no launcher has to quote."""
-        return f"{','.join(self.addresses)}:{self.port}/{self.token}"
-
-    @staticmethod
-    def parse(text: str) -> "HubAddress":
-        """The inverse of `str`."""
-        addresses, _, rest = text.rpartition(":")
-        port, _, token = rest.partition("/")
-        return HubAddress(tuple(addresses.split(",")), int(port), token)
 
 
 @dataclass
@@ -86,20 +76,19 @@ class Member:
     closed: bool = False
     """Whether its process has ended, or its connection broken."""
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send a message; one that cannot be delivered shows elsewhere."""
+    def tell(self, order: Order) -> None:
+        """Send an order; one that cannot be delivered shows elsewhere."""
         if self.closed:
             return
         with contextlib.suppress(OSError, RuntimeError):
-            self.writer.write(json.dumps(message).encode() + b"\n")
+            self.writer.write(encode(order))
 
 
 class Hub:
     """Listens in a thread of its own from `start` to `close`."""
 
-    def __init__(self, world_size: int, settings: FaultToleranceConfig) -> None:
-        self.world_size, self.settings = world_size, settings
-        self.token = secrets.token_hex(8)
+    def __init__(self, world_size: int, settings: FaultToleranceConfig, secret: Secret) -> None:
+        self.world_size, self.settings, self.secret = world_size, settings, secret
         self.port = 0
         self.members: dict[int, Member] = {}
         self.verdict: Failure | None = None
@@ -107,18 +96,26 @@ class Hub:
         self._signs: list[Failure] = []
         self._why = ""
         self._decision: asyncio.TimerHandle | None = None
-        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self._stop = asyncio.Event()
+        self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._turned_away, self._say_again = 0, 0.0
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to listen, on every interface; `port` is known afterwards."""
+    def start(self, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
+        """Begin to listen at these addresses of this machine, and no others; `port` is known afterwards.
+
+        Raises:
+            PlatformError: it cannot.
+        """
+        sockets = listen(addresses)
+        self.port = int(sockets[0].getsockname()[1])
+        self._thread = threading.Thread(target=self._run, args=(sockets,), name="hub", daemon=True)
         self._thread.start()
-        self._ready.wait()
 
     def close(self) -> None:
         """Let go of all ranks, and stop."""
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
 
@@ -157,26 +154,47 @@ class Hub:
         """Whether all ranks have come and announced their end."""
         return len(self.members) == self.world_size and not self.running
 
-    def _run(self) -> None:
+    def _run(self, sockets: list[socket.socket]) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        self._loop.set_exception_handler(self._fail)
+        try:
+            self._loop.run_until_complete(self._serve(sockets))
+        except Exception as error:
+            if not self._stop.is_set():
+                self._sign(self._own_failure(error))
+                self._decide()
+        finally:
+            self._loop.close()
 
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._attend, host=None, port=0, limit=LIMIT_BYTES,
-                                            family=socket.AF_INET)  # fmt: skip
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        beats = asyncio.create_task(self._beat())
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        servers = [await asyncio.start_server(self._attend, sock=one, limit=STRANGER_BYTES) for one in sockets]
+        beats = asyncio.create_task(self._watch())
         await self._stop.wait()
         beats.cancel()
-        self._tell_all({"released": True})
-        server.close()
+        self._tell_all(Order(released=True))
+        for server in servers:
+            server.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         for member in self.members.values():
             member.writer.close()
         await asyncio.sleep(0)
+
+    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something went wrong in the hub itself: ranks that nobody watches end. A broken connection is not that."""
+        error = context.get("exception") or RuntimeError(context["message"])
+        if not isinstance(error, OSError):
+            self._sign(self._own_failure(error))
+
+    def _own_failure(self, error: BaseException) -> Failure:
+        what = f"the watch over the run failed: {type(error).__name__}: {error}"
+        return Failure("launcher", (), socket.gethostname(), self.steps, what)
+
+    async def _watch(self) -> None:
+        try:
+            await self._beat()
+        except Exception as error:
+            self._sign(self._own_failure(error))
 
     async def _beat(self) -> None:
         interval, last = beat_interval(self.settings), self._loop.time()
@@ -187,46 +205,100 @@ class Hub:
                 for member in self.members.values():
                     member.heard += now - last
             last = now
-            self._tell_all({})
+            self._tell_all(Order())
             self._look_for_silence(now)
             self._look_for_hang()
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One rank's connection, from its first message to its end."""
-        member: Member | None = None
+        """One connection, from its first message to its end."""
+        lines = Lines(reader)
         try:
-            hello = json.loads(await reader.readline())
-            if hello.pop("token") == self.token:
-                member = self.members[hello["rank"]] = Member(**hello, writer=writer, heard=self._loop.time())
-                if self.verdict is not None:
-                    member.tell(self._verdict_for(member, self.verdict))
-                elif self.preempted.is_set():
-                    member.tell({"preempt": self._why})
-                while line := await reader.readline():
-                    member.heard = self._loop.time()
-                    self._take(member, json.loads(line))
+            member = await self._admit(lines, writer)
+            if member is not None:
+                await self._listen(member, lines)
         except asyncio.CancelledError:
-            return  # the hub is closed
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # a broken connection, or not one of ours
-        if member is not None:
-            member.closed = True
-            if member.left is None:
-                self._sign(self._about("death", member, "ended without a word, as if killed"))
-        writer.close()
+            pass  # the hub is closed
+        except Exception as error:
+            self._sign(self._own_failure(error))
+        finally:
+            writer.close()
 
-    def _take(self, member: Member, message: dict[str, Any]) -> None:
-        if "idle" in message:
-            member.step, member.saved, member.idle = message["step"], message["saved"], message["idle"]
-            member.waits, member.place = message["waits"], message["place"]
-        elif "failure" in message:
-            failure = Failure.from_json(message["failure"])
+    async def _admit(self, lines: Lines, writer: asyncio.StreamWriter) -> Member | None:
+        """The rank at the other end; None if it is none of ours, or is here already."""
+        while len(self._strangers) >= self.world_size + STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        self._strangers[writer] = None
+        try:
+            greeting = await asyncio.wait_for(self._greeting(lines, writer), STRANGER_SECONDS)
+        except Exception as error:  # whatever it may be: a stranger ends no run
+            self._turn_away(writer, plain(error) if str(error) else "it kept silent")
+            return None
+        finally:
+            self._strangers.pop(writer, None)
+        if greeting.rank >= self.world_size or greeting.rank in self.members:
+            what = "is here already" if greeting.rank in self.members else "is none of this run"
+            writer.write(encode(Order(refused=f"rank {greeting.rank} {what}")))
+            self._turn_away(writer, f"rank {greeting.rank} {what}")
+            return None
+        member = Member(greeting.rank, greeting.host, greeting.machine, greeting.pid, writer, self._loop.time())
+        self.members[member.rank] = member
+        if self.verdict is not None:
+            member.tell(self._verdict_for(member, self.verdict))
+        elif self.preempted.is_set():
+            member.tell(Order(preempt=self._why))
+        return member
+
+    async def _greeting(self, lines: Lines, writer: asyncio.StreamWriter) -> Greeting:
+        """Who connects, once both have shown that they have the secret; `ValueError` if it does not."""
+        opening = Opening.model_validate_json(await lines.next(STRANGER_BYTES))
+        nonces = (opening.nonce, secrets.token_hex(16))
+        writer.write(encode(Reply(nonce=nonces[1], proof=self.secret.proof("hub", *nonces))))
+        greeting = Greeting.model_validate_json(await lines.next(STRANGER_BYTES))
+        if not greeting.is_true(self.secret, nonces):
+            raise ValueError("it does not have the secret of the run")
+        return greeting
+
+    def _turn_away(self, writer: asyncio.StreamWriter, why: str) -> None:
+        """Say so, now and then."""
+        self._turned_away += 1
+        if self._loop.time() >= self._say_again:
+            self._say_again = self._loop.time() + SAY_SECONDS
+            came = f"{self._turned_away} connection{'s' * (self._turned_away > 1)}"
+            where = (writer.get_extra_info("peername") or ["nowhere"])[0]
+            with contextlib.suppress(OSError, ValueError):
+                print(f"megachar: turned away {came} that did not belong to the run, the last from {where}: {why}",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            self._turned_away = 0
+
+    async def _listen(self, member: Member, lines: Lines) -> None:
+        """To a rank, until its connection ends."""
+        end = "ended without a word, as if killed"
+        try:
+            while line := await lines.next(MESSAGE_BYTES):
+                member.heard = self._loop.time()
+                self._take(member, FROM_RANK.validate_json(line))
+        except OSError:
+            pass  # a broken connection
+        except ValueError as error:
+            end = f"said what its hub does not understand ({plain(error)})"
+        member.closed = True
+        if member.left is None:
+            self._sign(self._about("death", member, end))
+
+    def _take(self, member: Member, message: Beat | Failed | Asked | Left) -> None:
+        if isinstance(message, Beat):
+            member.step, member.saved, member.idle = message.step, message.saved, message.idle
+            member.waits, member.place = message.waits, message.place
+        elif isinstance(message, Failed):
+            failure = replace(message.failure, host=member.host, ranks=(member.rank,) * bool(message.failure.ranks))
             member.step = failure.step if failure.step is not None else member.step
             self._sign(failure)
-        elif "preempt" in message:
-            self._preempt(message["preempt"])
-        elif "left" in message:
-            member.left = message["left"]
+        elif isinstance(message, Asked):
+            self._preempt(message.preempt)
+        else:
+            member.left = message.left
             if member.left == ExitCode.PREEMPTED and member.step is None:  # others would wait for it
                 self._sign(self._about("preemption", member, "was asked to leave before training began"))
 
@@ -234,7 +306,7 @@ class Hub:
         if not self.preempted.is_set():
             self._why = why
             self.preempted.set()
-            self._tell_all({"preempt": why})
+            self._tell_all(Order(preempt=why))
 
     def _look_for_silence(self, now: float) -> None:
         limit = self.settings.heartbeat_timeout_seconds * SHARE
@@ -289,16 +361,16 @@ class Hub:
             member.tell(self._verdict_for(member, self.verdict))
         self.decided.set()
 
-    def _verdict_for(self, member: Member, verdict: Failure) -> dict[str, Any]:
+    def _verdict_for(self, member: Member, verdict: Failure) -> Order:
         """With the processes that this rank has to abort, as the first healthy one of its machine."""
         on_machine = sorted(other.rank for other in self.members.values()
                             if other.machine == member.machine and other.left is None)  # fmt: skip
         healthy = [rank for rank in on_machine if rank not in verdict.ranks]
         first = bool(healthy) and healthy[0] == member.rank
         stuck = [rank for rank in on_machine if rank in verdict.ranks] if verdict.kind in ("silence", "hang") else []
-        return {"verdict": verdict.as_json(), "abort": [self.members[rank].pid for rank in stuck] if first else []}
+        return Order(verdict=verdict, abort=tuple(self.members[rank].pid for rank in stuck) if first else ())
 
-    def _tell_all(self, message: dict[str, Any]) -> None:
+    def _tell_all(self, order: Order) -> None:
         for member in self.members.values():
             if member.left is None:
-                member.tell(message)
+                member.tell(order)

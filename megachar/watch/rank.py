@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import json
 import os
 import selectors
 import signal
@@ -13,16 +12,30 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-import psutil
+from pydantic import BaseModel
 
 from megachar.config.schema import FaultToleranceConfig
 from megachar.errors import PlatformError, Preempted
 from megachar.exit_codes import ExitCode
 from megachar.watch import launchers
+from megachar.watch.address import HubAddress, addresses_of_ranks
 from megachar.watch.failure import Failure, communicates, failure_of, place_of
-from megachar.watch.hub import SETTLE_SECONDS, SHARE, Hub, HubAddress, beat_interval
+from megachar.watch.hub import SETTLE_SECONDS, SHARE, Hub, beat_interval
+from megachar.watch.secret import Secret
+from megachar.watch.wire import (
+    MESSAGE_BYTES,
+    Asked,
+    Beat,
+    Failed,
+    Greeting,
+    Left,
+    Order,
+    encode,
+    greet,
+    plain,
+)
 
 LOOK_SECONDS = 0.5
 """Between two looks at the launchers."""
@@ -30,6 +43,8 @@ LEAVE_SECONDS = 8
 """A rank that has decided to end is killed by its alarm after this long, whatever it waits for."""
 CONNECT_SECONDS = 5
 """An address of the hub has to answer within."""
+TRIES = 2
+"""Of an address that answers, but not as the hub does: strangers may fill its door for a moment."""
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Item = TypeVar("Item")
 
@@ -68,8 +83,10 @@ class RankWatch:
         failures: Path,
         output: Output,
         supervisor: HubAddress | None = None,
+        launch: Path | None = None,
     ) -> None:
-        self._supervisor, self._output = supervisor, output
+        """With a supervisor, its secret is in the folder `launch`."""
+        self._supervisor, self._launch, self._output = supervisor, launch, output
         self.rank, self.world_size, self.settings, self.failures = rank, world_size, settings, failures
         self.host = socket.gethostname()
         self.preempt_asked = False
@@ -102,9 +119,9 @@ class RankWatch:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._arm()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        if self._supervisor is not None:
+        if self._supervisor is not None and self._launch is not None:
             try:
-                self.connect(self._supervisor)
+                self.connect(self._supervisor, Secret.read(self._launch, self._supervisor.attempt))
             except PlatformError as error:
                 self._fail(error)
         return self
@@ -127,42 +144,51 @@ class RankWatch:
         for number in PREEMPTION_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
-    def serve(self) -> HubAddress:
-        """Start the hub in this process."""
-        self._hub = Hub(self.world_size, self.settings)
-        self._hub.start()
-        address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        return HubAddress((address,), self._hub.port, self._hub.token, machine_name(), os.getpid())
+    def serve(self, secret: Secret) -> HubAddress:
+        """Start the hub in this process, for those who have the secret."""
+        addresses = addresses_of_ranks()
+        self._hub = Hub(self.world_size, self.settings, secret)
+        self._hub.start(addresses)
+        return HubAddress(addresses, self._hub.port, secret.name, machine_name(), os.getpid())
 
-    def connect(self, hub: HubAddress) -> None:
+    def connect(self, hub: HubAddress, secret: Secret) -> None:
         """Join the hub.
 
         Raises:
-            PlatformError: none of its addresses answers.
+            PlatformError: it answers at none of its addresses, with the proof that it has the secret.
         """
-        connection = self._reach(hub)
+        connection = self._reach(hub, secret)
         connection.settimeout(LEAVE_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hub.machine == machine_name():
             self._hub_pid = hub.pid
         self._hub_name = "megachar launch" if hub.pid is None else "rank 0"
         self._heard = time.monotonic()
-        hello = {"token": hub.token, "rank": self.rank, "host": self.host, "machine": machine_name(),
-                 "pid": os.getpid()}  # fmt: skip
-        with contextlib.suppress(OSError):
-            _send_line(connection, hello)
         # Not before: the thread beats on this socket as soon as it is there, and the hub must hear who we are first.
         self._socket, self.connected = connection, True
         self._beat()
         self._wakeup.send(b"\0")
 
-    def _reach(self, hub: HubAddress) -> socket.socket:
-        errors = []
-        for address in hub.addresses:
-            try:
-                return socket.create_connection((address, hub.port), CONNECT_SECONDS)
-            except OSError as error:
-                errors.append(f"{address}:{hub.port}: {error}")
+    def _reach(self, hub: HubAddress, secret: Secret) -> socket.socket:
+        errors: dict[str, None] = {}
+        who = Greeting(rank=self.rank, host=self.host, machine=machine_name(), pid=os.getpid())
+        for _ in range(TRIES):
+            answered = False
+            for address in hub.addresses:
+                try:
+                    connection = socket.create_connection((address, hub.port), CONNECT_SECONDS)
+                except OSError as error:
+                    errors[f"{address}:{hub.port}: {error}"] = None
+                    continue
+                try:
+                    greet(connection, who, secret)
+                    return connection
+                except (OSError, ValueError) as error:
+                    connection.close()
+                    errors[f"{address}:{hub.port}: {plain(error)}"] = None
+                    answered = True
+            if not answered:
+                break
         raise PlatformError(f"rank {self.rank} on {self.host} cannot reach what watches over the run "
                             f"({'; '.join(errors)}); let hosts connect to each other, or start the run on one of its "
                             f"own hosts")  # fmt: skip
@@ -195,7 +221,7 @@ class RankWatch:
         failure = failure_of(error, self.rank, self.host, self._step)
         wrong = failure.kind == "user_error"
         self._failed = True
-        self._send({"failure": failure.as_json()})
+        self._send(Failed(failure=failure))
         if self.connected:
             self._decided.wait(SETTLE_SECONDS + 2)
         cause = self._verdict or failure
@@ -208,7 +234,7 @@ class RankWatch:
     def _leave(self, code: ExitCode) -> None:
         """This rank ends on its own account, and nobody is to mind."""
         self._finished = True
-        self._send({"left": int(code)})
+        self._send(Left(left=int(code)))
 
     # From here on: the thread.
 
@@ -239,7 +265,7 @@ class RankWatch:
         for number in self._signals.recv(64):
             if number in PREEMPTION_SIGNALS:
                 why = f"{signal.Signals(number).name} to rank {self.rank} on {self.host}"
-                self._send({"preempt": why})
+                self._send(Asked(preempt=why))
                 self._preempt(why)
 
     def _take_messages(self) -> None:
@@ -254,12 +280,20 @@ class RankWatch:
             self._lose_hub("is gone")
         self._heard = time.monotonic()
         *lines, self._received = (self._received + data).split(b"\n")
-        for message in map(json.loads, lines):
-            if "verdict" in message:
-                self._obey(Failure.from_json(message["verdict"]), message["abort"])
-            elif "preempt" in message:
-                self._preempt(str(message["preempt"]))
-            elif "released" in message:
+        if len(self._received) > MESSAGE_BYTES:
+            self._lose_hub("says something that does not end")
+        try:
+            orders = [Order.model_validate_json(line) for line in lines]
+        except ValueError as error:
+            self._lose_hub(f"said what a rank does not understand ({plain(error)})")
+        for order in orders:
+            if order.refused is not None:
+                self._lose_hub(f"does not take this rank: {order.refused}")
+            elif order.verdict is not None:
+                self._obey(order.verdict, order.abort)
+            elif order.preempt is not None:
+                self._preempt(order.preempt)
+            elif order.released:
                 self._finished = True
 
     def _preempt(self, why: str) -> None:
@@ -270,7 +304,7 @@ class RankWatch:
             self._leave(ExitCode.PREEMPTED)
             self._end(ExitCode.PREEMPTED)
 
-    def _obey(self, verdict: Failure, abort: list[int]) -> None:
+    def _obey(self, verdict: Failure, abort: Iterable[int]) -> None:
         if self._hub is not None and verdict.kind in ("death", "silence", "hang"):
             self._record(verdict)
         self._verdict = verdict
@@ -289,7 +323,7 @@ class RankWatch:
         if limit and self._socket is not None and now - self._heard > limit:
             self._lose_hub(f"was not heard of for {now - self._heard:.0f} s")
 
-    def _lose_hub(self, how: str) -> None:
+    def _lose_hub(self, how: str) -> NoReturn:
         in_rank_0 = self._hub_name == "rank 0"
         loss = Failure("death" if in_rank_0 else "launcher", (0,) if in_rank_0 else (),
                        "its host" if in_rank_0 else self.host, self._step,
@@ -306,18 +340,18 @@ class RankWatch:
                 self._launchers = []
                 if not self.connected:
                     self._end(loss.exit_code, loss, loss.line(), True)
-                self._send({"failure": loss.as_json()})
+                self._send(Failed(failure=loss))
                 return  # until the hub has told everyone
 
     def _beat(self) -> None:
         frame = sys._current_frames().get(self._main or 0)
-        self._send({"step": self._step, "saved": self._saved, "idle": time.monotonic() - self._progress,
-                    "waits": frame is not None and communicates(frame), "place": place_of(frame)})  # fmt: skip
+        self._send(Beat(step=self._step, saved=self._saved, idle=max(0.0, time.monotonic() - self._progress),
+                        waits=frame is not None and communicates(frame), place=place_of(frame)[:1000]))  # fmt: skip
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: BaseModel) -> None:
         if self._socket is not None:
             with self._lock, contextlib.suppress(OSError):  # that the hub is gone shows when it is read
-                _send_line(self._socket, message)
+                self._socket.sendall(encode(message))
 
     def _arm(self) -> None:
         self._armed = time.monotonic()
@@ -342,28 +376,8 @@ class RankWatch:
             self._log(f"ends: {why}")
             if not (self._supervisor is not None and self.connected):  # which shows it
                 self._output.report_error(cause.line(), min(cause.ranks, default=self.rank))
-        abort_processes(abort)
+        launchers.abort(abort)
         if stacks:
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
         os._exit(code)
-
-
-def _send_line(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def abort_processes(numbers: Iterable[int]) -> None:
-    """Give processes a second to end by themselves, one after being woken to write their stacks, then kill them."""
-    left = []
-    for number in set(numbers) - {os.getpid()}:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            left.append(psutil.Process(number))
-    for what in ((), (signal.SIGCONT, signal.SIGABRT), (signal.SIGKILL,)):
-        for process in left:
-            for one in what:
-                with contextlib.suppress(psutil.Error):
-                    process.send_signal(one)
-        until = time.monotonic() + 1
-        while (left := [process for process in left if not launchers.is_gone(process)]) and time.monotonic() < until:
-            time.sleep(0.02)

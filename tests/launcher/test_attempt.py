@@ -11,6 +11,7 @@ import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.exit_codes import ExitCode
+from megachar.launching import attempt as attempt_module
 from megachar.launching.attempt import Attempt, newest_step, outcome_of_status, own_addresses
 from megachar.launching.hostfile import Host
 from megachar.launching.network import interface_addresses, is_loopback
@@ -49,6 +50,7 @@ def test_where_ranks_find_the_supervisor(tmp_path: Path) -> None:
     found = own_addresses(elsewhere)
     others = [address for own in interface_addresses().values() for address in own if ":" not in address]
     assert set(others) <= set(found)
+    assert own_addresses(replace(elsewhere, launcher="no_ssh")) == ("127.0.0.1",)  # rank 0 has the hub
     assert [is_loopback(address) for address in found] == sorted(is_loopback(address) for address in found)
 
 
@@ -76,3 +78,26 @@ def test_a_killed_launcher_is_not_taken_for_a_dead_rank(tmp_path: Path, killed: 
     assert outcome.cause is not None
     assert outcome.cause.kind == kind
     assert (outcome.cause.error == "SIGKILL ended the launcher, and the ranks with it") == killed
+
+
+def test_the_secret_is_in_one_file_for_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the environment, which pdsh puts on its command line, nor in any other file of the run."""
+    experiment = load_experiment("quickstart", [f"output={tmp_path}"])
+    plan = LaunchPlan(experiment, "quickstart", hosts=(Host("localhost", 2),), launcher="ssh")
+    seen = tmp_path / "seen"
+    words = f"cp -rp {plan.folder.path} {seen}; env >{seen}/env"
+    monkeypatch.setattr(LaunchPlan, "command", lambda _: ["sh", "-c", words])
+    monkeypatch.setattr(attempt_module, "end_command", lambda *_: None)
+    attempt = Attempt(plan)
+    attempt.run()
+    files = {path.name: path for path in seen.rglob("*") if path.is_file()}
+    secret = files.pop(f"{attempt.secret.name}.secret")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert secret.read_bytes() == attempt.secret.key
+    assert {"env", "environment", "history.jsonl", "experiment.yaml"} <= files.keys()
+    for path in files.values():
+        content = path.read_bytes()
+        assert attempt.secret.key not in content
+        assert attempt.secret.key.hex().encode() not in content
+    assert f"/{attempt.secret.name}".encode() in files["environment"].read_bytes()  # by which it is found
+    assert not list(plan.folder.launch.glob("*.secret"))

@@ -42,6 +42,15 @@ def test_deepspeed_and_torchrun_are_left_alone() -> None:
     assert not {"RANK", "LOCAL_WORLD_SIZE"} & rank_environment({**OPENMPI, **SLURM, **given}).keys()
 
 
+def test_on_one_machine_ranks_meet_at_its_loopback() -> None:
+    """Whatever the launcher says, so that nobody elsewhere can speak to them."""
+    given = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
+             "MASTER_PORT": "29500"}  # fmt: skip
+    named = rank_environment(given)
+    assert named == {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": interface_to("127.0.0.1")}
+    assert "MASTER_ADDR" not in rank_environment({**given, "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "eth7"})
+
+
 def test_open_mpi() -> None:
     expected = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     named = rank_environment({**OPENMPI, **MEET, "GLOO_SOCKET_IFNAME": "eth7"})

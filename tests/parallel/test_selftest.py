@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -71,9 +72,11 @@ def run(
     ranks: Ranks, layout: tuple[int, int, int], deepspeed: str, fault: str = "", where: int = 0, factor: float = NEVER
 ) -> tuple[int, str]:
     pipe, tensor, data = layout
-    experiment = small_experiment(deepspeed=deepspeed, parallel={"pipe": pipe, "tensor": tensor, "data": data})
-    arguments = (experiment.model_dump(), uuid4().hex, fault, where, factor)
-    results = ranks(pipe * tensor * data).run(selftest_case, *arguments)
+    parallel = {"pipe": pipe, "tensor": tensor, "data": data}
+    with TemporaryDirectory() as folder:
+        experiment = small_experiment(deepspeed=deepspeed, parallel=parallel, output=folder)
+        arguments = (experiment.model_dump(), uuid4().hex, fault, where, factor)
+        results = ranks(pipe * tensor * data).run(selftest_case, *arguments)
     assert len({status for status, _ in results}) == 1
     assert all(text == "" for _, text in results[1:])
     print(results[0][1])
@@ -167,7 +170,7 @@ def hanging_case(values: dict[str, Any], report: str, fault: str) -> int:
     ],
 )
 def test_a_standstill_ends_in_a_report(ranks: Ranks, tmp_path: Path, fault: str, check: str, text: str) -> None:
-    experiment = small_experiment(parallel={"data": 2})
+    experiment = small_experiment(parallel={"data": 2}, output=str(tmp_path))
     with pytest.raises(RankError, match="the process ended"):
         ranks(2).run(hanging_case, experiment.model_dump(), f"{tmp_path}/report", fault)
     report = (tmp_path / "report").read_text()

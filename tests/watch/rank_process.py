@@ -14,8 +14,9 @@ from pathlib import Path
 
 from megachar.config.schema import FaultToleranceConfig
 from megachar.errors import ConfigError, Preempted
-from megachar.watch.hub import HubAddress
+from megachar.watch.address import HubAddress
 from megachar.watch.rank import RankWatch
+from megachar.watch.secret import Secret
 
 
 class Output:
@@ -45,12 +46,12 @@ def main() -> None:
     settings = FaultToleranceConfig(heartbeat_timeout_seconds=4, progress_timeout_seconds=8)
     kind, _, at = fault.partition(":")
     address = HubAddress.parse(hub) if hub not in ("rank0", "none") else None
-    with RankWatch(rank, world_size, settings, folder / "failures", Output(), address) as watch:
+    with RankWatch(rank, world_size, settings, folder / "failures", Output(), address, folder) as watch:
         (folder / f"ready-{rank}").touch()
         if kind == "wait":
             time.sleep(1000)
         if hub == "rank0":
-            watch.connect(meet(watch, rank, folder))
+            watch.connect(*meet(watch, rank, folder))
         (folder / f"joined-{rank}").touch()
         while len(list(folder.glob("joined-*"))) < world_size and kind != "alone":
             watch.progress()
@@ -68,17 +69,20 @@ def main() -> None:
                 break
 
 
-def meet(watch: RankWatch, rank: int, folder: Path) -> HubAddress:
+def meet(watch: RankWatch, rank: int, folder: Path) -> tuple[HubAddress, Secret]:
     """As the process group does: rank 0 tells the others."""
     if rank == 0:
-        served = watch.serve()
+        secret = Secret.new()
+        secret.write(folder)
+        served = watch.serve(secret)
         (folder / "part").write_text(f"{served}\n{served.machine}\n{served.pid}")
         (folder / "part").rename(folder / "hub")
     while not (folder / "hub").exists():
         time.sleep(0.01)
     text, machine, pid = (folder / "hub").read_text().split("\n")
     given = HubAddress.parse(text)
-    return HubAddress(given.addresses, given.port, given.token, machine, int(pid))
+    address = HubAddress(given.addresses, given.port, given.attempt, machine, int(pid))
+    return address, Secret.read(folder, given.attempt)
 
 
 main()

@@ -12,8 +12,10 @@ import pytest
 
 from megachar.config.schema import FaultToleranceConfig
 from megachar.exit_codes import ExitCode
+from megachar.watch.address import HubAddress
 from megachar.watch.failure import read_failures
-from megachar.watch.hub import Hub, HubAddress
+from megachar.watch.hub import Hub
+from megachar.watch.secret import Secret
 
 PROCESS = Path(__file__).with_name("rank_process.py")
 SETTINGS = FaultToleranceConfig(heartbeat_timeout_seconds=4, progress_timeout_seconds=8)
@@ -30,7 +32,7 @@ class Crew:
     def start(self, faults: list[str], hub: str, before: tuple[str, ...] = ()) -> None:
         for rank, fault in enumerate(faults):
             command = [*before, sys.executable, str(PROCESS), str(rank), str(len(faults)), str(self.folder), hub, fault]
-            environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
+            environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MEGACHAR_ATTEMPT": str(self.folder)}
             with (self.folder / f"log-{rank}").open("wb") as log:
                 self.ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
 
@@ -64,16 +66,22 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(tmp_path: Path) -> Iterator[Hub]:
     """As a supervisor holds it."""
-    hub = Hub(3, SETTINGS)
+    hub = Hub(3, SETTINGS, secret_in(tmp_path))
     hub.start()
     yield hub
     hub.close()
 
 
+def secret_in(folder: Path) -> Secret:
+    secret = Secret.new()
+    secret.write(folder)
+    return secret
+
+
 def address_of(hub: Hub) -> str:
-    return str(HubAddress(("127.0.0.1",), hub.port, hub.token))
+    return str(HubAddress(("127.0.0.1",), hub.port, hub.secret.name))
 
 
 FAULTS = {
@@ -137,7 +145,7 @@ def test_an_error_of_the_user_is_one_line(crew: Crew, hub: Hub) -> None:
 
 
 def test_a_rank_that_never_comes_is_named(crew: Crew) -> None:
-    hub = Hub(3, SETTINGS)
+    hub = Hub(3, SETTINGS, secret_in(crew.folder))
     hub.start()
     crew.start(["alone", "alone"], address_of(hub))
     assert crew.codes() == [ExitCode.PEER_FAILED] * 2
@@ -151,14 +159,21 @@ def test_a_lost_supervisor_ends_all(crew: Crew) -> None:
     """Killed -9, its connections break."""
     code = """
 import sys, time
+from pathlib import Path
 from megachar.config.schema import FaultToleranceConfig
-from megachar.watch.hub import Hub, HubAddress
-hub = Hub(2, FaultToleranceConfig())
+from megachar.watch.address import HubAddress
+from megachar.watch.hub import Hub
+from megachar.watch.secret import Secret
+secret = Secret.new()
+secret.write(Path(sys.argv[1]))
+hub = Hub(2, FaultToleranceConfig(), secret)
 hub.start()
-print(HubAddress(("127.0.0.1",), hub.port, hub.token), flush=True)
+print(HubAddress(("127.0.0.1",), hub.port, secret.name), flush=True)
 time.sleep(1000)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as supervisor:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(crew.folder)], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
         assert supervisor.stdout is not None
         crew.start(["", ""], supervisor.stdout.readline().strip())
         crew.wait_until_ready()
@@ -223,7 +238,7 @@ def test_ranks_that_finish_are_not_missed(crew: Crew) -> None:
 
 
 def test_a_hub_out_of_reach_is_told(crew: Crew) -> None:
-    crew.start([""], "127.0.0.1:1/none")
+    crew.start([""], f"127.0.0.1:1/{secret_in(crew.folder).name}")
     assert crew.codes() == [ExitCode.USER_ERROR]
     assert "cannot reach what watches over the run (127.0.0.1:1: " in crew.log(0)
     assert "shown of rank 0" in crew.log(0)

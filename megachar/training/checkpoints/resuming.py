@@ -2,15 +2,15 @@
 
 import socket
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch.distributed as dist
+from pydantic import TypeAdapter
 
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, DataError
 from megachar.parallel.mesh import Mesh
+from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.format import (
     MANIFEST,
@@ -73,12 +73,10 @@ def newest_whole(folder: RunFolder, mesh: Mesh) -> tuple[Checkpoint | None, tupl
     Raises:
         CheckpointError: on every rank: there are checkpoints, and none of them is whole.
     """
-    names: list[Any] = [[path.name for path in reversed(checkpoint_folders(folder))]]
-    dist.broadcast_object_list(names, src=0, group=mesh.control_group)
+    names = gather(_NAMES, [path.name for path in reversed(checkpoint_folders(folder))], mesh.control_group)[0]
     damaged: list[Damage] = []
-    for name in names[0]:
-        everyone: list[Any] = [None] * mesh.topology.world_size
-        dist.all_gather_object(everyone, _examine(folder, name, mesh), mesh.control_group)
+    for name in names:
+        everyone = gather(_FINDINGS, _examine(folder, name, mesh), mesh.control_group)
         reason = next((findings.problem for findings in everyone if findings.problem is not None), None)
         other = next((findings.host for findings in everyone if findings.manifest != everyone[0].manifest), None)
         if reason is None and other is not None:
@@ -125,6 +123,10 @@ class _Findings:
     host: str
     manifest: FileRecord | None = None
     problem: str | None = None
+
+
+_NAMES = TypeAdapter(list[str])
+_FINDINGS = TypeAdapter(_Findings)
 
 
 def _examine(folder: RunFolder, name: str, mesh: Mesh) -> _Findings:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from megachar.config.deepspeed import load_engine_config
@@ -26,6 +26,7 @@ from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError
 from megachar.parallel.mesh import any_rank, fail_together
+from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.files import publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
@@ -69,6 +70,16 @@ class SavedCheckpoint:
             f"saved {self.path}, {self.num_bytes / 1e6:,.1f} MB: training stood still for "
             f"{self.standstill_seconds:.2f} s, on disk after {self.seconds:.2f} s{remark}"
         )
+
+
+_WRITTEN: TypeAdapter[tuple[str | None, dict[str, FileRecord] | None, float]] = TypeAdapter(
+    tuple[str | None, dict[str, FileRecord] | None, float]
+)
+"""What ranks tell of their files: why they could not be written, what they must be, seconds of standstill."""
+_OUTCOME: TypeAdapter[tuple[str | None, SavedCheckpoint | None]] = TypeAdapter(
+    tuple[str | None, SavedCheckpoint | None]
+)
+"""What rank 0 tells of the publishing: why it failed, or the checkpoint."""
 
 
 class CheckpointSaver:
@@ -166,11 +177,10 @@ class CheckpointSaver:
 
     def _publish(self, save: "_Save") -> None:
         """All files are written and were read back: let rank 0 give them their name."""
-        everyone: list[Any] = [None] * self.mesh.topology.world_size
         own = (save.thread.failure, save.thread.result, save.standstill_seconds)
-        dist.all_gather_object(everyone, own, self.mesh.control_group)
+        everyone = gather(_WRITTEN, own, self.mesh.control_group)
         self._fail_if(save, next((failure for failure, _, _ in everyone if failure is not None), None))
-        files = {name: record for _, records, _ in everyone for name, record in records.items()}
+        files = {name: record for _, records, _ in everyone for name, record in (records or {}).items()}
         save.standstill_seconds = max(seconds for _, _, seconds in everyone)
         save.publishing = True
         save.thread = _Thread(lambda: self._publish_files(save, files) if self.mesh.is_main else None)
@@ -198,11 +208,11 @@ class CheckpointSaver:
         )
 
     def _end(self, save: "_Save") -> None:
-        outcome: list[Any] = [save.thread.failure, save.thread.result]
-        dist.broadcast_object_list(outcome, src=0, group=self.mesh.control_group)
-        self._fail_if(save, outcome[0])
+        failure, saved = gather(_OUTCOME, (save.thread.failure, save.thread.result), self.mesh.control_group)[0]
+        self._fail_if(save, failure)
         self._save = None
-        self.report(outcome[1])
+        assert saved is not None
+        self.report(saved)
 
     def _fail_if(self, save: "_Save", failure: str | None) -> None:
         """On every rank alike: clear up and raise."""
