@@ -1,10 +1,13 @@
 """What every part of megachar needs of the file system."""
 
+import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -36,9 +39,22 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON for a file. A number that is not finite, for which JSON has no word, is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
 def shown(name: str | Path) -> str:
     r"""A file's name for people and for JSON: what no terminal shows is escaped, bytes that are no UTF-8 as \xNN."""
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _escaped(character: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megachar.errors import PlatformError
+from megachar.files import json_text
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class MetricsWriter:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Record `values` of `kind`, such as "train", after `step` steps; `PlatformError` where the disk is full."""
         with self._naming_files():
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
             self._mirror(kind, step, values)
 
@@ -85,5 +86,7 @@ def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
         except ValueError:
             continue  # the last line of a run that was killed while writing
         if record["kind"] == kind:
+            if record.get("bits_per_character", 0) is None:
+                record["bits_per_character"] = math.nan  # for which JSON has no word
             records[record["step"]] = record
     return [records[step] for step in sorted(records)]

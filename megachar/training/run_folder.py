@@ -1,6 +1,5 @@
 """The folder of a run: what is in it, and the checks that nothing in it is overwritten. Imports no torch."""
 
-import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,7 +8,7 @@ from pathlib import Path
 from megachar.config.loading import parse_experiment, read_yaml, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, json_text
 
 PACKAGES = ("megachar", "torch", "deepspeed", "numpy")
 
@@ -79,7 +78,7 @@ class RunFolder:
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         for name, values in (("deepspeed.json", deepspeed_config), ("versions.json", versions)):
             with atomic_write(self.path / name) as part:
-                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+                part.write_text(json_text(values, indent=2) + "\n", encoding="utf-8")
 
 
 def run_folder(experiment: Experiment) -> RunFolder:

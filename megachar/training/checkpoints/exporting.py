@@ -1,7 +1,6 @@
 """Checkpoints out into a single file, and back. Every tensor of the checkpoint is in host memory meanwhile."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, json_text
 from megachar.parallel.state import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
@@ -86,7 +85,7 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
             fsync_file(part)  # or the fingerprint would be that of the page cache
             beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
         with atomic_write(json_path(output)) as part:
-            part.write_text(json.dumps(beside, indent=1) + "\n", encoding="utf-8")
+            part.write_text(json_text(beside, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{output} cannot be written: {error}; free space, or name another folder") from error
 
