@@ -25,6 +25,11 @@ class RunFolder:
         return self.path / "resolved.yaml"
 
     @property
+    def owner_file(self) -> Path:
+        """Who trains there (`ownership`)."""
+        return self.path / "owner.json"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object per line: training, validation and the like."""
         return self.path / "metrics.jsonl"

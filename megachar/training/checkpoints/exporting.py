@@ -39,6 +39,7 @@ from megachar.training.checkpoints.single_file import (
 )
 from megachar.training.checkpoints.sources import load_settings
 from megachar.training.checkpoints.vocabularies import carried_vocabulary
+from megachar.training.ownership import OwnClaim
 from megachar.training.run_folder import RunFolder
 
 Contents = Literal["inference", "all"]
@@ -103,28 +104,31 @@ def import_file(file: Path, run: Path) -> Checkpoint:
                               f"(evaluate and generate take the file as it is)")  # fmt: skip
     settings = load_settings(file)
     placed = {**settings.model_dump(), "name": folder.path.name, "output": str(folder.path.parent)}
-    experiment = _experiment_of(folder, parse_experiment(placed, str(run)), card.step, file)
-    _check_tensors(file, experiment)
+    wanted = parse_experiment(placed, str(run))
+    _check_tensors(file, wanted)
     if json_path(file).is_file() and (problem := problem_of(file)) is not None:
         raise CheckpointError(f"{problem}; copy both again")
     vocabulary = carried_vocabulary(file)
-    with _cleared_up(folder) as part:
-        layers: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in load_file(file).items():
-            path, key = _place(name)
-            layers.setdefault(path, {})[key] = tensor
-        files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
-        if vocabulary is not None:
-            files |= {name: write_file(part / name, content) for name, content in vocabulary.files().items()}
-        manifest = Manifest(
-            **{name: getattr(card, name) for name in TrainingState.model_fields},
-            format_version=FORMAT_VERSION,
-            experiment=identity(experiment),
-            files=files,
-        )
-        checkpoint = publish(part, new_folder(folder, card.step), manifest)
-        if not folder.experiment_file.exists():
-            save_experiment(experiment, folder.experiment_file)
+    _experiment_of(folder, wanted, card.step, file)  # before the folder is touched
+    with OwnClaim(folder) as claim:
+        experiment = _experiment_of(folder, wanted, card.step, file)
+        with _cleared_up(folder, card.step, claim.token) as part:
+            layers: dict[str, dict[str, Tensor]] = {}
+            for name, tensor in load_file(file).items():
+                path, key = _place(name)
+                layers.setdefault(path, {})[key] = tensor
+            files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
+            if vocabulary is not None:
+                files |= {name: write_file(part / name, content) for name, content in vocabulary.files().items()}
+            manifest = Manifest(
+                **{name: getattr(card, name) for name in TrainingState.model_fields},
+                format_version=FORMAT_VERSION,
+                experiment=identity(experiment),
+                files=files,
+            )
+            checkpoint = publish(part, new_folder(folder, card.step), manifest)
+            if not folder.experiment_file.exists():
+                save_experiment(experiment, folder.experiment_file)
     return checkpoint
 
 
@@ -140,7 +144,7 @@ def _place(name: str) -> tuple[str, str]:
 def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path) -> Experiment:
     """The experiment of the run a file goes into: its own, or `wanted` for a new one."""
     if not folder.experiment_file.exists():
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and (not folder.path.is_dir() or set(folder.path.iterdir()) - {folder.owner_file}):
             raise ConfigError(f"{folder.path} is there and is no run folder; name one, or a folder to be made")
         return wanted
     there = folder.load_experiment()
@@ -168,14 +172,14 @@ def _check_tensors(file: Path, experiment: Experiment) -> None:
 
 
 @contextlib.contextmanager
-def _cleared_up(folder: RunFolder) -> Iterator[Path]:
+def _cleared_up(folder: RunFolder, step: int, attempt: str) -> Iterator[Path]:
     """A folder to write a checkpoint in; what was made is removed if that fails."""
-    part, made = folder.checkpoints / ".import.part", not folder.path.exists()
+    part, made = folder.checkpoints / f".step-{step:08d}.{attempt}.part", not folder.checkpoints.exists()
     try:
         part.mkdir(parents=True)
         yield part
     except BaseException as error:
-        shutil.rmtree(folder.path if made else part, ignore_errors=True)
+        shutil.rmtree(folder.checkpoints if made else part, ignore_errors=True)
         if isinstance(error, OSError):
             raise ConfigError(f"{folder.path} cannot be written: {error}; free space, or name another") from error
         raise
