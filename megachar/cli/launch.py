@@ -17,6 +17,7 @@ from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
+from megachar.training.early_stopping import is_finished
 from megachar.training.ownership import OwnClaim
 from megachar.training.preflight import check_data, check_run_folder, load_run
 
@@ -62,6 +63,9 @@ def launch(
         return
     with claim_plan(plan) as claim:
         check_run_folder(loaded, resume)
+        if resume and is_finished(plan.folder, loaded):
+            typer.echo(f"run {plan.folder.path} is finished already; a higher training.total_steps trains it further")
+            return
         plan = ready(plan, timeout)
         status = supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim)
     raise typer.Exit(status)

@@ -26,7 +26,7 @@ from megachar.training.learning_rate import learning_rate
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.ownership import Claim
-from megachar.training.preflight import check_data
+from megachar.training.preflight import check_data, check_steps
 from megachar.training.run_folder import run_folder
 from megachar.training.run_log import RunLog
 from megachar.training.speed import SpeedMeter
@@ -187,6 +187,7 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
     resumed = resume_run(run_folder(experiment), state, experiment, data, blend.vocabulary) if resume else Resumption()
+    check_steps(experiment, resumed.position.step)
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)

@@ -12,6 +12,7 @@ from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus
 from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
+from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.run_folder import run_folder
 
 
@@ -63,10 +64,11 @@ def check_data(experiment: Experiment) -> Blend:
 
 
 def check_run_folder(experiment: Experiment, resume: bool) -> None:
-    """See that a new run overwrites nothing and that a resumed one exists.
+    """See that a new run overwrites nothing, and that a resumed one exists and is not past its end.
 
     Raises:
-        ConfigError: the run exists and is not to be resumed, or the other way round.
+        ConfigError: the run exists and is not to be resumed, or the other way round; or it has taken more steps than
+            it is to take.
     """
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
@@ -74,3 +76,14 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
         raise ConfigError(f"run {folder.path} exists already; go on with it by --resume, or set name=ANOTHER")
     if resume and not exists:
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
+    steps = [checkpoint.step for checkpoint in list_checkpoints(folder)[-1:]] if resume else []
+    check_steps(experiment, max(steps, default=0))
+
+
+def check_steps(experiment: Experiment, step: int) -> None:
+    """`ConfigError` where a run that goes on after `step` steps was to end before."""
+    total = experiment.training.total_steps
+    if step > total:
+        raise ConfigError(f"run {run_folder(experiment).path} has a checkpoint of step {step}, past its end at "
+                          f"training.total_steps={total}; set that to {step} or more, or delete the checkpoints after "
+                          f"step {total}")  # fmt: skip
