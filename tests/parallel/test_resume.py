@@ -198,6 +198,37 @@ def test_a_run_without_a_checkpoint_starts_anew(ranks: Ranks, corpus: Path, tmp_
     assert list_checkpoints(run_folder(experiment))[-1].step == TOTAL
 
 
+def leaving_case(values: dict[str, Any], at: int) -> None:
+    """On a rank: asked to leave during step `at`."""
+    from megachar.errors import Preempted
+    from megachar.watch.rank import RankWatch
+
+    progress = RankWatch.progress
+
+    def asked(watch: RankWatch, step: int | None = None) -> None:
+        watch.preempt_asked = watch.preempt_asked or step == at
+        progress(watch, step)
+
+    RankWatch.progress = asked  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(Experiment.model_validate(values), False)
+
+
+def test_a_run_that_leaves_makes_the_validation_that_is_due(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """Its figures, its best checkpoint and what early stopping counts are those of the run that never left."""
+    training = {"validation_interval": 2, "checkpoint_interval": 2}
+    whole = experiment_of(corpus, tmp_path / "whole", training=dict(training))
+    left = experiment_of(corpus, tmp_path / "left", training=dict(training))
+    ranks(1).run(train_case, whole.model_dump(), False)
+    ranks(1).run(leaving_case, left.model_dump(), 4)
+    assert list_checkpoints(run_folder(left))[-1].step == 4
+    ranks(1).run(train_case, left.model_dump(), True)
+    assert lines(run_folder(left)) == lines(run_folder(whole))
+    kept = [[(found.step, found.manifest.validation_bits, found.manifest.loop_state)
+             for found in list_checkpoints(run_folder(experiment))] for experiment in (left, whole)]  # fmt: skip
+    assert kept[0] == kept[1]
+
+
 def disagreeing_case(values: dict[str, Any]) -> None:
     """On a rank: every rank has another seed."""
     import os
