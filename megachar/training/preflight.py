@@ -64,11 +64,11 @@ def check_data(experiment: Experiment) -> Blend:
 
 
 def check_run_folder(experiment: Experiment, resume: bool) -> None:
-    """See that a new run overwrites nothing, and that a resumed one exists and is not past its end.
+    """See that a new run overwrites nothing, and that a resumed one is there whole and not past its end.
 
     Raises:
-        ConfigError: the run exists and is not to be resumed, or the other way round; or it has taken more steps than
-            it is to take.
+        ConfigError: the run exists and is not to be resumed, or the other way round; its settings are cut off; or it
+            has taken more steps than it is to take.
     """
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
@@ -76,6 +76,8 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
         raise ConfigError(f"run {folder.path} exists already; go on with it by --resume, or set name=ANOTHER")
     if resume and not exists:
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
+    if resume:
+        folder.load_experiment()
     steps = [checkpoint.step for checkpoint in list_checkpoints(folder)[-1:]] if resume else []
     check_steps(experiment, max(steps, default=0))
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
-from megachar.errors import ConfigError, MegacharError, OwnershipError
+from megachar.errors import ConfigError, MegacharError
 from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
 from megachar.training.checkpoints.resuming import Damage
@@ -50,7 +50,7 @@ class RunLog:
                 self._check_claim()
                 self.folder.record(experiment, rendered, step)
                 self._writer = MetricsWriter(self.folder)
-            except OwnershipError as failure:
+            except MegacharError as failure:
                 error = failure
             except OSError as failure:
                 error = ConfigError(f"the run folder {self.folder.path} cannot be written: {failure}; make it "

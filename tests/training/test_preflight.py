@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,44 @@ def test_what_a_run_folder_says(tmp_path: Path) -> None:
     versions = json.loads((folder.path / "versions.json").read_text())
     assert versions.keys() == {"python", "megachar", "torch", "deepspeed", "numpy"}
     assert all(value[0].isdigit() for value in versions.values())
+
+
+def test_settings_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    """Wherever they end. What an older megachar wrote has no mark of its end, and may lack what is new."""
+    named = experiment(f"output={tmp_path}/runs", "name=first", "seed=77")
+    folder = create(named)
+    data = folder.experiment_file.read_bytes()
+    for size in (0, 3, 4, 50, len(data) // 2, len(data) - 30, len(data) - 5, len(data) - 1):
+        folder.experiment_file.write_bytes(data[:size])
+        with pytest.raises(ConfigError):
+            folder.load_experiment()
+        with pytest.raises(ConfigError):
+            check_run_folder(named, resume=True)
+    older = data.removeprefix(b"---\n").removesuffix(b"...\n")
+    folder.experiment_file.write_bytes(older[: older.index(b"guard:")])
+    assert folder.load_experiment() == named
+    folder.experiment_file.write_bytes(older[: older.index(b"parallel:")])
+    with pytest.raises(ConfigError, match=r"resolved\.yaml is cut off: .*; put a whole copy in its place"):
+        folder.load_experiment()
+
+
+def test_a_full_disk_leaves_the_settings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = experiment(f"output={tmp_path}/runs", "name=first")
+    folder = create(named)
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **more: Any) -> int:
+        if "resolved" in path.name:
+            write(path, "half")
+            raise OSError(28, "No space left on device")
+        return write(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.record(named.model_copy(update={"seed": 5}), {}, step=3)
+    assert folder.load_experiment() == named
+    assert RunFolder(folder.path).experiment_file.with_name("resolved-until-step-3.yaml").is_file()
+    assert not list(folder.path.glob(".*"))
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:
