@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.device import choose_device
 from megachar.errors import Preempted
+from megachar.files import json_text
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
@@ -202,6 +204,7 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     mesh = start(topology, choose_device(experiment.device), experiment.fault_tolerance.progress_timeout_seconds)
     connect_watch(watch)
     check_agreement("the experiment", experiment.model_dump_json())
+    check_agreement(f"DeepSpeed JSON {experiment.deepspeed}", json_text(load_engine_config(experiment.deepspeed).raw))
     return mesh
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megachar.config.checks import check_experiment
+from megachar.config.deepspeed import with_deepspeed_content
 from megachar.config.loading import read_experiment
 from megachar.config.paths import with_absolute_paths
 from megachar.config.recurrent import RecurrentConfig
@@ -19,7 +20,8 @@ from megachar.training.run_folder import run_folder
 def load_run(source: str, *groups: Sequence[str]) -> Experiment:
     """The experiment of a run that is to start: read as by `load_experiment`, and settled.
 
-    Its paths are absolute, so that neither the working folder nor the place of the run folder matters later. Where a
+    Its paths are absolute, so that neither the working folder nor the place of the run folder matters later, and it
+    holds what a DeepSpeed JSON of the user's own says. Where a
     corpus is named, `model.vocabulary_size` is that of its vocabulary, unless the user gives it: then it stays, and
     `check_data` compares the two.
 
@@ -28,7 +30,7 @@ def load_run(source: str, *groups: Sequence[str]) -> Experiment:
         DataError: the corpus is missing or damaged.
     """
     read = read_experiment(source, *groups)
-    experiment = with_absolute_paths(read.experiment)
+    experiment = with_deepspeed_content(with_absolute_paths(read.experiment))
     if experiment.data.parts and not read.vocabulary_size_is_given:
         corpus = Corpus.open(Path(experiment.data.parts[0].path))  # those of a blend must share their vocabulary
         model = experiment.model.model_copy(update={"vocabulary_size": corpus.vocabulary.size})

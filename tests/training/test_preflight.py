@@ -82,12 +82,30 @@ def test_paths_do_not_depend_on_the_working_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     run = load_run(BASE, ["data.path=../corpus", "deepspeed=~/own.json", "output=~/runs"])
     assert run.data.path == str(corpus)
-    assert (run.output, run.deepspeed) == (str(tmp_path / "runs"), str(tmp_path / "own.json"))
+    assert (run.output, str(run.deepspeed)) == (str(tmp_path / "runs"), str(tmp_path / "own.json"))
     blend = load_run(BASE, ["data.blend=[{path: ~/corpus, weight: 2}]", "deepspeed=fp32"])
     assert [part.path for part in blend.data.blend] == [str(corpus)]
     assert (blend.output, blend.deepspeed, blend.data.path) == (str(tmp_path / "work" / "runs"), "fp32", "")
     with pytest.raises(ConfigError, match=r"~nobody-at-all/x: .*; write the folder out"):
         load_run(BASE, ["data.path=~nobody-at-all/x"])
+
+
+def test_a_run_keeps_what_its_deepspeed_json_held(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """Edited, moved or broken afterwards, it means the same to the run; named anew, it is read anew."""
+    own, bf16 = tmp_path / "own.json", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+    own.write_text(json.dumps(bf16))
+    settings = [f"data.path={make_corpus()}", f"output={tmp_path}/runs", f"deepspeed={own}"]
+    run = load_run(BASE, settings)
+    folder = create(run)
+    own.write_text("{")
+    assert load_engine_config(run.deepspeed).precision == "bf16"
+    with pytest.raises(ConfigError, match=r"own\.json is not valid JSON"):
+        load_run(BASE, settings)
+    own.unlink()
+    again = load_run(str(folder.experiment_file))
+    assert again == run == folder.load_experiment()
+    assert load_engine_config(again.deepspeed).raw == bf16
+    assert load_run(str(folder.experiment_file), ["deepspeed=fp32"]).deepspeed == "fp32"
 
 
 @pytest.mark.parametrize(("split", "name", "tokens"), [("50,50,0", "train", 66), ("90,10,0", "valid", 13)])
