@@ -91,6 +91,8 @@ class _Loop:
         """Train to the end, or until asked to leave; whether it was the end. A whole checkpoint is left."""
         self.log.note(_headline(self.experiment, self.setup, self.step))
         self.log.damaged(self.step, self.setup.resumed.damaged)
+        if self.setup.resumed.changed:
+            self.log.note(self.setup.resumed.changed)
         self.watch.progress(self.step)
         leaves = False
         while not (self.finished or leaves):
@@ -155,7 +157,8 @@ class _Loop:
             self.stopping.count(self.validation)
             self.meter.restart()
         if saves:
-            state = self.guard.state | self.stopping.state
+            windows = self.source.windows_before(step + self.guard.skipped_batches)
+            state = self.guard.state | self.stopping.state | {"windows": windows}
             self.saver.save(step, self.validation if validates else None, state)
             self.meter.restart()
 
@@ -192,6 +195,7 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     check_steps(experiment, resumed.position.step)
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
+    source.continue_at(resumed.position.step + guard.skipped_batches, resumed.position.windows)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
     return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
