@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -224,6 +225,8 @@ def _wait_for_silence(folder: RunFolder) -> None:
         if owner.lives:
             raise _taken(folder, owner)
         return
+    print(f"megachar: run {folder.path} was last claimed by process {owner.pid} on {owner.host}; looking for "
+          f"{SILENT_SECONDS:.0f} s whether that is at work", file=sys.stderr, flush=True)  # fmt: skip
     before, until = _last_sign(folder), time.monotonic() + SILENT_SECONDS
     while time.monotonic() < until:
         time.sleep(BEAT_SECONDS / 4)
