@@ -15,12 +15,14 @@ import os
 import socket
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
 from megachar.training.garbage import no_collection
+from megachar.training.ownership import Claim, claim_run
 from megachar.training.preflight import check_run_folder, load_run
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import watch_rank
@@ -40,18 +42,20 @@ def main() -> int:
         os.environ.update(rank_environment(os.environ))
         rank = int(os.environ.get("RANK", "0"))
         experiment = load_run(arguments.experiment, arguments.overrides)
-        output = RankOutput(run_folder(experiment), rank)
+        folder = run_folder(experiment)
+        claim: AbstractContextManager[Claim | None] = claim_run(folder) if rank == 0 else nullcontext()
+        output = RankOutput(folder, rank)
     except MegacharError as error:
         who = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         print(f"{who}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return ExitCode.USER_ERROR
-    with watch_rank(experiment, output) as watch:  # ends the process after an error
+    with watch_rank(experiment, output) as watch, claim as claimed:  # the watch ends the process after an error
         if rank == 0:
             check_run_folder(experiment, arguments.resume)
         with no_collection():
             from megachar.training.loop import train
 
-        train(experiment, arguments.resume, watch, output.terminal)
+        train(experiment, arguments.resume, watch, output.terminal, claimed)
     output.close()
     return ExitCode.DONE
 

@@ -20,6 +20,10 @@ class CheckpointError(MegacharError):
     """A checkpoint is missing, incomplete, damaged, or was written for another model."""
 
 
+class OwnershipError(MegacharError):
+    """A run folder is another process's, which trains there."""
+
+
 class DivergenceError(MegacharError):
     """Training was stopped because too many steps in a row had a bad loss or gradient."""
 

@@ -1,11 +1,14 @@
 """What every part of megachar needs of the file system."""
 
 import errno
+import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MENDS = {
     errno.ENOSPC: "free space, or write elsewhere",
@@ -61,6 +64,11 @@ def expanded(path: Path) -> Path:
         raise FileNotFoundError(errno.ENOENT, str(error).rstrip("."), str(path)) from error
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON for a file. A number that is not finite, for which JSON has no word, is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
 def shown(name: str | Path) -> str:
     r"""A file's name for people and for JSON: what no terminal shows is escaped, bytes that are no UTF-8 as \xNN."""
     return "".join(character if character.isprintable() else _escaped(character) for character in str(name))
@@ -82,6 +90,14 @@ def reason(error: OSError) -> str:
     """Why something went wrong, and the mend, without the file's name."""
     said, mend = error.strerror or str(error) or type(error).__name__, MENDS.get(error.errno or 0, "")
     return f"{said}; {mend}" if mend else said
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _escaped(character: str) -> str:

@@ -135,7 +135,7 @@ def light_modules() -> list[str]:
         "launching", "sweeps", "cli",
     }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    names = ("preflight", "run_folder", "learning_rate", "metrics", "watching")
+    names = ("preflight", "run_folder", "learning_rate", "metrics", "ownership", "watching")
     checkpoints = ("checkpoints.format", "checkpoints.vocabularies")
     training = [f"megachar.training.{name}" for name in (*names, *checkpoints)]
     reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]

@@ -1,11 +1,13 @@
 """Files are whole or not there, also after a power cut."""
 
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from megachar.files import atomic_write, shown
+from megachar.files import atomic_write, json_text, shown
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
@@ -64,3 +66,9 @@ def test_names_are_shown_escaped(name: bytes, text: str) -> None:
     """What is no UTF-8, what acts on a terminal and what turns text round; letters of any language are left alone."""
     assert shown(os.fsdecode(name)) == text
     assert shown(Path(os.fsdecode(name))).encode()
+
+
+def test_json_has_no_word_for_what_is_not_finite() -> None:
+    values = {"a": math.nan, "b": [1.5, math.inf, (-math.inf, None)], "c": {"d": math.nan}, "e": "NaN"}
+    expected = {"a": None, "b": [1.5, None, [None, None]], "c": {"d": None}, "e": "NaN"}
+    assert json.loads(json_text(values), parse_constant=pytest.fail) == expected

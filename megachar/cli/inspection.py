@@ -1,6 +1,5 @@
 """`megachar corpus inspect`: figures, pictures and pieces of a corpus."""
 
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from megachar.data.batches import evenly_spaced_starts
 from megachar.data.histogram import draw_histogram
 from megachar.data.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split
 from megachar.errors import ConfigError, DataError
+from megachar.files import json_text
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def inspect(
     typer.echo(f"histogram: {picture}")
     if json_file is not None:
         with errors_of_the_system(json_file):
-            json_file.write_text(json.dumps(_values(opened, figures, verified), indent=2) + "\n", encoding="utf-8")
+            json_file.write_text(json_text(_values(opened, figures, verified), indent=2) + "\n", encoding="utf-8")
         typer.echo(f"saved {json_file}")
 
 

@@ -1,5 +1,6 @@
 """`megachar launch`: check everything that can be checked on every host, then start the processes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,8 @@ from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
+from megachar.training.early_stopping import is_finished
+from megachar.training.ownership import OwnClaim
 from megachar.training.preflight import check_data, check_run_folder, load_run
 
 
@@ -54,15 +57,21 @@ def launch(
     """Train an experiment on pipe x tensor x data processes."""
     loaded = load_run(experiment, overrides or [])
     check_data(loaded)
-    check_run_folder(loaded, resume)
     processes = Processes(hostfile, launcher, node_rank, master_port)
     plan = processes.plan(loaded, experiment, tuple(overrides or ()), resume)
     if dry_run:
+        check_run_folder(loaded, resume)
         print_layout(plan, Console())
         typer.echo(shell_command(examined(plan, timeout, "the run")))
         return
-    plan = ready(plan, timeout)
-    raise typer.Exit(supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout)))
+    with claim_plan(plan) as claim:
+        check_run_folder(loaded, resume)
+        if resume and is_finished(plan.folder, loaded):
+            typer.echo(f"run {plan.folder.path} is finished already; a higher training.total_steps trains it further")
+            return
+        plan = ready(plan, timeout)
+        status = supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim)
+    raise typer.Exit(status)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,16 @@ class Processes:
             node_rank=choose_node_rank(hosts, launcher, self.node_rank),
             master_port=self.master_port or (DEFAULT_PORT if hosts else free_port()),
         )
+
+
+def claim_plan(plan: LaunchPlan) -> AbstractContextManager[OwnClaim | None]:
+    """The run folder for this process; of supervisors that each start their own host, for the first host's.
+
+    Raises:
+        OwnershipError: somebody else trains there.
+        PlatformError: the folder cannot be written.
+    """
+    return OwnClaim(plan.folder) if plan.node_rank == 0 else nullcontext()
 
 
 def ready(plan: LaunchPlan, timeout: float) -> LaunchPlan:

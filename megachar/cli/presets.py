@@ -20,7 +20,7 @@ def presets() -> None:
         parallel = experiment.parallel
         layout = f"{parallel.pipe} x {parallel.tensor} x {parallel.data}"
         table.add_row(
-            name, _first_line(PRESETS / f"{name}.yaml"), f"{parameters / 1e6:.1f}M", experiment.deepspeed, layout
+            name, _first_line(PRESETS / f"{name}.yaml"), f"{parameters / 1e6:.1f}M", str(experiment.deepspeed), layout
         )
     console.print(table)
     sweeps = Table("sweep", "what it is")

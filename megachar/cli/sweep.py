@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
-from megachar.cli.launch import Processes, ready, usable_hosts
+from megachar.cli.launch import Processes, claim_plan, ready, usable_hosts
 from megachar.config.schema import DataConfig
 from megachar.data.blend import Blend
 from megachar.launching.supervisor import Supervisor
@@ -55,9 +55,11 @@ def sweep(
         return
 
     def start(run: SweepRun, resume: bool) -> RunEnd:
-        plan = ready(processes.plan(run.experiment, run.source, run.overrides, resume), timeout)
-        supervisor = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout))
-        return RunEnd(supervisor.run(), supervisor.asked_to_leave)
+        plan = processes.plan(run.experiment, run.source, run.overrides, resume)
+        with claim_plan(plan) as claim:
+            plan = ready(plan, timeout)
+            supervisor = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim)
+            return RunEnd(supervisor.run(), supervisor.asked_to_leave)
 
     raise typer.Exit(run_sweep(runs, start, lambda text: typer.echo(f"megachar sweep: {text}")))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megachar.config.engine import EngineSettings
-from megachar.config.schema import Experiment
+from megachar.config.schema import DeepSpeedFile, Experiment
 from megachar.errors import ConfigError
 from megachar.resources import resource_folder
 
@@ -60,25 +60,47 @@ class EngineConfig(BaseModel):
     """The JSON as the user wrote it."""
 
 
-def load_engine_config(name: str) -> EngineConfig:
-    """Read a DeepSpeed JSON by its name in ds_configs/ or by path.
+def with_deepspeed_content(experiment: Experiment) -> Experiment:
+    """The experiment with what a DeepSpeed JSON of the user's own holds now, whatever becomes of that file.
+
+    Raises:
+        ConfigError: as `load_engine_config`.
+    """
+    given = experiment.deepspeed
+    if isinstance(given, DeepSpeedFile) or not given.endswith(".json"):
+        return experiment
+    kept = DeepSpeedFile(path=given, content=load_engine_config(given).raw)
+    return experiment.model_copy(update={"deepspeed": kept})
+
+
+def load_engine_config(source: str | DeepSpeedFile) -> EngineConfig:
+    """Read a DeepSpeed JSON by its name in ds_configs/ or by path, or take the content of one that was read before.
 
     Raises:
         ConfigError: no such file, not JSON, an unknown key, a wrong value, or a key the experiment owns.
     """
-    path = Path(name) if name.endswith(".json") else DS_CONFIGS / f"{name}.json"
+    if isinstance(source, DeepSpeedFile):
+        return _engine_config(source.content, source.path)
+    path = Path(source) if source.endswith(".json") else DS_CONFIGS / f"{source}.json"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in DS_CONFIGS.glob("*.json")))
-        raise ConfigError(f"deepspeed={name}: {path} does not exist; take one of {known}, or the path of a .json file")
+        raise ConfigError(
+            f"deepspeed={source}: {path} does not exist; take one of {known}, or the path of a .json file"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
-        raise ConfigError(f"deepspeed={name} cannot be read: {error}") from error
+        raise ConfigError(f"deepspeed={source} cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}, not a JSON object of DeepSpeed settings")
-    settings = _parse_settings(raw, str(path))
+    return _engine_config(raw, str(path))
+
+
+def _engine_config(raw: dict[str, Any], path: str) -> EngineConfig:
+    """See that the content of a JSON makes sense; `path` is for messages."""
+    settings = _parse_settings(raw, path)
     zero, fp16, bf16 = settings.zero_optimization, settings.fp16, settings.bf16
     if fp16.enabled and bf16.enabled:
         raise ConfigError(f"{path} enables both fp16 and bf16; keep one")

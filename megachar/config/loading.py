@@ -18,6 +18,7 @@ from megachar.errors import ConfigError
 from megachar.files import atomic_write
 
 PRESETS = Path(__file__).parent / "presets"
+_START, _END = "---\n", "...\n"
 
 
 class _Kinds(NamedTuple):
@@ -102,10 +103,27 @@ def read_yaml(path: Path, is_text: IsText = is_text_setting) -> dict[str, Any]:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one."""
+    """Write the resolved experiment as YAML that `load_experiment` reads back to an equal one.
+
+    It stands between YAML's marks of a document's start and end, by which `load_saved` knows that it is whole.
+    """
     values = escape_interpolations(experiment.model_dump())
     with atomic_write(path) as part:
-        part.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+        text = OmegaConf.to_yaml(OmegaConf.create(values))
+        part.write_text(f"{_START}{text}{_END}", encoding="utf-8")
+
+
+def load_saved(path: Path) -> Experiment:
+    """The experiment that `save_experiment` wrote; `ConfigError` where a part of it is missing, or it is none."""
+    values = read_yaml(path)
+    with path.open("rb") as file:
+        start, end = file.read(len(_START)), file.read()[-len(_END) :]
+    # An older megachar set no marks, and wrote the section of training as the last but the optional ones.
+    whole = end == _END.encode() if start == _START.encode() else end.endswith(b"\n") and "training" in values
+    if not whole:
+        raise ConfigError(f"{path} is cut off: it ends before the experiment does; put a whole copy in its place, such "
+                          f"as launch/experiment.yaml of the run")  # fmt: skip
+    return parse_experiment(values, str(path))
 
 
 def find_yaml(source: str, folder: Path, named: str, file: str) -> Path:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megachar.config.schema import Experiment
+from megachar.config.schema import DeepSpeedFile, Experiment
 from megachar.errors import ConfigError
 from megachar.files import describe, expanded, is_utf8, shown
 
@@ -15,10 +15,16 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     return experiment.model_copy(
         update={
             "output": absolute(experiment.output),
-            "deepspeed": absolute(deepspeed) if deepspeed.endswith(".json") else deepspeed,
+            "deepspeed": _absolute_json(deepspeed),
             "data": data.model_copy(update={"path": path, "blend": parts}),
         }
     )
+
+
+def _absolute_json(given: str | DeepSpeedFile) -> str | DeepSpeedFile:
+    if isinstance(given, DeepSpeedFile):
+        return given.model_copy(update={"path": absolute(given.path)})
+    return absolute(given) if given.endswith(".json") else given
 
 
 def absolute(path: str) -> str:

@@ -3,7 +3,7 @@
 A setting lives here or in the DeepSpeed JSON (see `megachar.config.deepspeed`), never in both.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -265,6 +265,18 @@ class FaultToleranceConfig(Section):
     micro-batch, checkpoint and start. 0 is off."""
 
 
+class DeepSpeedFile(Section):
+    """A DeepSpeed JSON of the user's own, as a run keeps it."""
+
+    path: str
+    """Where it was read."""
+    content: dict[str, Any]
+    """What it held then, which counts."""
+
+    def __str__(self) -> str:
+        return self.path
+
+
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
@@ -278,8 +290,9 @@ class Experiment(Section):
     """Where to train; `auto` takes CUDA where there is one."""
     kernels: Literal["torch", "apex"] = "torch"
     """Layer norm and fused optimizers: torch's, or NVIDIA apex's where importable. The run says which it took."""
-    deepspeed: str = "fp32"
-    """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication."""
+    deepspeed: str | DeepSpeedFile = "fp32"
+    """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication. A run keeps
+    what a file of your own held when it was started."""
     data: DataConfig = DataConfig()
     model: ModelConfig = TransformerConfig()
     auxiliary: AuxiliaryConfig = AuxiliaryConfig()

@@ -89,16 +89,19 @@ class KeyedPermutation:
         return left << half | right
 
 
-def window_numbers(step: int, micro_batch: int, micro_batch_size: int, num_micro_batches: int) -> UInt64:
+def window_numbers(
+    step: int, micro_batch: int, micro_batch_size: int, num_micro_batches: int, offset: int = 0
+) -> UInt64:
     """Numbers (b,) of the windows of micro-batch `micro_batch`, one of the `num_micro_batches` of `step`.
 
     The global batch of a step is num_micro_batches x micro_batch_size consecutive numbers, so cutting it into other
-    micro-batches changes no window.
+    micro-batches changes no window. `offset` is added to all numbers, and may be negative; they may not.
     """
     assert step >= 0, step
     assert 0 <= micro_batch < num_micro_batches, (micro_batch, num_micro_batches)
     assert micro_batch_size >= 1, micro_batch_size
-    first = (step * num_micro_batches + micro_batch) * micro_batch_size
+    first = (step * num_micro_batches + micro_batch) * micro_batch_size + offset
+    assert first >= 0, first
     return np.uint64(first) + np.arange(micro_batch_size, dtype=np.uint64)
 
 

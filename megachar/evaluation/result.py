@@ -1,6 +1,5 @@
 """What an evaluation found, and how it was asked for. Imports no torch."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from megachar.errors import ConfigError
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
-from megachar.files import atomic_write
+from megachar.files import atomic_write, json_text
 from megachar.units import bits_per_character
 
 
@@ -148,7 +147,7 @@ def _digits(value: float) -> str:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values`; see `replace_file`."""
-    replace_file(path, lambda file: file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
+    replace_file(path, lambda file: file.write_text(json_text(values, indent=2) + "\n", encoding="utf-8"))
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:

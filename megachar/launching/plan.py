@@ -1,6 +1,5 @@
 """A run on its hosts: which rank sits where, and the command that starts it. Starts nothing itself."""
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from megachar.config.checks import check_experiment
 from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, json_text
 from megachar.launching.hostfile import Host, render_hostfile
 from megachar.resources import resource_folder
 from megachar.topology import Coordinates, Topology
@@ -193,7 +192,7 @@ class LaunchPlan:
         }
         try:
             with (self.folder.launch / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(f"{json.dumps(entry)}\n")
+                file.write(f"{json_text(entry)}\n")
         except OSError as error:
             raise PlatformError(f"{self.folder.launch} cannot be written: {error}; free space") from error
 

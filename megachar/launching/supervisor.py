@@ -13,6 +13,7 @@ from megachar.errors import PlatformError
 from megachar.exit_codes import ExitCode
 from megachar.launching.attempt import Attempt
 from megachar.launching.plan import LaunchPlan
+from megachar.training.ownership import OwnClaim
 from megachar.watch.failure import Failure
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -22,24 +23,25 @@ Examine = Callable[[LaunchPlan], tuple[LaunchPlan, dict[str, str]]]
 """A plan -> the plan with its hosts' addresses, and what is wrong by host."""
 
 
-def supervise(plan: LaunchPlan, max_restarts: int, examine: Examine) -> int:
+def supervise(plan: LaunchPlan, max_restarts: int, examine: Examine, claim: OwnClaim | None = None) -> int:
     """Run a plan to its end; returns an `ExitCode`, or 128 + the signal that ended it at once.
 
     Args:
         plan: what to start. Its hosts have been examined.
         max_restarts: failures in a row, without a new checkpoint between them, after which to start again. 0 is off.
         examine: finds the hosts that can be used for the next start.
+        claim: of this process on the run folder; None where that is another's to have.
 
     An error of the user's making, and leaving on request, are not failures: nothing is started again after them.
     """
-    return Supervisor(plan, max_restarts, examine).run()
+    return Supervisor(plan, max_restarts, examine, claim).run()
 
 
 class Supervisor:
     """A loop of attempts."""
 
-    def __init__(self, plan: LaunchPlan, max_restarts: int, examine: Examine) -> None:
-        self.plan, self.max_restarts, self.examine = plan, max_restarts, examine
+    def __init__(self, plan: LaunchPlan, max_restarts: int, examine: Examine, claim: OwnClaim | None = None) -> None:
+        self.plan, self.max_restarts, self.examine, self.claim = plan, max_restarts, examine, claim
         self._attempt: Attempt | None = None
         self._signals: list[int] = []
         self._causes: list[Failure] = []
@@ -56,6 +58,8 @@ class Supervisor:
         with self._signals_taken():
             while True:
                 self._say(f"starting {plan.starting}")
+                if self.claim is not None:
+                    self.claim.hand_down()
                 self._attempt = Attempt(plan)
                 for number in self._signals:  # that came between two attempts
                     self._attempt.preempt(signal.Signals(number).name)

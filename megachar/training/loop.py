@@ -1,15 +1,16 @@
 """The training loop, from top to bottom."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from rich.console import Console
 
+from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.device import choose_device
-from megachar.errors import DataError, Preempted
+from megachar.errors import Preempted
+from megachar.files import json_text
 from megachar.losses.auxiliary import layer_weights
 from megachar.models.counting import describe_model
 from megachar.parallel.engine import build_engine
@@ -27,7 +28,8 @@ from megachar.training.guard import BadStep, Guard
 from megachar.training.learning_rate import learning_rate
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizers import build_optimizer, describe_kernels
-from megachar.training.preflight import check_data
+from megachar.training.ownership import Claim
+from megachar.training.preflight import check_data, check_steps
 from megachar.training.run_folder import run_folder
 from megachar.training.run_log import RunLog
 from megachar.training.speed import SpeedMeter
@@ -35,7 +37,13 @@ from megachar.training.watching import connect_watch
 from megachar.watch.rank import RankWatch
 
 
-def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Console | None = None) -> None:
+def train(
+    experiment: Experiment,
+    resume: bool,
+    watch: RankWatch,
+    terminal: Console | None = None,
+    claim: Claim | None = None,
+) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
 
     Args:
@@ -43,66 +51,122 @@ def train(experiment: Experiment, resume: bool, watch: RankWatch, terminal: Cons
         resume: go on from the newest checkpoint of the run's folder.
         watch: runs beside it, and ends this process when another one fails.
         terminal: where the main rank draws its progress bar, if not on standard output.
+        claim: the main rank's, on the run folder; None where nobody else can be at work there.
 
     Raises:
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
-    training = experiment.training
     setup = _set_up(experiment, resume, watch)
-    mesh, state, source, guard, stopping = setup.mesh, setup.state, setup.source, setup.guard, setup.stopping
-    engine, step = state.engine, setup.resumed.position.step
-    meter = SpeedMeter(experiment, mesh)
-    validation: float | None = None
-
-    with RunLog(experiment, mesh, step, terminal, setup.vocabulary.unit) as log:
-        saver = _build_saver(experiment, setup, partial(_saved, watch, log))
-        log.note(_headline(experiment, setup, step))
-        log.damaged(step, setup.resumed.damaged)
-        watch.progress(step)
-        while step < training.total_steps and not stopping.stops:
-            weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, training.total_steps, step)
-            rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, training.total_steps, step)
-            batches = source.training(step + guard.skipped_batches)
-            engine.train_step(watch.each(batches), weights, rate)
-            step += 1
-            watch.progress(step)
-            bad = guard.review(step)
-            if bad is not None:
-                returned = _go_back(bad, setup, saver, experiment)
-                log.bad_step(bad, returned)
-                if returned is not None:
-                    step = returned
-                    meter.restart()
-                    continue
-            meter.count(weights)
-            log.advance(step)
-            saver.poll()
-            finished = step == training.total_steps
-            leaves = any_rank(mesh, watch.preempt_asked) and not finished
-            validates = source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or finished)
-            validates, saves = validates and not leaves, _due(step, training.checkpoint_interval) or finished or leaves
-            if validates or saves:
-                _check_unchanged(source, saver)
-            if _due(step, training.log_interval) or validates or saves:
-                losses = engine.gather_losses()
-                report = meter.report(step, losses.bits_per_character(), rate, engine.gradient_norm, validation)
-                log.losses(report, losses, engine.skipped_steps)
-                meter.restart()
-            if validates:
-                losses = engine.evaluate(watch.each(source.validation()), source.validation_micro_batches, weights)
-                validation = log.validation(step, losses)
-                stopping.count(validation)
-                meter.restart()
-            if saves:
-                saver.save(step, validation if validates else None, guard.state | stopping.state)
-                meter.restart()
-            if leaves:
-                break
-        saver.finish()
-        finished = step == training.total_steps or stopping.stops
-        log.end(step, finished)
+    step, unit = setup.resumed.position.step, setup.vocabulary.unit
+    with RunLog(experiment, setup.mesh, step, terminal, unit, claim) as log:
+        finished = _Loop(experiment, setup, watch, log, claim).run()
     if not finished:
         raise Preempted
+
+
+class _Loop:
+    """One step after another, and what falls due between them. Every rank does the same at the same step."""
+
+    def __init__(
+        self, experiment: Experiment, setup: "_Setup", watch: RankWatch, log: RunLog, claim: Claim | None
+    ) -> None:
+        self.experiment, self.setup, self.watch, self.log = experiment, setup, watch, log
+        self.engine, self.source, self.guard, self.stopping = (
+            setup.state.engine,
+            setup.source,
+            setup.guard,
+            setup.stopping,
+        )
+        self.step = setup.resumed.position.step
+        self.meter = SpeedMeter(experiment, setup.mesh)
+        self.validation: float | None = None
+        """Bits per character of the latest."""
+        folder = run_folder(experiment)
+        self.saver = CheckpointSaver(folder, setup.state, experiment, setup.data, setup.vocabulary, self._saved, claim)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.step == self.experiment.training.total_steps or self.stopping.stops
+
+    def run(self) -> bool:
+        """Train to the end, or until asked to leave; whether it was the end. A whole checkpoint is left."""
+        self.log.note(_headline(self.experiment, self.setup, self.step))
+        self.log.damaged(self.step, self.setup.resumed.damaged)
+        if self.setup.resumed.changed:
+            self.log.note(self.setup.resumed.changed)
+        self.watch.progress(self.step)
+        leaves = False
+        while not (self.finished or leaves):
+            weights, rate = self._take_step()
+            if self._goes_back():
+                continue
+            self.meter.count(weights)
+            self.log.advance(self.step)
+            self.saver.poll()
+            leaves = any_rank(self.setup.mesh, self.watch.preempt_asked) and not self.finished
+            self._follow_up(weights, rate, leaves)
+        self.saver.finish()
+        self.log.end(self.step, self.finished)
+        return self.finished
+
+    def _take_step(self) -> tuple[Sequence[float], float]:
+        """Returns the weights of the layers' losses and the learning rate it was taken with."""
+        experiment, total, step = self.experiment, self.experiment.training.total_steps, self.step
+        weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, total, step)
+        rate = learning_rate(experiment.schedule, experiment.optimizer.learning_rate, total, step)
+        batches = self.source.training(step + self.guard.skipped_batches)
+        self.engine.train_step(self.watch.each(batches), weights, rate)
+        self.step += 1
+        self.watch.progress(self.step)
+        return weights, rate
+
+    def _goes_back(self) -> bool:
+        """Look at the step just taken: whether a bad one has led back to an earlier checkpoint."""
+        with self.saver.finishing():
+            bad = self.guard.review(self.step)
+        if bad is None:
+            return False
+        returned = _go_back(bad, self.setup, self.saver, self.experiment)
+        with self.saver.finishing():
+            self.log.bad_step(bad, returned)
+        if returned is not None:
+            self.step = returned
+            self.meter.restart()
+        return returned is not None
+
+    def _follow_up(self, weights: Sequence[float], rate: float, leaves: bool) -> None:
+        """Log, validate and save, where that is due; `leaves`: no other step is taken in this process."""
+        training, step, last = self.experiment.training, self.step, self.finished
+        # Also where the run leaves: this very step is not taken again, and the next process has other weights.
+        validates = self.source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or last)
+        saves = _due(step, training.checkpoint_interval) or last or leaves
+        if validates or saves:
+            with self.saver.finishing():
+                self.source.check_unchanged()
+        if _due(step, training.log_interval) or validates or saves:
+            losses = self.engine.gather_losses()
+            bits, norm = losses.bits_per_character(), self.engine.gradient_norm
+            report = self.meter.report(step, bits, rate, norm, self.validation)
+            with self.saver.finishing():
+                self.log.losses(report, losses, self.engine.skipped_steps)
+            self.meter.restart()
+        if validates:
+            micro_batches = self.watch.each(self.source.validation())
+            losses = self.engine.evaluate(micro_batches, self.source.validation_micro_batches, weights)
+            with self.saver.finishing():
+                self.validation = self.log.validation(step, losses)
+            self.stopping.count(self.validation)
+            self.meter.restart()
+        if saves:
+            windows = self.source.windows_before(step + self.guard.skipped_batches)
+            state = self.guard.state | self.stopping.state | {"windows": windows}
+            self.saver.save(step, self.validation if validates else None, state)
+            self.meter.restart()
+
+    def _saved(self, saved: SavedCheckpoint) -> None:
+        self.watch.saved(saved.step)
+        self.log.saved(saved)
 
 
 @dataclass(frozen=True)
@@ -130,8 +194,10 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     source = build_source(experiment, blend, mesh)
     data = DataRecord(fingerprint=blend.fingerprint, description=blend.description)
     resumed = resume_run(run_folder(experiment), state, experiment, data, blend.vocabulary) if resume else Resumption()
+    check_steps(experiment, resumed.position.step)
     guard = Guard(experiment.guard)
     guard.watch(engine, resumed.position.loop_state)
+    source.continue_at(resumed.position.step + guard.skipped_batches, resumed.position.windows)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
     return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
@@ -145,6 +211,8 @@ def _join(experiment: Experiment, watch: RankWatch) -> Mesh:
     secret = prove_membership(mesh, run_folder(experiment).launch)
     connect_watch(watch, mesh, secret)
     check_agreement(mesh, "the experiment", experiment.model_dump_json())
+    engine = json_text(load_engine_config(experiment.deepspeed).raw)
+    check_agreement(mesh, f"DeepSpeed JSON {experiment.deepspeed}", engine)
     return mesh
 
 
@@ -162,25 +230,6 @@ def _go_back(bad: BadStep, setup: _Setup, saver: CheckpointSaver, experiment: Ex
     setup.stopping.restore(position.loop_state)
     setup.state.engine.gather_losses()  # of the steps taken back
     return position.step
-
-
-def _check_unchanged(source: MicroBatchSource, saver: CheckpointSaver) -> None:
-    """`DataError` on all ranks where the corpus is not what it was; a save that is under way is brought to its end."""
-    try:
-        source.check_unchanged()
-    except DataError:
-        saver.finish()
-        raise
-
-
-def _build_saver(experiment: Experiment, setup: _Setup, report: Callable[[SavedCheckpoint], None]) -> CheckpointSaver:
-    folder = run_folder(experiment)
-    return CheckpointSaver(folder, setup.state, experiment, setup.data, setup.vocabulary, report)
-
-
-def _saved(watch: RankWatch, log: RunLog, saved: SavedCheckpoint) -> None:
-    watch.saved(saved.step)
-    log.saved(saved)
 
 
 def _due(step: int, interval: int) -> bool:

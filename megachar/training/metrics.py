@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megachar.errors import PlatformError
+from megachar.files import json_text
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class MetricsWriter:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Record `values` of `kind`, such as "train", after `step` steps; `PlatformError` where the disk is full."""
         with self._naming_files():
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
             self._mirror(kind, step, values)
 
@@ -120,6 +121,9 @@ def _records(folder: RunFolder) -> Iterator[dict[str, Any]]:
         return
     for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
             continue  # the last line of a run that was killed while writing
+        if record.get("bits_per_character", 0) is None:
+            record["bits_per_character"] = math.nan  # for which JSON has no word
+        yield record

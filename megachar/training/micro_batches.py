@@ -24,10 +24,20 @@ class MicroBatchSource(ABC):
     """What is read, for people."""
     validation_micro_batches: int
     """Of one validation, on each data rank; 0 where the corpora have no valid split."""
+    window_offset: int = 0
+    """Step s reads windows from number s x `batch.global_size` + this on. Not 0 once a run has changed its batch."""
 
     def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
         self.seed, self.batch, self.mesh, self._blend = experiment.seed, experiment.batch, mesh, blend
         self.draws_masks = experiment.model.drops_out
+
+    def windows_before(self, step: int) -> int:
+        """Windows that the training steps before `step` have read, or gone past."""
+        return step * self.batch.global_size + self.window_offset
+
+    def continue_at(self, step: int, windows: int) -> None:
+        """Have `step` be the one after so many windows."""
+        self.window_offset = windows - step * self.batch.global_size
 
     @abstractmethod
     def training(self, step: int) -> Iterator[MicroBatch]:
@@ -83,7 +93,8 @@ class WindowSource(MicroBatchSource):
         total = self.batch.num_micro_batches
         for number in self._own(total):
             key = DropoutKey(self.seed, step, number) if self.draws_masks else None
-            yield MicroBatch(*self._read(self._train, window_numbers(step, number, self.batch.micro_size, total)), key)
+            windows = window_numbers(step, number, self.batch.micro_size, total, self.window_offset)
+            yield MicroBatch(*self._read(self._train, windows), key)
 
     def validation(self) -> Iterator[MicroBatch]:
         """Windows spread evenly over the valid split."""

@@ -1,15 +1,15 @@
 """The folder of a run: what is in it, and the checks that nothing in it is overwritten. Imports no torch."""
 
-import json
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from megachar.config.loading import parse_experiment, read_yaml, save_experiment
+from megachar.config.loading import load_saved, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, json_text
 
 PACKAGES = ("megachar", "torch", "deepspeed", "numpy")
 
@@ -24,6 +24,11 @@ class RunFolder:
     def experiment_file(self) -> Path:
         """The resolved experiment."""
         return self.path / "resolved.yaml"
+
+    @property
+    def owner_file(self) -> Path:
+        """Who trains there (`ownership`)."""
+        return self.path / "owner.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -65,7 +70,7 @@ class RunFolder:
         if not self.experiment_file.is_file():
             raise ConfigError(f"{self.path} is not a run folder: it has no {self.experiment_file.name}; "
                               f"name one such as runs/small")  # fmt: skip
-        return parse_experiment(read_yaml(self.experiment_file), str(self.experiment_file))
+        return load_saved(self.experiment_file)
 
     def record(self, experiment: Experiment, deepspeed_config: dict[str, object], step: int) -> None:
         """Make the folder and write what the run is: experiment, DeepSpeed's JSON as rendered, and versions.
@@ -74,12 +79,13 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.experiment_file.exists() and self.load_experiment() != experiment:
-            self.experiment_file.rename(self.path / f"resolved-until-step-{step}.yaml")
+            with atomic_write(self.path / f"resolved-until-step-{step}.yaml") as part:
+                shutil.copyfile(self.experiment_file, part)
         save_experiment(experiment, self.experiment_file)
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         for name, values in (("deepspeed.json", deepspeed_config), ("versions.json", versions)):
             with atomic_write(self.path / name) as part:
-                part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+                part.write_text(json_text(values, indent=2) + "\n", encoding="utf-8")
 
 
 def run_folder(experiment: Experiment) -> RunFolder:

@@ -18,6 +18,7 @@ from megachar.training.display import Display, Report
 from megachar.training.guard import BadStep
 from megachar.training.hardware import peak_memory_of_all_ranks
 from megachar.training.metrics import MetricsWriter, layer_bits
+from megachar.training.ownership import Claim
 from megachar.training.plots import plot_run
 from megachar.training.run_folder import run_folder
 
@@ -26,23 +27,33 @@ class RunLog:
     """A context manager around training. Every rank must make every call; what cannot be written raises on all."""
 
     def __init__(
-        self, experiment: Experiment, mesh: Mesh, step: int, terminal: Console | None = None, unit: Unit = "character"
+        self,
+        experiment: Experiment,
+        mesh: Mesh,
+        step: int,
+        terminal: Console | None = None,
+        unit: Unit = "character",
+        claim: Claim | None = None,
     ) -> None:
         """Record what the run is, and go on with its metrics after `step` steps; `unit`: what its losses are of.
 
         Raises:
             ConfigError: the run folder cannot be written.
+            OwnershipError: by the main rank's `claim`, it is another's now; as from all other calls.
         """
         self.experiment, self.mesh, self.folder = experiment, mesh, run_folder(experiment)
-        self._unit = unit
+        self._unit, self._claim = unit, claim
         self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
         self._writer: MetricsWriter | None = None
-        error: ConfigError | None = None
+        error: MegacharError | None = None
         if mesh.is_main:
             rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
             try:
+                self._check_claim()
                 self.folder.record(experiment, rendered, step)
                 self._writer = MetricsWriter(self.folder, step)
+            except MegacharError as failure:
+                error = failure
             except OSError as failure:
                 error = ConfigError(f"the run folder {self.folder.path} cannot be written: {failure}; make it "
                                     f"writable, free space, or set output=ANOTHER")  # fmt: skip
@@ -131,7 +142,12 @@ class RunLog:
         error: MegacharError | None = None
         if self._writer is not None:
             try:
+                self._check_claim()
                 write(self._writer)
             except MegacharError as failure:
                 error = failure
         fail_together(self.mesh, error)
+
+    def _check_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.check()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
+from megachar.files import atomic_write, json_text
 
 KEPT_CHARACTERS = 20_000
 """Of an error, and of either end of its traceback: a record has to fit into a message."""
@@ -66,7 +67,8 @@ class Failure:
         folder.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.time)) + f".{int(self.time % 1 * 1000):03d}"
         path = folder / f"{stamp}-{self.kind}-{'rank-' + str(self.ranks[0]) if self.ranks else 'run'}.json"
-        path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        with atomic_write(path) as part:
+            part.write_text(json_text(self.as_json(), indent=1) + "\n", encoding="utf-8")
         return path
 
 
@@ -84,7 +86,7 @@ def failure_of(error: BaseException, rank: int, host: str, step: int | None) -> 
 
 def read_failures(folder: Path) -> Iterator[Failure]:
     """The recorded failures of a run, oldest first."""
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("[!.]*.json")):
         yield Failure.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 

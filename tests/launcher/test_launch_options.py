@@ -7,7 +7,10 @@ import pytest
 from megachar.cli.hosts import choose_hosts, choose_node_rank
 from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host
+from megachar.training.preflight import load_run
+from megachar.training.run_folder import run_folder
 from tests.launcher.commands import LAUNCH, SMALL, run
+from tests.training.checkpoints_by_hand import write_checkpoint
 
 HOSTS = (Host("nowhere.invalid", 1), Host("localhost", 1))
 
@@ -49,6 +52,23 @@ def test_a_host_that_is_not_needed(corpus: Path, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "not needed: localhost" in result.stdout
     assert "localhost gets no ranks: all fit on a; start the run there alone" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("reached", "status", "told"),
+    [(4, 0, "is finished already; a higher training.total_steps"), (5, 2, "a checkpoint of step 5, past its end at")],
+)
+def test_a_run_at_its_end_is_not_started(corpus: Path, tmp_path: Path, reached: int, status: int, told: str) -> None:
+    """A job script that goes on while it is told to (75) comes to an end."""
+    where = [f"data.path={corpus}", f"output={tmp_path}"]
+    experiment = load_run(SMALL[0], [*SMALL[1:], *where])
+    run_folder(experiment).record(experiment, {}, 0)
+    write_checkpoint(run_folder(experiment), 2, {}, experiment)
+    write_checkpoint(run_folder(experiment), reached, {}, experiment)
+    result = run([*LAUNCH, *SMALL, *where, "--resume"])
+    assert result.returncode == status, result.stderr
+    assert told in result.stdout + result.stderr
+    assert not (run_folder(experiment).path / "launch").exists()
 
 
 def test_a_dry_run_shows_the_layout_and_the_command(corpus: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megachar.exit_codes import ExitCode
 from megachar.training.run_folder import RunFolder
-from tests.launcher.commands import LAUNCHER_VARIABLES, ROOT, SMALL, left_over, losses
+from tests.launcher.commands import LAUNCHER_VARIABLES, ROOT, SMALL, TRAIN, left_over, losses
 from tests.launcher.machines import Cluster
 
 FAULTY_LAUNCH = f"""
@@ -115,6 +115,36 @@ def test_a_signal_saves_and_the_run_goes_on_later(corpus: Path, tmp_path: Path) 
     again.process.send_signal(signal.SIGTERM)
     again.process.send_signal(signal.SIGTERM)  # at once
     assert again.wait() in (128 + signal.SIGTERM, ExitCode.PREEMPTED)
+
+
+def test_a_run_that_is_at_work_is_not_started_again(corpus: Path, tmp_path: Path) -> None:
+    """Two starts at once, and two of other launchers' while the first trains: one trains, the others say who does."""
+    more = ("training.total_steps=300", "training.checkpoint_interval=20")
+    starts = [Launch(corpus, tmp_path, *more), Launch(corpus, tmp_path, *more)]
+    until = time.monotonic() + 60
+    while all(start.process.poll() is None for start in starts):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    refused, first = sorted(starts, key=lambda start: start.process.poll() is None)
+    first.wait_for(r"step 3/")
+    plain = [sys.executable, TRAIN, *SMALL, *more, "parallel.pipe=1", f"data.path={corpus}", f"output={tmp_path}"]
+    late = subprocess.run([*plain, "--resume"], capture_output=True, text=True, timeout=60, env=ENVIRONMENT, cwd=ROOT)
+    again = Launch(corpus, tmp_path, *more, "--resume")
+    for process, (_, errors) in (
+        (late, ("", late.stderr)),
+        (refused.process, refused.process.communicate(timeout=60)),
+        (again.process, again.process.communicate(timeout=60)),
+    ):
+        assert process.returncode == ExitCode.USER_ERROR
+        assert f"run {tmp_path}/quickstart is at work: process {first.process.pid} on " in errors
+        assert "Traceback" not in errors
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == ExitCode.PREEMPTED
+    steps = [json.loads(line)["step"] for line in first.folder.metrics_file.read_text().splitlines()
+             if '"kind": "train"' in line]  # fmt: skip
+    assert steps == list(range(1, len(steps) + 1))
+    assert first.starts() == 1
+    assert not first.folder.owner_file.exists()
 
 
 def test_chaos(tmp_path: Path) -> None:

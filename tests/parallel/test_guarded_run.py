@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from megachar.config.schema import Experiment
 from megachar.parallel.stage import MicroBatch
 from megachar.training import loop
+from megachar.training.checkpoints import files
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.metrics import read_metrics
 from megachar.training.micro_batches import WindowSource
@@ -144,6 +146,26 @@ def test_a_row_of_bad_steps_stops_all_ranks(ranks: Ranks, corpus: Path, tmp_path
     with pytest.raises(RankError, match=r"2 bad steps in a row, the last at step 5"):
         ranks(2).run(run_case, rollback.model_dump(), False, (4, 6), ())
     assert guard_records(run_folder(rollback)) == [(5, "rollback", "the loss is nan")]
+
+
+def slow_disk_case(values: dict[str, Any]) -> None:
+    """On a rank: a save is under way at the step that stops the run."""
+    write = files.write_durably
+
+    def slow(path: Path, data: bytes) -> None:
+        time.sleep(0.3)
+        write(path, data)
+
+    files.write_durably = slow
+    run_case(values, False, (3, 4), ())
+
+
+def test_a_stop_brings_the_save_under_way_to_its_end(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = guarded(corpus, tmp_path, "skip", (1, 1, 1))
+    with pytest.raises(RankError, match=r"DivergenceError: 2 bad steps in a row, the last at step 5"):
+        ranks(1).run(slow_disk_case, experiment.model_dump())
+    (checkpoint,) = list_checkpoints(run_folder(experiment))
+    assert (checkpoint.step, checkpoint.problems()) == (3, [])
 
 
 def test_without_a_checkpoint_a_rollback_is_a_skip(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

@@ -215,6 +215,91 @@ def test_a_run_without_a_checkpoint_starts_anew(ranks: Ranks, corpus: Path, tmp_
     assert list_checkpoints(run_folder(experiment))[-1].step == TOTAL
 
 
+def reading_case(values: dict[str, Any], resume: bool) -> tuple[list[int], str]:
+    """On a rank: train; the numbers of the windows that were read, and what was said."""
+    import contextlib
+    import io
+
+    from megachar.training import micro_batches
+
+    read, said, numbers = list[int](), io.StringIO(), micro_batches.window_numbers
+
+    def kept(*arguments: int) -> Any:
+        windows = numbers(*arguments)
+        if len(arguments) == 5:  # of training
+            read.extend(windows.tolist())
+        return windows
+
+    micro_batches.window_numbers = kept
+    with contextlib.redirect_stdout(said):
+        train(Experiment.model_validate(values), resume)
+    return read, said.getvalue()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_another_batch_goes_on_where_the_text_was_left(ranks: Ranks, corpus: Path, tmp_path: Path, old: bool) -> None:
+    """A larger and a smaller batch: every window is read once. So too after an older megachar's checkpoint."""
+    size = experiment_of(corpus, tmp_path).batch.global_size
+    read = list[int]()
+    for steps, batch in ((2, size), (4, 2 * size), (6, size // 2)):
+        experiment = experiment_of(corpus, tmp_path, training={"total_steps": steps}, batch={
+            "micro_size": size // 2, "global_size": batch})  # fmt: skip
+        ((windows, said),) = ranks(1).run(reading_case, experiment.model_dump(), steps > 2)
+        read += windows
+        assert ("; the text goes on at window" in said) == (steps > 2)
+        if steps == 4:
+            assert f"changed since: batch.global_size {size} -> {2 * size}, training.total_steps 2 -> 4; " in said
+            assert f"; the text goes on at window {2 * size:,}\n" in said
+        if old and steps == 2:
+            manifest = list_checkpoints(run_folder(experiment))[-1].path / "manifest.json"
+            values = json.loads(manifest.read_text())
+            assert values["loop_state"].pop("windows") == 2 * size
+            manifest.write_text(json.dumps(values))
+    assert read == list(range(7 * size))
+
+
+def test_what_cannot_be_continued_exactly_is_said(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(corpus, tmp_path, training={"total_steps": 2})
+    ranks(1).run(train_case, experiment.model_dump(), False)
+    other = experiment_of(corpus, tmp_path, training={"total_steps": 3}, order="epoch")
+    ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
+    assert "data.order random -> epoch" in said
+    assert "; windows are drawn in another order from here, so some text may be read twice and some not" in said
+    ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
+    assert "changed since" not in said
+
+
+def leaving_case(values: dict[str, Any], at: int) -> None:
+    """On a rank: asked to leave during step `at`."""
+    from megachar.errors import Preempted
+    from megachar.watch.rank import RankWatch
+
+    progress = RankWatch.progress
+
+    def asked(watch: RankWatch, step: int | None = None) -> None:
+        watch.preempt_asked = watch.preempt_asked or step == at
+        progress(watch, step)
+
+    RankWatch.progress = asked  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(Experiment.model_validate(values), False)
+
+
+def test_a_run_that_leaves_makes_the_validation_that_is_due(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """Its figures, its best checkpoint and what early stopping counts are those of the run that never left."""
+    training = {"validation_interval": 2, "checkpoint_interval": 2}
+    whole = experiment_of(corpus, tmp_path / "whole", training=dict(training))
+    left = experiment_of(corpus, tmp_path / "left", training=dict(training))
+    ranks(1).run(train_case, whole.model_dump(), False)
+    ranks(1).run(leaving_case, left.model_dump(), 4)
+    assert list_checkpoints(run_folder(left))[-1].step == 4
+    ranks(1).run(train_case, left.model_dump(), True)
+    assert lines(run_folder(left)) == lines(run_folder(whole))
+    kept = [[(found.step, found.manifest.validation_bits, found.manifest.loop_state)
+             for found in list_checkpoints(run_folder(experiment))] for experiment in (left, whole)]  # fmt: skip
+    assert kept[0] == kept[1]
+
+
 def disagreeing_case(values: dict[str, Any]) -> None:
     """On a rank: every rank has another seed."""
     import os

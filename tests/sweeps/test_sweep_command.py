@@ -117,7 +117,7 @@ def test_each_run_is_launched_like_any_other(
     class Played:
         asked_to_leave = False
 
-        def __init__(self, plan: LaunchPlan, max_restarts: int, _: object) -> None:
+        def __init__(self, plan: LaunchPlan, max_restarts: int, *_: object) -> None:
             plans.append((plan, max_restarts))
 
         def run(self) -> int:

@@ -105,6 +105,19 @@ def test_what_is_written_is_read(folder: RunFolder) -> None:
     assert list(folder.tensorboard.glob("events.*"))
 
 
+def test_no_figure_is_written_that_is_no_json(folder: RunFolder) -> None:
+    """And one that an older megachar wrote as NaN reads as what is written now."""
+    writer = MetricsWriter(folder)
+    writer.write("validation", 1, {"bits_per_character": math.nan})
+    writer.write("guard", 1, {"loss_nats": math.inf})
+    writer.close()
+    for line in folder.metrics_file.read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    with folder.metrics_file.open("a") as file:
+        file.write(record("validation", 2, bits_per_character=math.nan))
+    assert all(math.isnan(entry["bits_per_character"]) for entry in read_metrics(folder, "validation"))
+
+
 def test_a_record_is_on_disk_at_once(folder: RunFolder) -> None:
     writer = MetricsWriter(folder, 0)
     writer.write("validation", 3, {"bits_per_character": 1.0})

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,12 +82,30 @@ def test_paths_do_not_depend_on_the_working_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     run = load_run(BASE, ["data.path=../corpus", "deepspeed=~/own.json", "output=~/runs"])
     assert run.data.path == str(corpus)
-    assert (run.output, run.deepspeed) == (str(tmp_path / "runs"), str(tmp_path / "own.json"))
+    assert (run.output, str(run.deepspeed)) == (str(tmp_path / "runs"), str(tmp_path / "own.json"))
     blend = load_run(BASE, ["data.blend=[{path: ~/corpus, weight: 2}]", "deepspeed=fp32"])
     assert [part.path for part in blend.data.blend] == [str(corpus)]
     assert (blend.output, blend.deepspeed, blend.data.path) == (str(tmp_path / "work" / "runs"), "fp32", "")
     with pytest.raises(ConfigError, match=r"~nobody-at-all/x: .*; look at the path"):
         load_run(BASE, ["data.path=~nobody-at-all/x"])
+
+
+def test_a_run_keeps_what_its_deepspeed_json_held(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """Edited, moved or broken afterwards, it means the same to the run; named anew, it is read anew."""
+    own, bf16 = tmp_path / "own.json", {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+    own.write_text(json.dumps(bf16))
+    settings = [f"data.path={make_corpus()}", f"output={tmp_path}/runs", f"deepspeed={own}"]
+    run = load_run(BASE, settings)
+    folder = create(run)
+    own.write_text("{")
+    assert load_engine_config(run.deepspeed).precision == "bf16"
+    with pytest.raises(ConfigError, match=r"own\.json is not valid JSON"):
+        load_run(BASE, settings)
+    own.unlink()
+    again = load_run(str(folder.experiment_file))
+    assert again == run == folder.load_experiment()
+    assert load_engine_config(again.deepspeed).raw == bf16
+    assert load_run(str(folder.experiment_file), ["deepspeed=fp32"]).deepspeed == "fp32"
 
 
 @pytest.mark.parametrize(("split", "name", "tokens"), [("50,50,0", "train", 66), ("90,10,0", "valid", 13)])
@@ -147,6 +166,44 @@ def test_what_a_run_folder_says(tmp_path: Path) -> None:
     versions = json.loads((folder.path / "versions.json").read_text())
     assert versions.keys() == {"python", "megachar", "torch", "deepspeed", "numpy"}
     assert all(value[0].isdigit() for value in versions.values())
+
+
+def test_settings_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    """Wherever they end. What an older megachar wrote has no mark of its end, and may lack what is new."""
+    named = experiment(f"output={tmp_path}/runs", "name=first", "seed=77")
+    folder = create(named)
+    data = folder.experiment_file.read_bytes()
+    for size in (0, 3, 4, 50, len(data) // 2, len(data) - 30, len(data) - 5, len(data) - 1):
+        folder.experiment_file.write_bytes(data[:size])
+        with pytest.raises(ConfigError):
+            folder.load_experiment()
+        with pytest.raises(ConfigError):
+            check_run_folder(named, resume=True)
+    older = data.removeprefix(b"---\n").removesuffix(b"...\n")
+    folder.experiment_file.write_bytes(older[: older.index(b"guard:")])
+    assert folder.load_experiment() == named
+    folder.experiment_file.write_bytes(older[: older.index(b"parallel:")])
+    with pytest.raises(ConfigError, match=r"resolved\.yaml is cut off: .*; put a whole copy in its place"):
+        folder.load_experiment()
+
+
+def test_a_full_disk_leaves_the_settings_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = experiment(f"output={tmp_path}/runs", "name=first")
+    folder = create(named)
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **more: Any) -> int:
+        if "resolved" in path.name:
+            write(path, "half")
+            raise OSError(28, "No space left on device")
+        return write(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.record(named.model_copy(update={"seed": 5}), {}, step=3)
+    assert folder.load_experiment() == named
+    assert RunFolder(folder.path).experiment_file.with_name("resolved-until-step-3.yaml").is_file()
+    assert not list(folder.path.glob(".*"))
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:

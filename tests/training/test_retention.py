@@ -41,6 +41,16 @@ def test_the_last_and_the_best_stay(keep: int, keep_best: bool, gone: list[int])
     assert [each.step for each in expired(found, found[-1], keep, keep_best)] == gone
 
 
+@pytest.mark.parametrize("bits", [float("nan"), float("inf"), -float("inf")])
+def test_the_newest_stays_whatever_its_validation_was(bits: float, run: RunFolder) -> None:
+    """In memory the figure is what the disk gives back; neither the newest nor what the newest cannot beat goes."""
+    newest = checkpoint(120, bits, str(run.checkpoints / "step-00000120"))
+    assert newest.manifest.validation_bits is None
+    path = write_checkpoint(run, 120, {}, small(), validation_bits=bits)  # as an older megachar wrote it, with NaN
+    delete_expired(run, Checkpoint(path, newest.manifest), keep=1, keep_best=True)
+    assert [each.step for each in list_checkpoints(run)] == [100, 120]
+
+
 @pytest.mark.parametrize("keep", [1, 2, 9])
 def test_what_was_saved_last_stays_and_what_the_run_went_back_behind_goes(keep: int) -> None:
     found = [checkpoint(step, bits) for step, bits in BITS.items()]

@@ -1,7 +1,6 @@
 """Checkpoints out into a single file, and back. Every tensor of the checkpoint is in host memory meanwhile."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import atomic_write, reason
+from megachar.files import atomic_write, json_text, reason
 from megachar.parallel.state import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
@@ -40,6 +39,7 @@ from megachar.training.checkpoints.single_file import (
 )
 from megachar.training.checkpoints.sources import load_settings
 from megachar.training.checkpoints.vocabularies import carried_vocabulary
+from megachar.training.ownership import OwnClaim
 from megachar.training.run_folder import RunFolder
 
 Contents = Literal["inference", "all"]
@@ -86,7 +86,7 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
             fsync_file(part)  # or the fingerprint would be that of the page cache
             beside = {"file": fingerprint(part).model_dump(), **card.model_dump(mode="json")}
         with atomic_write(json_path(output)) as part:
-            part.write_text(json.dumps(beside, indent=1) + "\n", encoding="utf-8")
+            part.write_text(json_text(beside, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {reason(error)}") from error
     except SafetensorError as error:
@@ -106,28 +106,31 @@ def import_file(file: Path, run: Path) -> Checkpoint:
                               f"(evaluate and generate take the file as it is)")  # fmt: skip
     settings = load_settings(file)
     placed = {**settings.model_dump(), "name": folder.path.name, "output": str(folder.path.parent)}
-    experiment = _experiment_of(folder, parse_experiment(placed, str(run)), card.step, file)
-    _check_tensors(file, experiment)
+    wanted = parse_experiment(placed, str(run))
+    _check_tensors(file, wanted)
     if json_path(file).is_file() and (problem := problem_of(file)) is not None:
         raise CheckpointError(f"{problem}; copy both again")
     vocabulary = carried_vocabulary(file)
-    with _cleared_up(folder) as part:
-        layers: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in load_file(file).items():
-            path, key = _place(name)
-            layers.setdefault(path, {})[key] = tensor
-        files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
-        if vocabulary is not None:
-            files |= {name: write_file(part / name, content) for name, content in vocabulary.files().items()}
-        manifest = Manifest(
-            **{name: getattr(card, name) for name in TrainingState.model_fields},
-            format_version=FORMAT_VERSION,
-            experiment=identity(experiment),
-            files=files,
-        )
-        checkpoint = publish(part, new_folder(folder, card.step), manifest)
-        if not folder.experiment_file.exists():
-            save_experiment(experiment, folder.experiment_file)
+    _experiment_of(folder, wanted, card.step, file)  # before the folder is touched
+    with OwnClaim(folder) as claim:
+        experiment = _experiment_of(folder, wanted, card.step, file)
+        with _cleared_up(folder, card.step, claim.token) as part:
+            layers: dict[str, dict[str, Tensor]] = {}
+            for name, tensor in load_file(file).items():
+                path, key = _place(name)
+                layers.setdefault(path, {})[key] = tensor
+            files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
+            if vocabulary is not None:
+                files |= {name: write_file(part / name, content) for name, content in vocabulary.files().items()}
+            manifest = Manifest(
+                **{name: getattr(card, name) for name in TrainingState.model_fields},
+                format_version=FORMAT_VERSION,
+                experiment=identity(experiment),
+                files=files,
+            )
+            checkpoint = publish(part, new_folder(folder, card.step), manifest)
+            if not folder.experiment_file.exists():
+                save_experiment(experiment, folder.experiment_file)
     return checkpoint
 
 
@@ -143,7 +146,7 @@ def _place(name: str) -> tuple[str, str]:
 def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path) -> Experiment:
     """The experiment of the run a file goes into: its own, or `wanted` for a new one."""
     if not folder.experiment_file.exists():
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and (not folder.path.is_dir() or set(folder.path.iterdir()) - {folder.owner_file}):
             raise ConfigError(f"{folder.path} is there and is no run folder; name one, or a folder to be made")
         return wanted
     there = folder.load_experiment()
@@ -171,14 +174,14 @@ def _check_tensors(file: Path, experiment: Experiment) -> None:
 
 
 @contextlib.contextmanager
-def _cleared_up(folder: RunFolder) -> Iterator[Path]:
+def _cleared_up(folder: RunFolder, step: int, attempt: str) -> Iterator[Path]:
     """A folder to write a checkpoint in; what was made is removed if that fails."""
-    part, made = folder.checkpoints / ".import.part", not folder.path.exists()
+    part, made = folder.checkpoints / f".step-{step:08d}.{attempt}.part", not folder.checkpoints.exists()
     try:
         part.mkdir(parents=True)
         yield part
     except BaseException as error:
-        shutil.rmtree(folder.path if made else part, ignore_errors=True)
+        shutil.rmtree(folder.checkpoints if made else part, ignore_errors=True)
         if isinstance(error, OSError):
             raise ConfigError(f"{folder.path} cannot be written: {error}; free space, or name another") from error
         raise

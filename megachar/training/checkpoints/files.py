@@ -9,7 +9,14 @@ from torch import Tensor
 
 from megachar.errors import CheckpointError
 from megachar.files import fsync_path
-from megachar.training.checkpoints.format import MANIFEST, Checkpoint, FileRecord, Manifest, fingerprint
+from megachar.training.checkpoints.format import (
+    MANIFEST,
+    Checkpoint,
+    FileRecord,
+    Manifest,
+    fingerprint,
+    read_checkpoint,
+)
 
 
 def write_layer(path: Path, tensors: dict[str, Tensor]) -> FileRecord:
@@ -37,7 +44,7 @@ def publish(part: Path, final: Path, manifest: Manifest) -> Checkpoint:
 
     Raises:
         OSError: that could not be done.
-        CheckpointError: files that other ranks wrote are not in the folder.
+        CheckpointError: files that other ranks wrote are not in the folder, or the manifest cannot be read back.
     """
     for name, record in manifest.files.items():
         path = part / name
@@ -49,7 +56,7 @@ def publish(part: Path, final: Path, manifest: Manifest) -> Checkpoint:
         fsync_path(folder)
     part.rename(final)
     fsync_path(final.parent)
-    return Checkpoint(final, manifest)
+    return read_checkpoint(final)  # as everyone will see it
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -14,13 +14,14 @@ deleted. Nothing is ever unpickled: it is all JSON and safetensors. This file im
 
 import errno
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
@@ -45,6 +46,11 @@ _NOT_SHAPES = {
 _FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 UNREADABLE = " cannot be read: "
 """Between the name of a file and the machine's trouble with it, which says nothing against the file."""
+
+
+def _finite(value: float | None) -> float | None:
+    """What JSON gives back of a number, so that a record in memory is the one on the disk."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class _Record(BaseModel):
@@ -79,8 +85,9 @@ class TrainingState(_Record):
     """State of the fp16 loss scaling; empty in other precisions."""
     loop_state: dict[str, Any] = {}
     """Small state of the training loop's own, of JSON's types."""
-    validation_bits: float | None = None
-    """Bits, of whatever the `unit` is, of the validation after this very step; None where there was none."""
+    validation_bits: Annotated[float | None, AfterValidator(_finite)] = None
+    """Bits, of whatever the `unit` is, of the validation after this very step; None where there was none, or it was not
+    finite."""
     precision: str = ""
     """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
     data: DataRecord | None = None

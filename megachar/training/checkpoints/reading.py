@@ -39,6 +39,8 @@ class Position:
     """Steps taken."""
     loop_state: dict[str, Any]
     """What the training loop had saved of its own."""
+    windows: int = 0
+    """Windows of the text read, or gone past: where the next step goes on reading, whatever its batch."""
 
 
 def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
@@ -125,7 +127,16 @@ def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: E
     fail_together(state.mesh, error)
     state.optimizer_steps = checkpoint.manifest.optimizer_steps
     state.loss_scaler = checkpoint.manifest.loss_scaler
-    return Position(checkpoint.step, dict(checkpoint.manifest.loop_state))
+    return Position(checkpoint.step, dict(checkpoint.manifest.loop_state), _windows_read(checkpoint, experiment))
+
+
+def _windows_read(checkpoint: Checkpoint, experiment: Experiment) -> int:
+    """By its own count, or where an older megachar saved it, by its steps and the batch it had then."""
+    manifest = checkpoint.manifest
+    if "windows" in manifest.loop_state:
+        return int(manifest.loop_state["windows"])
+    batch = (manifest.settings or {}).get("batch", {}).get("global_size", experiment.batch.global_size)
+    return (manifest.step + int(manifest.loop_state.get("skipped_batches", 0))) * int(batch)
 
 
 def _read_streams(checkpoint: Checkpoint, experiment: Experiment) -> dict[str, Tensor]:

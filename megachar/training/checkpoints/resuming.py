@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
+from megachar.config.differences import differences
+from megachar.config.loading import parse_experiment
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.errors import CheckpointError, DataError
+from megachar.errors import CheckpointError, ConfigError, DataError
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
@@ -23,6 +25,9 @@ from megachar.training.checkpoints.format import (
 )
 from megachar.training.checkpoints.reading import Position, restore_checkpoint
 from megachar.training.run_folder import RunFolder
+
+_ORDER = ("seed", "data.order", "data.windows", "data.blend")
+"""Beginnings of the settings that decide which window is which part of the text."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Resumption:
     position: Position = field(default_factory=lambda: Position(0, {}))
     damaged: tuple[Damage, ...] = ()
     """Newer checkpoints that were passed over."""
+    changed: str = ""
+    """In one line, the settings that are others than those it was saved with, and what they do to the text."""
 
 
 def resume_run(
@@ -61,7 +68,8 @@ def resume_run(
         return Resumption()
     _check_data(checkpoint, data, experiment)
     check_vocabulary(checkpoint, vocabulary, data)
-    return Resumption(restore_checkpoint(checkpoint, state, experiment), damaged)
+    position = restore_checkpoint(checkpoint, state, experiment)
+    return Resumption(position, damaged, describe_changes(checkpoint, experiment, position.windows))
 
 
 def newest_whole(folder: RunFolder, mesh: Mesh) -> tuple[Checkpoint | None, tuple[Damage, ...]]:
@@ -103,6 +111,23 @@ def _check_data(checkpoint: Checkpoint, data: DataRecord, experiment: Experiment
         f"{data.description} ({data.fingerprint}); put that corpus back, or go on with this one by "
         f"training.allow_other_data=true"
     )
+
+
+def describe_changes(checkpoint: Checkpoint, experiment: Experiment, windows: int) -> str:
+    """What is not as it was when the checkpoint was saved, after so many windows; empty where all is, or is unknown."""
+    try:
+        before = parse_experiment(checkpoint.manifest.settings, str(checkpoint.path))
+    except ConfigError:
+        return ""
+    changed = differences(before, experiment, ("name", "output"))
+    if not changed:
+        return ""
+    line = "changed since: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+    if "batch.global_size" in changed:
+        line += f"; the text goes on at window {windows:,}"
+    if any(key.startswith(_ORDER) for key in changed):
+        line += "; windows are drawn in another order from here, so some text may be read twice and some not"
+    return line
 
 
 def check_vocabulary(checkpoint: Checkpoint, vocabulary: Vocabulary, data: DataRecord) -> None:

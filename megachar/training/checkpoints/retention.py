@@ -22,7 +22,8 @@ def expired(found: Sequence[Checkpoint], newest: Checkpoint, keep: int, keep_bes
     best = best_of(list(current.values()))
     if keep_best and best is not None:
         kept.add(best.step)
-    return [checkpoint for checkpoint in found if checkpoint.step not in kept or current[checkpoint.step] != checkpoint]
+    stay = {current[step].path.name for step in kept}  # by name: what is in them is no identity, for NaN equals nothing
+    return [checkpoint for checkpoint in found if checkpoint.path.name not in stay]
 
 
 def best_of(found: Sequence[Checkpoint]) -> Checkpoint | None:
@@ -30,7 +31,7 @@ def best_of(found: Sequence[Checkpoint]) -> Checkpoint | None:
     best, lowest = None, math.inf
     for checkpoint in found:
         bits = checkpoint.manifest.validation_bits
-        if bits is not None and bits <= lowest:  # never so for NaN
+        if bits is not None and math.isfinite(bits) and bits <= lowest:
             best, lowest = checkpoint, bits
     return best
 

@@ -8,15 +8,19 @@ Threads do not communicate. While a save is under way, the main threads agree af
 through: two agreements a save, each the same on all ranks.
 """
 
+import secrets
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -24,7 +28,7 @@ from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.errors import CheckpointError
+from megachar.errors import CheckpointError, MegacharError
 from megachar.parallel.mesh import any_rank, fail_together
 from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
@@ -38,6 +42,7 @@ from megachar.training.checkpoints.format import (
     new_folder,
 )
 from megachar.training.checkpoints.retention import delete_expired, delete_leftovers
+from megachar.training.ownership import Claim
 from megachar.training.run_folder import RunFolder
 
 Layers = dict[str, dict[str, Tensor]]
@@ -97,8 +102,14 @@ class CheckpointSaver:
         data: DataRecord,
         vocabulary: Vocabulary,
         report: Callable[[SavedCheckpoint], None],
+        claim: Claim | None = None,
     ) -> None:
-        """`report` is called on every rank's main thread for each checkpoint once it is safe."""
+        """Make ready.
+
+        Args:
+            report: called on every rank's main thread for each checkpoint once it is safe.
+            claim: the main rank's, on the folder; None where nobody else can be at work there.
+        """
         self.folder, self.state, self.experiment, self.report = folder, state, experiment, report
         self.data, self.vocabulary = data, vocabulary
         self.mesh = state.mesh
@@ -108,6 +119,10 @@ class CheckpointSaver:
             pass
         if self.mesh.is_main:
             delete_leftovers(folder)
+        # What an attempt that was taken for dead may still be writing has another name.
+        attempt = torch.tensor(int(secrets.token_hex(4) if claim is None else claim.token, 16))
+        dist.broadcast(attempt, src=0, group=self.mesh.control_group)
+        self._claim, self._attempt = claim, f"{int(attempt):08x}"
 
     def save(self, step: int, validation_bits: float | None = None, loop_state: dict[str, Any] | None = None) -> None:
         """Copy the state of all ranks and start writing it. A save that is still under way is waited for first.
@@ -123,7 +138,7 @@ class CheckpointSaver:
         """
         started = time.perf_counter()
         self.finish()
-        part = self.folder.checkpoints / f".step-{step:08d}.part"
+        part = self.folder.checkpoints / f".step-{step:08d}.{self._attempt}.part"
         self._make_folder(part)
         layers: Layers = {}
         for layer, weights, states in self.state.export(self._host):
@@ -162,6 +177,16 @@ class CheckpointSaver:
             self._save.thread.join()
             self.poll()
 
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Around what raises on every rank or on none: a save that is under way is brought to its end before that."""
+        try:
+            yield
+        except MegacharError:
+            with suppress(MegacharError):  # the first error tells more
+                self.finish()
+            raise
+
     def _make_folder(self, part: Path) -> None:
         error: CheckpointError | None = None
         if self.mesh.is_main:
@@ -196,6 +221,8 @@ class CheckpointSaver:
             experiment=identity(self.experiment),
             files=files,
         )
+        if self._claim is not None:
+            self._claim.check()
         checkpoint = publish(save.part, new_folder(self.folder, manifest.step), manifest)
         seconds = time.perf_counter() - save.started
         training, remark = self.experiment.training, None
@@ -227,7 +254,7 @@ class CheckpointSaver:
 
     def _error(self, part: Path, failure: str) -> CheckpointError:
         return CheckpointError(
-            f"checkpoint {part.name.removeprefix('.').removesuffix('.part')} could not be saved: {failure}; free space "
+            f"checkpoint {part.name.split('.')[1]} could not be saved: {failure}; free space "
             f"or mend the folder, then go on with --resume. Checkpoints saved before are untouched"
         )
 
