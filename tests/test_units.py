@@ -28,3 +28,8 @@ def test_bits_per_character() -> None:
 def test_word_perplexity_of_the_paper(bits_per_byte: float, num_bytes: int, num_words: int, perplexity: float) -> None:
     """WikiText-2, test and valid (Krause et al. 2016); the bits are given to four digits."""
     assert word_perplexity(bits_per_byte, num_bytes, num_words) == pytest.approx(perplexity, abs=0.05)
+
+
+def test_word_perplexity_of_very_long_words() -> None:
+    assert word_perplexity(8.0, 1000, 1) == math.inf
+    assert math.isfinite(word_perplexity(8.0, 127, 1))
