@@ -90,3 +90,9 @@ def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
                 record["bits_per_character"] = math.nan  # for which JSON has no word
             records[record["step"]] = record
     return [records[step] for step in sorted(records)]
+
+
+def validation_order(record: dict[str, Any]) -> float:
+    """A key by which the best validation comes first, and one that is not a number last."""
+    bits = float(record["bits_per_character"])
+    return bits if math.isfinite(bits) else math.inf
