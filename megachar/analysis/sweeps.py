@@ -12,7 +12,7 @@ from megachar.config.schema import Experiment
 from megachar.errors import DataError
 from megachar.models.counting import count_parameters
 from megachar.training.early_stopping import is_finished
-from megachar.training.metrics import read_metrics
+from megachar.training.metrics import read_metrics, validation_order
 from megachar.training.run_folder import RunFolder
 
 NOT_COMPARED = ("name", "output", "parallel", "device", "deepspeed", "kernels", "fault_tolerance")
@@ -135,7 +135,7 @@ def _read_run(path: Path, label: str) -> RunRecord:
         raise DataError(
             f"{path} has no validation yet; train until training.validation_interval, on a corpus with a valid split"
         )
-    best = min(validation, key=lambda record: float(record["bits_per_character"]))
+    best = min(validation, key=validation_order)
     subject = Subject(label, str(path.resolve()), int(validation[-1]["step"]))
     return RunRecord(
         subject,

@@ -14,7 +14,7 @@ from megachar.errors import MegacharError
 from megachar.models.counting import count_parameters, describe_model
 from megachar.report.setting_rows import Settings, flatten, flatten_json
 from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
-from megachar.training.metrics import read_metrics
+from megachar.training.metrics import read_metrics, validation_order
 from megachar.training.run_folder import RunFolder
 
 Record = dict[str, Any]
@@ -64,7 +64,7 @@ class RunContents:
     @property
     def best_validation(self) -> Record | None:
         """The record of the lowest validation loss."""
-        return min(self.validation, key=lambda record: float(record["bits_per_character"]), default=None)
+        return min(self.validation, key=validation_order, default=None)
 
     @property
     def characters_per_second(self) -> float | None:

@@ -127,3 +127,9 @@ def _records(folder: RunFolder) -> Iterator[dict[str, Any]]:
         if record.get("bits_per_character", 0) is None:
             record["bits_per_character"] = math.nan  # for which JSON has no word
         yield record
+
+
+def validation_order(record: dict[str, Any]) -> float:
+    """A key by which the best validation comes first, and one that is not a number last."""
+    bits = float(record["bits_per_character"])
+    return bits if math.isfinite(bits) else math.inf

@@ -195,7 +195,7 @@ def test_a_checkpoint_of_the_same_model_is_restored(
         engine=SimpleNamespace(stage=SimpleNamespace(restore_streams=streams.append)),
     )  # fmt: skip
     resumed = small("optimizer.learning_rate=1", "training.total_steps=7000", "parallel.data=2", "seed=3")
-    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == Position(20, {"skipped": 3})
+    assert restore_checkpoint(find_checkpoint(run, 20), state, resumed) == Position(20, {"skipped": 3}, 20 * 32)
     assert state.optimizer_steps == 19
     assert state.loss_scaler == {}
     assert streams == [{}]  # a transformer carries nothing on

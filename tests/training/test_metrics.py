@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from megachar.errors import PlatformError
 from megachar.parallel.engine import LossSums
-from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics
+from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics, validation_order
 from megachar.training.run_folder import RunFolder
 
 
@@ -107,7 +107,7 @@ def test_what_is_written_is_read(folder: RunFolder) -> None:
 
 def test_no_figure_is_written_that_is_no_json(folder: RunFolder) -> None:
     """And one that an older megachar wrote as NaN reads as what is written now."""
-    writer = MetricsWriter(folder)
+    writer = MetricsWriter(folder, 0)
     writer.write("validation", 1, {"bits_per_character": math.nan})
     writer.write("guard", 1, {"loss_nats": math.inf})
     writer.close()
@@ -115,7 +115,10 @@ def test_no_figure_is_written_that_is_no_json(folder: RunFolder) -> None:
         json.loads(line, parse_constant=pytest.fail)
     with folder.metrics_file.open("a") as file:
         file.write(record("validation", 2, bits_per_character=math.nan))
-    assert all(math.isnan(entry["bits_per_character"]) for entry in read_metrics(folder, "validation"))
+        file.write(record("validation", 3, bits_per_character=2.5))
+    read = read_metrics(folder, "validation")
+    assert [math.isnan(entry["bits_per_character"]) for entry in read] == [True, True, False]
+    assert min(read, key=validation_order)["step"] == 3
 
 
 def test_a_record_is_on_disk_at_once(folder: RunFolder) -> None:

@@ -133,10 +133,11 @@ def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: E
 def _windows_read(checkpoint: Checkpoint, experiment: Experiment) -> int:
     """By its own count, or where an older megachar saved it, by its steps and the batch it had then."""
     manifest = checkpoint.manifest
-    if "windows" in manifest.loop_state:
-        return int(manifest.loop_state["windows"])
-    batch = (manifest.settings or {}).get("batch", {}).get("global_size", experiment.batch.global_size)
-    return (manifest.step + int(manifest.loop_state.get("skipped_batches", 0))) * int(batch)
+    windows, skipped = manifest.loop_state.get("windows"), manifest.loop_state.get("skipped_batches", 0)
+    if windows is None:
+        batch = (manifest.settings or {}).get("batch", {})
+        windows = (manifest.step + skipped) * batch.get("global_size", experiment.batch.global_size)
+    return int(windows)
 
 
 def _read_streams(checkpoint: Checkpoint, experiment: Experiment) -> dict[str, Tensor]:
