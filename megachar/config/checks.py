@@ -209,6 +209,11 @@ def _check_zero(experiment: Experiment, engine: EngineConfig) -> None:
             f"zero_optimization.ignore_unused_parameters = false ({experiment.deepspeed}) ends a run when the first "
             f"intermediate layer falls silent; set it to true, or auxiliary.intermediate_layers=false"
         )
+    if zero.stage == 2 and zero.offload_param is not None and zero.offload_param.device != "none":
+        raise ConfigError(
+            f"zero_optimization.offload_param ({experiment.deepspeed}) needs ZeRO stage 3 and has 2, which keeps whole "
+            f"parameters; leave it out, or set zero_optimization.stage to 3"
+        )
     size = zero.zero_hpz_partition_size
     if zero.stage == 3 and size > 1 and (parallel.tensor > 1 or parallel.data % min(size, parallel.data)):
         raise ConfigError(

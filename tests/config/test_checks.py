@@ -57,6 +57,8 @@ def test_zero_that_does_not_fit(ds_json: WriteJson) -> None:
     given = [f"deepspeed={name}", "parallel.pipe=1"]
     refused([*given, "auxiliary.intermediate_layers=true"], "ends a run when the first intermediate layer falls silent")
     load_experiment(BASE, [*given, "auxiliary.intermediate_layers=false"])
+    name = ds_json({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}})
+    refused([f"deepspeed={name}", "parallel.pipe=1"], r"offload_param .* needs ZeRO stage 3 and has 2")
     name = ds_json({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}})
     given = [f"deepspeed={name}", "parallel.pipe=1", "batch.global_size=48"]
     refused([*given, "parallel.data=3"], r"zero_hpz_partition_size = 2 .* does not divide parallel\.data = 3, ")
