@@ -13,6 +13,7 @@ from rich.text import Text
 
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.counting import describe_model
+from megachar.tables import print_table
 from megachar.training.checkpoints.format import (
     Checkpoint,
     TrainingState,
@@ -67,7 +68,7 @@ def inspect(source: Source, step: Step = None) -> None:
     table = Table(show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value))
-    console.print(table)
+    print_table(table, console)
 
 
 @app.command()
@@ -135,7 +136,7 @@ def _print_run(folder: RunFolder, console: Console) -> None:
             decimal(checkpoint.num_bytes),
             "best" if checkpoint == best else "",
         )
-    console.print(table)
+    print_table(table, console)
 
 
 def _folders(source: Path, step: int | None) -> list[Path]:

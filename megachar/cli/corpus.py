@@ -14,6 +14,7 @@ from megachar.cli.inspection import inspect, print_splits
 from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
+from megachar.tables import print_table
 
 if TYPE_CHECKING:
     from megachar.data.preprocess import SourceFile
@@ -44,7 +45,7 @@ def list_corpora() -> None:
         sizes = f"{decimal(corpus.archive.num_bytes)}\n{decimal(corpus.text_bytes)}"
         what = (corpus.summary, f"licence: {corpus.licence}", f"splits: {corpus.splits}", *corpus.archive.addresses)
         table.add_row(corpus.name, sizes, corpus.verified_by, Text("\n".join(what)))
-    Console().print(table)
+    print_table(table, Console())
 
 
 @app.command()

@@ -19,6 +19,7 @@ from megachar.data.histogram import draw_histogram
 from megachar.data.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split
 from megachar.errors import ConfigError, DataError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
+from megachar.tables import print_table
 
 if TYPE_CHECKING:
     from megachar.data.corpus import CorpusCard
@@ -79,7 +80,7 @@ def print_splits(title: str, card: "CorpusCard", console: Console) -> None:
         counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
         ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
         table.add_row(name, *(f"{count:,}" for count in counts), ratio)
-    console.print(table)
+    print_table(table, console)
 
 
 def print_title(title: str, console: Console) -> None:
@@ -117,7 +118,7 @@ def _print_sizes(opened: OpenedSplit, console: Console) -> None:
         table.add_row("documents", f"{dataset.num_documents:,}")
         table.add_row("sequences", f"{dataset.num_sequences:,}")
         table.add_row("vocabulary", "unknown" if opened.vocabulary is None else "unknown; taken for bytes")
-        console.print(table)
+        print_table(table, console)
         return
     card = opened.corpus.card
     print_splits(f"{opened.corpus.folder}, {opened.corpus.fingerprint}", card, console)
@@ -126,7 +127,7 @@ def _print_sizes(opened: OpenedSplit, console: Console) -> None:
         sources.add_row(Text(source.name), f"{source.num_bytes:,}", source.sha256)
     if len(card.sources) > 10:
         sources.add_row(f"and {len(card.sources) - 10:,} more", "", "")
-    console.print(sources)
+    print_table(sources, console)
 
 
 def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> None:
@@ -149,7 +150,7 @@ def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> N
         if entropy is not None:
             add(f"entropy of order {order}: {known} before it known", entropy.bits, f"{entropy.seen_once:.1%}")
     add("xz -6", figures.xz_bits)
-    console.print(table)
+    print_table(table, console)
     if any(entropy is not None and entropy.seen_once > MANY_SEEN_ONCE for entropy in figures.entropies):
         console.print("An entropy is far too small where many runs are seen once: take a larger --sample.")
 

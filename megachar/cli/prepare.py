@@ -35,6 +35,7 @@ from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
 from megachar.files import shown
+from megachar.tables import print_table
 
 VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
 WHAT_A_TOKEN_IS = (
@@ -276,4 +277,4 @@ def prepare(
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was written", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
-    Console().print(table_of(Corpus.open(output)))
+    print_table(table_of(Corpus.open(output)), Console())

@@ -5,15 +5,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
+
+from megachar.bars import fitted_progress, format_duration, share_done, time_left
 
 
 @dataclass(frozen=True)
@@ -36,8 +30,8 @@ class Report:
         """What metrics.jsonl keeps of it."""
         return {name: value for name, value in vars(self).items() if name not in {"step", "validation"}}
 
-    def line(self) -> str:
-        """One line of text."""
+    def parts(self) -> list[str]:
+        """Pieces of text, the most important first."""
         parts = [
             f"{self.bits_per_character:.4f} bits/char",
             f"{self.characters_per_second:,.0f} chars/s",
@@ -49,7 +43,7 @@ class Report:
             parts[2] += f" ({self.device_share:.0%} of peak)"
         if self.validation is not None:
             parts.insert(1, f"valid {self.validation:.4f}")
-        return "  ".join(parts)
+        return parts
 
 
 class Display:
@@ -62,18 +56,14 @@ class Display:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total = active, total_steps
         terminal = terminal or self.console
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=terminal,
+        self._figures: list[str] = []
+        self._progress = fitted_progress(
+            lambda task: f"step {task.completed}/{total_steps}",
+            lambda task: [*self._figures, f"after {format_duration(task.elapsed or 0)}"],
+            terminal,
             disable=not (active and terminal.is_terminal),
         )
-        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step)
+        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step, first=first_step)
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -90,9 +80,11 @@ class Display:
 
     def report(self, report: Report) -> None:
         """Show new figures."""
-        self._progress.update(self._task, description=report.line())
+        self._figures = report.parts()
         if self._active and not self.console.is_terminal:
-            self.console.print(f"step {report.step}/{self._total}  {report.line()}")
+            task = self._progress.tasks[0]
+            head = f"step {report.step}/{self._total}  {share_done(task)}  {time_left(task)} left"
+            self.console.print("  ".join([head, *self._figures]))
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
