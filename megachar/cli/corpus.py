@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.inspection import inspect, print_splits
+from megachar.cli.lazy import make_group
 from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
-app = typer.Typer(help="Prepare texts, fetch corpora, adopt datasets, look at what they hold.", no_args_is_help=True)
+app = make_group("Prepare texts, fetch corpora, adopt datasets, look at what they hold.")
 for command in (prepare, inspect):
     app.command()(command)
 
@@ -115,7 +116,7 @@ def adopt(
     valid: Annotated[Path | None, typer.Option(help="The same.")] = None,
     test: Annotated[Path | None, typer.Option(help="The same.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="SentencePiece model that the tokens belong to; without it they are bytes.")
+        Path | None, typer.Option(help="SentencePiece model that the tokens belong to; default: they are bytes.")
     ] = None,
 ) -> None:
     """Make a corpus of datasets that Megatron-LM or GPT-NeoX wrote: checked and linked to, not copied."""

@@ -19,7 +19,7 @@ from megachar.launching.probe import Failure
 from megachar.launching.ranks import slurm_hosts
 from megachar.tables import print_table
 
-Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; without one: this machine.")]
+Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
 LauncherName = Annotated[
     Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
 ]

@@ -29,7 +29,9 @@ MANY_SEEN_ONCE = 0.1
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Corpus folder, or a .bin/.idx dataset without its ending.")],
-    split: Annotated[str | None, typer.Option(help="Which text: train, valid or test; default: the first.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="<train|valid|test>", help="Which text; default: the first.")
+    ] = None,
     windows: Annotated[int, typer.Option(help="Pieces of text to show, spread evenly; 0 for none.")] = 3,
     window_tokens: Annotated[int, typer.Option(help="Length of each.")] = 320,
     sample: Annotated[int, typer.Option(help="Tokens to measure at most, spread evenly.")] = DEFAULT_SAMPLE,
