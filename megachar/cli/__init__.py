@@ -11,7 +11,10 @@ from megachar.cli.streams import flush_streams, open_streams, say_error
 from megachar.errors import MegacharError
 from megachar.files import describe
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
+from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device, read_prompt
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
+from megachar.cli.lazy import make_group
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
@@ -24,22 +26,21 @@ if TYPE_CHECKING:
     from megachar.data.corpus import Corpus
     from megachar.data.vocabulary import Vocabulary
 
-app = typer.Typer(help="Look into trained models, as the papers do: a table, a picture and a CSV each.",
-                  no_args_is_help=True)  # fmt: skip
+app = make_group("Look into trained models, as the papers do: a table, a picture and a CSV each.")
 for command in (ablation, sizes):
     app.command()(command)
 
 Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, checkpoints' folders or exported files.")]
-Split = Annotated[str, typer.Option(help="Which text: valid, test or train.")]
 Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the first run was trained on.")]
-MaxCharacters = Annotated[int | None, typer.Option(help="Only the first so many characters of the split.")]
+MaxCharacters = Annotated[
+    int | None, typer.Option(help="Only the first so many characters of the split; default: all.")
+]
 Stride = Annotated[
     int | None,
     typer.Option(help="Characters between a transformer's windows; 1 is exact. Default: an eighth of the context."),
 ]
 BatchSize = Annotated[int, typer.Option(help="Windows in one forward pass.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Text = Annotated[str | None, typer.Option(help="The text.")]
 File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
 
@@ -244,7 +245,7 @@ def copy(
 @app.command()
 def layers(
     run: Annotated[Path, typer.Argument(help="Run folder of a transformer, such as runs/small.")],
-    records: Annotated[str, typer.Option(help="Which of the run's records: train or validation.")] = "train",
+    records: Annotated[str, typer.Option(metavar="<train|validation>", help="Which of the run's records.")] = "train",
     output: Output = None,
 ) -> None:
     """What each layer's own classifiers reached over training, both targets (Al-Rfou et al. 2019)."""

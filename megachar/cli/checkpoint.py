@@ -11,8 +11,10 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.cli.lazy import make_group
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.counting import describe_model
+from megachar.tables import print_table
 from megachar.training.checkpoints.format import (
     Checkpoint,
     TrainingState,
@@ -25,7 +27,7 @@ from megachar.training.checkpoints.single_file import OPTIMIZER_PREFIX, problem_
 from megachar.training.checkpoints.sources import find_source, is_checkpoint, load_settings, refuse_step
 from megachar.training.run_folder import RunFolder
 
-app = typer.Typer(help="Inspect, verify, export and import checkpoints.", no_args_is_help=True)
+app = make_group("Inspect, verify, export and import checkpoints.")
 
 Source = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
@@ -67,7 +69,7 @@ def inspect(source: Source, step: Step = None) -> None:
     table = Table(show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value))
-    console.print(table)
+    print_table(table, console)
 
 
 @app.command()
@@ -135,7 +137,7 @@ def _print_run(folder: RunFolder, console: Console) -> None:
             decimal(checkpoint.num_bytes),
             "best" if checkpoint == best else "",
         )
-    console.print(table)
+    print_table(table, console)
 
 
 def _folders(source: Path, step: int | None) -> list[Path]:

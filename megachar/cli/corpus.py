@@ -11,9 +11,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.inspection import inspect, print_splits
+from megachar.cli.lazy import make_group
 from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.errors import ConfigError
+from megachar.tables import print_table
 
 if TYPE_CHECKING:
     from megachar.data.preprocess import SourceFile
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PIECES = 8000
 PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
 
-app = typer.Typer(help="Prepare texts, fetch corpora, adopt datasets, look at what they hold.", no_args_is_help=True)
+app = make_group("Prepare texts, fetch corpora, adopt datasets, look at what they hold.")
 for command in (prepare, inspect):
     app.command()(command)
 
@@ -44,7 +46,7 @@ def list_corpora() -> None:
         sizes = f"{decimal(corpus.archive.num_bytes)}\n{decimal(corpus.text_bytes)}"
         what = (corpus.summary, f"licence: {corpus.licence}", f"splits: {corpus.splits}", *corpus.archive.addresses)
         table.add_row(corpus.name, sizes, corpus.verified_by, Text("\n".join(what)))
-    Console().print(table)
+    print_table(table, Console())
 
 
 @app.command()
@@ -114,7 +116,7 @@ def adopt(
     valid: Annotated[Path | None, typer.Option(help="The same.")] = None,
     test: Annotated[Path | None, typer.Option(help="The same.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="SentencePiece model that the tokens belong to; without it they are bytes.")
+        Path | None, typer.Option(help="SentencePiece model that the tokens belong to; default: they are bytes.")
     ] = None,
 ) -> None:
     """Make a corpus of datasets that Megatron-LM or GPT-NeoX wrote: checked and linked to, not copied."""

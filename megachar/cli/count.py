@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.models.counting import count_parameters, forward_flops_per_character, training_flops_per_character
+from megachar.tables import print_table
 from megachar.training.preflight import load_run
 
 
@@ -26,7 +27,7 @@ def count(
     for part in parts:
         table.add_row(part.name, f"{part.training:,}", f"{part.inference:,}")
     console = Console()
-    console.print(table)
+    print_table(table, console)
 
     positions = 1.0 if auxiliary.multiple_positions else 1.0 / model.window_length
     layers = model.num_layers if auxiliary.intermediate_layers else 1
@@ -41,4 +42,4 @@ def count(
         flops.add_row("training, all intermediate layers predicting", f"{first:,.0f}")
         flops.add_row("training, all intermediate layers silent", f"{last:,.0f}")
     flops.add_row("inference", f"{forward_flops_per_character(model):,.0f}")
-    console.print(flops)
+    print_table(flops, console)

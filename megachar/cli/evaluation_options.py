@@ -10,6 +10,8 @@ from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import TransformerConfig
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.settings import (
+    DEVICES,
+    PRECISIONS,
     SEGMENT_LENGTH,
     DynamicSettings,
     EvaluationSettings,
@@ -20,10 +22,8 @@ from megachar.evaluation.settings import (
 )
 from megachar.evaluation.windows import STREAMS, WARM_UP, default_stride
 
-_DYNAMIC = "Dynamic evaluation"
-
 Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
-Split = Annotated[str, typer.Option(help="Which text: valid, test or train.")]
+Split = Annotated[str, typer.Option(metavar="<valid|test|train>", help="Which text.")]
 Stride = Annotated[
     int | None,
     typer.Option(
@@ -45,13 +45,13 @@ WarmUp = Annotated[
     typer.Option(help=f"Recurrent models: unscored characters before each part but the first. Default: {WARM_UP}."),
 ]
 Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
-MaxCharacters = Annotated[int | None, typer.Option(help="Score only the first so many characters.")]
-Precision = Annotated[str, typer.Option(help="fp32, or bf16 for the blocks.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+MaxCharacters = Annotated[int | None, typer.Option(help="Score only the first so many characters; default: all.")]
+Precision = Annotated[str, typer.Option(metavar=f"<{'|'.join(PRECISIONS)}>", help="bf16 is for the blocks alone.")]
+Device = Annotated[str, typer.Option(metavar=f"<{'|'.join(DEVICES)}>", help="auto: a GPU where there is one.")]
 Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")]
 Json = Annotated[
     Path | None,
-    typer.Option(help="Write the result here too; the run folder always gets it, or the folder of an exported file."),
+    typer.Option(help="Write the result here too. Default: only in the run folder, or beside an exported file."),
 ]
 ByPosition = Annotated[
     bool,
@@ -61,34 +61,40 @@ ByPosition = Annotated[
 ]
 Dynamic = Annotated[
     str | None,
-    typer.Option(
-        help="Also score with weights that follow the text, by steps of sgd or rms.", rich_help_panel=_DYNAMIC
-    ),
+    typer.Option(metavar="<sgd|rms>", help="Also score with weights that follow the text. Default: neither."),
 ]
 LearningRate = Annotated[
-    float | None, typer.Option(help="Of a step. Default: what suits family and rule.", rich_help_panel=_DYNAMIC)
+    float | None, typer.Option(help="With --dynamic: of a step. Default: what suits family and rule.")
 ]
 Decay = Annotated[
-    float | None, typer.Option(help="Share of the way back at every step; 0 is off.", rich_help_panel=_DYNAMIC)
+    float | None,
+    typer.Option(
+        help=f"With --dynamic: share of the way back at every step; 0 is off. Default: {DynamicSettings.decay:g}."
+    ),
 ]
-Epsilon = Annotated[float | None, typer.Option(help="Added to the roots of rms.", rich_help_panel=_DYNAMIC)]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help=f"With --dynamic rms: added to the roots. Default: {DynamicSettings.epsilon:g}."),
+]
 SegmentLength = Annotated[
     int | None,
     typer.Option(
-        help=f"Recurrent models: characters between steps; transformers have the stride. Default: {SEGMENT_LENGTH}.",
-        rich_help_panel=_DYNAMIC,
+        help=f"With --dynamic, recurrent models: characters between steps; transformers have the stride. Default: "
+        f"{SEGMENT_LENGTH}."
     ),
 ]
 DynamicStreams = Annotated[
     int | None,
     typer.Option(
-        help="Parts of the text that are read side by side and learned from together. Default: 1, the paper's.",
-        rich_help_panel=_DYNAMIC,
+        help="With --dynamic: parts of the text read side by side and learned from together. Default: 1, the paper's."
     ),
 ]
 Statistics = Annotated[
     int | None,
-    typer.Option(help="Characters of the train split that rms takes its mean squares from.", rich_help_panel=_DYNAMIC),
+    typer.Option(
+        help=f"With --dynamic rms: characters of the train split for the mean squares, which take most of the time. "
+        f"Default: {DynamicSettings.statistics}."
+    ),
 ]
 
 

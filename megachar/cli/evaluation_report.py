@@ -15,6 +15,7 @@ from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
 from megachar.evaluation.settings import WindowSettings
 from megachar.files import shown
+from megachar.tables import print_table
 from megachar.units import bits, bits_per_character, word_perplexity
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Report:
 
 def publish(report: Report, *paths: Path | None) -> None:
     """Print the report, and then write it: a full disk must not cost the figure."""
-    Console().print(report.table(), highlight=False)
+    print_table(report.table(), Console(highlight=False))
     for path in paths:
         if path is not None:
             write_json(path, report.values())

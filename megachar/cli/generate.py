@@ -9,6 +9,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from megachar.cli.evaluation_options import Device
 from megachar.cli.given_text import encode_given, read_given
 from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
@@ -32,8 +33,10 @@ def generate(
     prompt_file: Annotated[Path | None, typer.Option(help="File to continue, its bytes as they are.")] = None,
     characters: Annotated[int, typer.Option(help="How many characters to generate.")] = 500,
     temperature: Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder; default: 1.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest characters.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Only the likeliest characters that reach p together.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest characters; default: all.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the likeliest characters that reach p together; default: all.")
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest character.")] = False,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text; default: a fresh one, shown.")] = None,
     slide: Annotated[
@@ -43,7 +46,7 @@ def generate(
         ),
     ] = None,
     step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     threads: Threads = None,
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:

@@ -17,8 +17,9 @@ from megachar.launching.plan import Launcher, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
 from megachar.launching.ranks import slurm_hosts
+from megachar.tables import print_table
 
-Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; without one: this machine.")]
+Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
 LauncherName = Annotated[
     Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
 ]
@@ -94,4 +95,4 @@ def print_failures(failures: list[Failure], console: Console) -> None:
     table = Table("host", "check", "what is wrong", show_lines=True)
     for failure in failures:
         table.add_row(Text(failure.host), Text(failure.check), Text(failure.problem))
-    console.print(table)
+    print_table(table, console)

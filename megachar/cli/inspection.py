@@ -19,6 +19,7 @@ from megachar.data.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figur
 from megachar.errors import ConfigError, DataError
 from megachar.files import json_text
 from megachar.generation.decoding import TerminalDecoder, for_encoding
+from megachar.tables import print_table
 
 if TYPE_CHECKING:
     from megachar.data.corpus import CorpusCard
@@ -28,7 +29,9 @@ MANY_SEEN_ONCE = 0.1
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="Corpus folder, or a .bin/.idx dataset without its ending.")],
-    split: Annotated[str | None, typer.Option(help="Which text: train, valid or test; default: the first.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="<train|valid|test>", help="Which text; default: the first.")
+    ] = None,
     windows: Annotated[int, typer.Option(help="Pieces of text to show, spread evenly; 0 for none.")] = 3,
     window_tokens: Annotated[int, typer.Option(help="Length of each.")] = 320,
     sample: Annotated[int, typer.Option(help="Tokens to measure at most, spread evenly.")] = DEFAULT_SAMPLE,
@@ -79,7 +82,7 @@ def print_splits(title: str, card: "CorpusCard", console: Console) -> None:
         counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
         ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
         table.add_row(name, *(f"{count:,}" for count in counts), ratio)
-    console.print(table)
+    print_table(table, console)
 
 
 def print_title(title: str, console: Console) -> None:
@@ -117,7 +120,7 @@ def _print_sizes(opened: OpenedSplit, console: Console) -> None:
         table.add_row("documents", f"{dataset.num_documents:,}")
         table.add_row("sequences", f"{dataset.num_sequences:,}")
         table.add_row("vocabulary", "unknown" if opened.vocabulary is None else "unknown; taken for bytes")
-        console.print(table)
+        print_table(table, console)
         return
     card = opened.corpus.card
     print_splits(f"{opened.corpus.folder}, {opened.corpus.fingerprint}", card, console)
@@ -126,7 +129,7 @@ def _print_sizes(opened: OpenedSplit, console: Console) -> None:
         sources.add_row(Text(source.name), f"{source.num_bytes:,}", source.sha256)
     if len(card.sources) > 10:
         sources.add_row(f"and {len(card.sources) - 10:,} more", "", "")
-    console.print(sources)
+    print_table(sources, console)
 
 
 def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> None:
@@ -149,7 +152,7 @@ def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> N
         if entropy is not None:
             add(f"entropy of order {order}: {known} before it known", entropy.bits, f"{entropy.seen_once:.1%}")
     add("xz -6", figures.xz_bits)
-    console.print(table)
+    print_table(table, console)
     if any(entropy is not None and entropy.seen_once > MANY_SEEN_ONCE for entropy in figures.entropies):
         console.print("An entropy is far too small where many runs are seen once: take a larger --sample.")
 

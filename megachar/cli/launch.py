@@ -17,6 +17,7 @@ from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.supervisor import supervise
+from megachar.tables import print_table
 from megachar.training.early_stopping import is_finished
 from megachar.training.ownership import OwnClaim
 from megachar.training.preflight import check_data, check_run_folder, load_run
@@ -134,7 +135,7 @@ def print_layout(plan: LaunchPlan, console: Console) -> None:
         cells = (row.host, row.device, str(row.rank), row.replica, row.stage, row.tensor_part, row.layers)
         table.add_row(*(Text(cell) for cell in cells))
         previous = row.host
-    console.print(table)
+    print_table(table, console)
     spare = [host.name for host in plan.hosts if host.name not in {place.host for place in plan.ranks()}]
     if spare:
         console.print(f"not needed: {', '.join(spare)}", highlight=False)

@@ -30,7 +30,17 @@ COMMANDS = {
 """Name -> its line in the list. The command is the function of that name in `megachar.cli.NAME`, or the group `app`."""
 
 
-class LazyGroup(TyperGroup):
+class Group(TyperGroup):
+    """A group whose help says of each command all that its first paragraph does, and cuts none."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        helps = ((name, self.get_command(ctx, name).help or "") for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split("\n\n")[0].split())) for name, text in helps])
+
+
+class LazyGroup(Group):
     """The commands above."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -47,12 +57,17 @@ class LazyGroup(TyperGroup):
         return name, None if name is None else load_command(name), rest
 
 
+def make_group(help: str) -> typer.Typer:
+    """An app for commands in a group. Its help is plain text: in no frame, which would cut words on narrow screens."""
+    return typer.Typer(cls=Group, help=help, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
 def load_command(name: str) -> Any:
     """A command, or a group of commands, from its module."""
     module = import_module(f"megachar.cli.{name}")
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer(add_completion=False)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
         app.command(name)(getattr(module, name))
     command: Any = typer.main.get_command(app)
     command.name = name

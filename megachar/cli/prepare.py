@@ -35,6 +35,7 @@ from megachar.data.preprocessing.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.errors import ConfigError
 from megachar.files import shown
+from megachar.tables import print_table
 
 VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
 WHAT_A_TOKEN_IS = (
@@ -58,11 +59,11 @@ Inputs = Annotated[
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
 Split = Annotated[
     str | None,
-    typer.Option(help=f"Percentages of train,valid,test for INPUT, adding up to 100; without it {DEFAULT_SPLIT}."),
+    typer.Option(help=f"Percentages of train,valid,test for INPUT, adding up to 100; default: {DEFAULT_SPLIT}."),
 ]
 SplitInputs = Annotated[list[str] | None, typer.Option(help="Texts for this split alone, instead of INPUT.")]
 DocumentsOption = Annotated[
-    Documents | None, typer.Option(help="What one document is. Without it: record with --json-key, else file.")
+    Documents | None, typer.Option(help="What one document is. Default: record with --json-key, else file.")
 ]
 JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the text under this key. [default: text]")]
 SkipBadLines = Annotated[
@@ -72,12 +73,14 @@ VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
 VocabularySize = Annotated[
     int | None,
     typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: without it one for each that occurs, in any split; with it "
-        f"256 bytes and the most frequent ones. sentencepiece: {DEFAULT_PIECES}."
+        help=f"Tokens of a learned vocabulary. characters: with it 256 bytes and the most frequent ones; default: one "
+        f"for each that occurs, in any split. sentencepiece: default: {DEFAULT_PIECES}."
     ),
 ]
-Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; without it one is trained.")]
-ModelTypeOption = Annotated[ModelType | None, typer.Option(help="Kind of SentencePiece model to train: unigram.")]
+Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; default: one is trained.")]
+ModelTypeOption = Annotated[
+    ModelType | None, typer.Option(help="Kind of SentencePiece model to train; default: unigram.")
+]
 OthersOption = Annotated[
     Others | None,
     typer.Option(
@@ -276,4 +279,4 @@ def prepare(
     except KeyboardInterrupt:
         typer.echo("interrupted: nothing was written", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
-    Console().print(table_of(Corpus.open(output)))
+    print_table(table_of(Corpus.open(output)), Console())

@@ -8,6 +8,7 @@ from rich.table import Table
 from megachar.config.loading import PRESETS, load_experiment, preset_names
 from megachar.models.counting import count_parameters
 from megachar.sweeps.sweep import SWEEPS, sweep_names
+from megachar.tables import print_table
 
 
 def presets() -> None:
@@ -22,11 +23,11 @@ def presets() -> None:
         table.add_row(
             name, _first_line(PRESETS / f"{name}.yaml"), f"{parameters / 1e6:.1f}M", str(experiment.deepspeed), layout
         )
-    console.print(table)
+    print_table(table, console)
     sweeps = Table("sweep", "what it is")
     for name in sweep_names():
         sweeps.add_row(name, _first_line(SWEEPS / f"{name}.yaml"))
-    console.print(sweeps)
+    print_table(sweeps, console)
 
 
 def _first_line(path: Path) -> str:

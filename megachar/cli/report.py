@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megachar.cli.evaluate import open_corpus
+from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
@@ -25,11 +26,11 @@ def report(
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
     text_characters: Annotated[int, typer.Option(help="Characters coloured by surprise; 0: none.")] = 2000,
     text_start: Annotated[int, typer.Option(help="Where they begin in the split, in characters.")] = 0,
-    split: Annotated[str, typer.Option(help="Which text: valid, test or train.")] = "valid",
+    split: Split = "valid",
     data: Annotated[
         Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
     from megachar.analysis.result import label_sources

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.analysis.result import Analysis, Cell
+from megachar.tables import print_table
 
 Output = Annotated[
     Path | None, typer.Option(help="Folder for the results; default: the folder analyses in that of the first run.")
@@ -26,7 +27,7 @@ def finish(analysis: Analysis, folder: Path) -> None:
     for row in analysis.table.texts():
         table.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    print_table(table, console)
     console.print(f"How to read it: {analysis.how_to_read}")
     saved = analysis.save(folder)
     for path in (saved.csv, saved.figure, saved.json):

@@ -10,16 +10,9 @@ from types import FrameType
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Task
 
+from megachar.bars import fitted_progress
 from megachar.errors import DataError
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -48,15 +41,11 @@ class Stages:
 
     @contextmanager
     def _bar(self, title: str, num_bytes: int | None) -> Iterator[Advance]:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        def figures(task: Task) -> list[str]:
+            of = "" if num_bytes is None else f"/{decimal(num_bytes)}"
+            return [f"{decimal(int(task.completed))}{of}", f"{decimal(int(task.completed / (task.elapsed or 1)))}/s"]
+
+        with fitted_progress(lambda task: title, figures, self.console, transient=True) as progress:
             task = progress.add_task(title, total=num_bytes)
             yield lambda done: progress.advance(task, done)
 

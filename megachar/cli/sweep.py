@@ -17,6 +17,7 @@ from megachar.models.counting import count_parameters
 from megachar.sweeps.progress import State, progress_of
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
+from megachar.tables import print_table
 from megachar.training.preflight import check_data
 
 
@@ -75,4 +76,4 @@ def print_runs(name: str, runs: Sequence[SweepRun], console: Console) -> None:
         state = progress.state.value + (f", step {progress.step:,}" if progress.state is State.UNFINISHED else "")
         steps = f"{experiment.training.total_steps:,}"
         table.add_row(Text(run.name), Text("\n".join(run.own)), f"{parameters:,}", steps, state)
-    console.print(table)
+    print_table(table, console)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+
+from megachar.bars import fitted_progress
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -25,16 +25,9 @@ def show_progress(
     if not console.is_terminal:
         yield _lines(console, total, seconds_between_lines, doing)
         return
-    columns = (
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("characters"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, transient=True) as bar:
+    with fitted_progress(
+        lambda task: doing, lambda task: [f"{task.completed:,}/{total:,} characters"], console, transient=True
+    ) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda count: bar.advance(task, count)
 

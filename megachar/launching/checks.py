@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from megachar.config.schema import Experiment, SgdConfig
-from megachar.launching.hostfile import Host
+from megachar.launching.hostfile import THIS_MACHINE, Host
 from megachar.launching.network import is_loopback
 from megachar.launching.probe import Failure, Reach, Report
 from megachar.models.counting import count_parameters
@@ -94,9 +94,21 @@ def _slot_failures(reports: Mapping[str, Report], hosts: tuple[Host, ...], exper
         if not wants_gpus or host.name not in reports or reports[host.name].num_gpus >= host.slots:
             continue
         num_gpus = reports[host.name].num_gpus
-        problem = f"{host.slots} ranks are to run there on {num_gpus} GPUs; set slots={num_gpus}, or device=cpu"
+        if host.name == THIS_MACHINE:  # without a hostfile, and so without slots to set
+            fewer = _fewer_ranks(experiment, num_gpus)
+        else:
+            fewer = f"slots={num_gpus}, or " if num_gpus else ""
+        problem = f"{host.slots} ranks are to run there on {num_gpus} GPUs; set {fewer}device=cpu"
         failures.append(Failure(host.name, "slots", problem))
     return failures
+
+
+def _fewer_ranks(experiment: Experiment, num_gpus: int) -> str:
+    """The setting that makes a layout fit the GPUs, with ", or "; empty where fewer replicas cannot."""
+    parallel = experiment.parallel
+    room = num_gpus // (parallel.pipe * parallel.tensor)
+    fitting = [data for data in range(1, room + 1) if parallel.data % data == 0]  # so that they divide the batch
+    return f"parallel.data={fitting[-1]}, or " if fitting else ""
 
 
 def choose_addresses(reports: Mapping[str, Report]) -> tuple[dict[str, str], list[Failure]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from megachar.errors import PlatformError
 
 LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*(#.*)?")
+THIS_MACHINE = "localhost"
+"""Its name where there is no hostfile."""
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.:-]*[A-Za-z0-9_])?")
 
 

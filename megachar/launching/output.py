@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +44,7 @@ class RankOutput:
         sys.stderr.flush()
         self._stderr = os.dup(2)
         self.terminal = Console(
-            file=os.fdopen(os.dup(1), "w"),
+            file=os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace"),
             # Open MPI gives every rank a terminal of its own and copies what is on it: no place for a progress bar.
             force_terminal=False if "OMPI_COMM_WORLD_RANK" in os.environ else None,
             highlight=False,
@@ -52,8 +53,10 @@ class RankOutput:
         )
         """What was standard output before."""
         self._follower = _Follower(self.log, os.fstat(log).st_size, self.terminal) if rank == 0 else None
-        for descriptor in (1, 2):
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
             os.dup2(log, descriptor)
+            if isinstance(stream, TextIOWrapper):  # the log is in UTF-8, whatever the terminal can show
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         os.close(log)
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         print(f"--- {started} rank {rank}, process {os.getpid()} on {socket.gethostname()}", flush=True)

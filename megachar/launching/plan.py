@@ -15,7 +15,7 @@ from megachar.config.loading import save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
 from megachar.files import atomic_write, json_text
-from megachar.launching.hostfile import Host, render_hostfile
+from megachar.launching.hostfile import THIS_MACHINE, Host, render_hostfile
 from megachar.resources import resource_folder
 from megachar.topology import Coordinates, Topology
 from megachar.training.run_folder import RunFolder, run_folder
@@ -27,7 +27,6 @@ Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
 """`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
 by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
 LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
-THIS_MACHINE = "localhost"
 DEFAULT_PORT = 29500
 EXPORTED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "FI_", "GLOO_", "LD_LIBRARY_PATH", "MEGACHAR_", "MKL_",
             "NCCL_", "OMP_", "PYTHONPATH", "TORCH_", "UCX_")  # fmt: skip

@@ -23,6 +23,7 @@ from megachar.selftest.findings import (
 from megachar.selftest.groups import ALL, DATA, MODEL_GROUP, STAGES, TENSOR
 from megachar.selftest.parity import CHECKS, drop_consequences
 from megachar.selftest.roll_call import FAILED, IN, RollCall, Standstill
+from megachar.tables import print_table
 from megachar.topology import Topology
 
 START, MODEL = "start", "model"
@@ -84,7 +85,7 @@ class Reporter:
             cells = (rank, place.host, place.device, at.pipe, at.data, at.tensor)
             table.add_row(*(Text(str(cell)) for cell in cells), verdict)
         if table.row_count:
-            self._console.print(table)
+            print_table(table, self._console)
 
     def _print_checks(self, findings: Findings, problems: list[Problem], done: int) -> None:
         """Checks down, kinds of groups across."""
@@ -110,7 +111,7 @@ class Reporter:
         table.add_section()
         for name, show in (("latency", _latencies), ("bandwidth", _bandwidths)):
             table.add_row(name, *(show([m for m in findings.measurements if m.kind == kind]) for kind in kinds))
-        self._console.print(table)
+        print_table(table, self._console)
 
 
 def explain(standstill: Standstill, phase: Phase, seconds: float, now: dict[int, tuple[int, int]]) -> list[Problem]:
@@ -178,4 +179,4 @@ def _print_problems(problems: list[Problem], places: dict[int, Place], console: 
         seen_by = name_ranks(problem.seen_by) if problem.seen_by else ""
         cells = (problem.check, f"{problem.kind}: {name_ranks(problem.ranks)}", where, problem.text, seen_by)
         table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
+    print_table(table, console)

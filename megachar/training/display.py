@@ -5,16 +5,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
+from megachar.bars import fitted_progress, format_duration, share_done, time_left
 from megachar.data.vocabulary import Unit
 
 
@@ -38,8 +31,8 @@ class Report:
         """What metrics.jsonl keeps of it."""
         return {name: value for name, value in vars(self).items() if name not in {"step", "validation"}}
 
-    def line(self, unit: Unit = "character") -> str:
-        """One line of text; `unit`: what all figures are of."""
+    def parts(self, unit: Unit = "character") -> list[str]:
+        """Pieces of text, the most important first; `unit`: what all figures are of."""
         short = "char" if unit == "character" else unit
         parts = [
             f"{self.bits_per_character:.4f} bits/{short}",
@@ -52,7 +45,7 @@ class Report:
             parts[2] += f" ({self.device_share:.0%} of peak)"
         if self.validation is not None:
             parts.insert(1, f"valid {self.validation:.4f}")
-        return "  ".join(parts)
+        return parts
 
 
 class Display:
@@ -67,18 +60,14 @@ class Display:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total, self._unit = active, total_steps, unit
         terminal = terminal or self.console
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=terminal,
+        self._figures: list[str] = []
+        self._progress = fitted_progress(
+            lambda task: f"step {task.completed}/{total_steps}",
+            lambda task: [*self._figures, f"after {format_duration(task.elapsed or 0)}"],
+            terminal,
             disable=not (active and terminal.is_terminal),
         )
-        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step)
+        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step, first=first_step)
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -95,9 +84,11 @@ class Display:
 
     def report(self, report: Report) -> None:
         """Show new figures."""
-        self._progress.update(self._task, description=report.line(self._unit))
+        self._figures = report.parts(self._unit)
         if self._active and not self.console.is_terminal:
-            self.console.print(f"step {report.step}/{self._total}  {report.line(self._unit)}")
+            task = self._progress.tasks[0]
+            head = f"step {report.step}/{self._total}  {share_done(task)}  {time_left(task)} left"
+            self.console.print("  ".join([head, *self._figures]))
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""

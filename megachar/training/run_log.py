@@ -1,5 +1,6 @@
 """Everything a run says of itself: shown on the terminal and recorded in its folder, both by the main rank."""
 
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from megachar.training.metrics import MetricsWriter, layer_bits
 from megachar.training.ownership import Claim
 from megachar.training.plots import plot_run
 from megachar.training.run_folder import run_folder
+from megachar.training.summary import Ending, summarize
 
 
 class RunLog:
@@ -44,6 +46,7 @@ class RunLog:
         self.experiment, self.mesh, self.folder = experiment, mesh, run_folder(experiment)
         self._unit, self._claim = unit, claim
         self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
+        self._first_step, self._started = step, time.monotonic()
         self._writer: MetricsWriter | None = None
         error: MegacharError | None = None
         if mesh.is_main:
@@ -116,7 +119,7 @@ class RunLog:
             self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
 
     def end(self, step: int, finished: bool) -> None:
-        """Record what is known only at the end, and plot a finished run."""
+        """Record what is known only at the end, plot a finished run, and sum up."""
         if finished and step < self.experiment.training.total_steps:
             patience = self.experiment.training.early_stopping_patience
             self.note(f"step {step}: no new lowest validation in {patience} of them: training ends early")
@@ -128,6 +131,8 @@ class RunLog:
             if finished:
                 for path in plot_run(self.folder):
                     self.note(f"plot: {path}")
+            ending = Ending(self._first_step, step, time.monotonic() - self._started, finished)
+            self.note("\n".join(summarize(self.experiment, ending)))
 
     @property
     def _named(self) -> dict[str, str]:

@@ -37,7 +37,9 @@ def test_an_experiment_is_tested_on_its_layout(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_without_an_experiment_every_slot_has_a_replica(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert start(monkeypatch).experiment.parallel.data == 2
+    experiment = start(monkeypatch).experiment
+    assert experiment.parallel.data == 2
+    assert experiment.device == "auto"  # the GPUs, where there are some
     hostfile = tmp_path / "hosts"
     hostfile.write_text("node1 slots=3\nnode2 slots=3\n")
     plan = start(monkeypatch, "deepspeed=bf16_zero1", "--hostfile", str(hostfile))

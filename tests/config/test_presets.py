@@ -18,6 +18,12 @@ def test_every_preset_loads_under_its_own_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
+def test_presets_use_gpus_where_there_are_some(name: str) -> None:
+    """All but the quickstart, which is to take the same two minutes anywhere."""
+    assert load_experiment(name).device == ("cpu" if name == "quickstart" else "auto")
+
+
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_opens_with_what_it_is(name: str) -> None:
     first = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")

@@ -6,6 +6,7 @@ import pytest
 
 from megachar.config.loading import load_experiment
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
+from megachar.launching.gpus import count_visible
 from megachar.launching.hostfile import Host
 from megachar.launching.probe import Reach, Report
 from megachar.models.counting import count_parameters
@@ -56,6 +57,30 @@ def test_what_differs(changes: dict[str, object], problem: str) -> None:
     found = problems(replace(GOOD, num_gpus=4 if "num_gpus" in changes else 0), replace(OTHER, **changes))  # type: ignore[arg-type]
     assert [host for host, _ in found] == ["b"]
     assert found[0][1].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("pipe", "data", "num_gpus", "mend"),
+    [
+        (1, 2, 1, "set parallel.data=1, or device=cpu"),
+        (1, 6, 5, "set parallel.data=3, or device=cpu"),  # 5 and 4 replicas would not share the batch of 6
+        (2, 2, 3, "set parallel.data=1, or device=cpu"),
+        (2, 1, 1, "set device=cpu"),
+    ],
+)
+def test_without_a_hostfile_the_mend_is_a_setting(pipe: int, data: int, num_gpus: int, mend: str) -> None:
+    settings = [f"parallel.pipe={pipe}", f"parallel.data={data}", f"batch.global_size={data}", "batch.micro_size=1"]
+    host, report = Host("localhost", pipe * data), replace(GOOD, num_gpus=num_gpus)
+    (failure,) = compare_reports({"localhost": report}, (host,), load_experiment("small", settings), 1)
+    assert failure.problem == f"{pipe * data} ranks are to run there on {num_gpus} GPUs; {mend}"
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [(None, 4), ("0,1", 2), ("3", 1), ("", 0), ("-1", 0), ("0,7,1", 1), ("GPU-8a1,MIG-2b3", 2), ("NoDevFiles", 0)],
+)
+def test_only_visible_gpus_count(visible: str | None, count: int) -> None:
+    assert count_visible(4, visible) == count
 
 
 def test_the_disk_must_hold_the_checkpoints_to_come() -> None:

@@ -26,8 +26,10 @@ output.close()
 """
 
 
-def talk(rank: int, folder: Path, more: str = "") -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, "-c", TALK.format(more=more), str(rank), str(folder)])
+def talk(
+    rank: int, folder: Path, more: str = "", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-c", TALK.format(more=more), str(rank), str(folder)], environment=environment)
 
 
 def test_everything_a_rank_prints_is_in_its_log(tmp_path: Path) -> None:
@@ -42,6 +44,12 @@ def test_everything_a_rank_prints_is_in_its_log(tmp_path: Path) -> None:
     assert log.count("from a library") == 2
     assert log.startswith("--- 2")
     assert " rank 0, process " in log
+
+
+def test_what_the_terminal_cannot_show_is_escaped_there_alone(tmp_path: Path) -> None:
+    shown = talk(0, tmp_path, r"print('donn\xe9es')", {"PYTHONIOENCODING": "ascii"})
+    assert shown.stdout.splitlines()[-1] == r"donn\xe9es"
+    assert (tmp_path / "logs" / "rank-0000.log").read_text(encoding="utf-8").splitlines()[-1] == "donn\xe9es"
 
 
 def test_a_crash_is_in_the_log(tmp_path: Path) -> None:

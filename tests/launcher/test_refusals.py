@@ -186,7 +186,7 @@ def test_no_space_for_the_checkpoints(fresh_cluster: Cluster, refused: Refused) 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there are GPUs here")
 def test_more_ranks_than_gpus(cluster: Cluster, refused: Refused) -> None:
     rows = refused.rows(cluster.machines[0], "--hostfile", str(cluster.hostfile([1, 1])), "device=cuda")
-    problem = "1 ranks are to run there on 0 GPUs; set slots=0, or device=cpu"
+    problem = "1 ranks are to run there on 0 GPUs; set device=cpu"
     assert_rows(rows, ("node1", "slots", problem), ("node2", "slots", problem))
 
 
