@@ -35,7 +35,7 @@ class Group(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
-        helps = ((name, self.get_command(ctx, name).help or "") for name in self.list_commands(ctx))
+        helps = [(name, getattr(self.get_command(ctx, name), "help", None) or "") for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, " ".join(text.split("\n\n")[0].split())) for name, text in helps])
 
