@@ -11,8 +11,8 @@ from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import gather
 from megachar.watch.secret import Secret
 
-_OPENING = TypeAdapter(tuple[str, str])
-"""Rank 0's name of the secret, a number that was never used before."""
+_OPENING = TypeAdapter(tuple[str, str, str])
+"""Rank 0's name of the secret, a number that was never used before, and why rank 0 could not write it."""
 _ANSWER = TypeAdapter(tuple[str, str, str])
 """The proof, the rank's host, and why it has none."""
 
@@ -33,8 +33,10 @@ def prove_membership(mesh: Mesh, folder: Path) -> Secret:
     except PlatformError as error:
         problem = str(error)
     try:
-        opening = gather(_OPENING, (own.name if own else "", secrets.token_hex(16)), mesh.control_group)
-        nonces = [nonce for _, nonce in opening]
+        opening = gather(_OPENING, (own.name if own else "", secrets.token_hex(16), problem), mesh.control_group)
+        if opening[0][2]:
+            raise PlatformError(opening[0][2][:1000])
+        nonces = [nonce for _, nonce, _ in opening]
         try:
             secret = own or Secret.read(folder, opening[0][0])
         except PlatformError as error:
