@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from megachar.errors import PlatformError
+from megachar.errors import ConfigError, PlatformError
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import gather
 from megachar.watch.secret import Secret
 
-_OPENING = TypeAdapter(tuple[str, str])
-"""Rank 0's name of the secret, a number that was never used before."""
+_OPENING = TypeAdapter(tuple[str, str, str])
+"""Rank 0's name of the secret, a number that was never used before, and why rank 0 could not write it."""
 _ANSWER = TypeAdapter(tuple[str, str, str])
 """The proof, the rank's host, and why it has none."""
 
@@ -24,17 +24,20 @@ def prove_membership(mesh: Mesh, folder: Path) -> Secret:
     each other before this, asks for no proof.
 
     Raises:
-        PlatformError: on every rank of the run: some rank has not shown it, or rank 0 cannot write.
+        ConfigError: on every rank: rank 0 cannot write.
+        PlatformError: on every rank of the run: some rank has not shown it.
     """
     own, problem = (Secret.new() if mesh.is_main else None), ""
     try:
         if own is not None:
             own.write(folder)
-    except PlatformError as error:
+    except ConfigError as error:
         problem = str(error)
     try:
-        opening = gather(_OPENING, (own.name if own else "", secrets.token_hex(16)), mesh.control_group)
-        nonces = [nonce for _, nonce in opening]
+        opening = gather(_OPENING, (own.name if own else "", secrets.token_hex(16), problem), mesh.control_group)
+        if opening[0][2]:
+            raise ConfigError(opening[0][2][:1000])
+        nonces = [nonce for _, nonce, _ in opening]
         try:
             secret = own or Secret.read(folder, opening[0][0])
         except PlatformError as error:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megachar.errors import PlatformError
+from megachar.errors import ConfigError, PlatformError
 
 SEEN_SECONDS = 5.0
 """After which a shared disk has to show on one host what was written on another."""
@@ -60,7 +60,7 @@ class Secret:
         """Put it into a folder, for this user's eyes alone.
 
         Raises:
-            PlatformError: the folder cannot be written.
+            ConfigError: the folder, which is in the run folder, cannot be written.
         """
         path = _path(folder, self.name)
         try:
@@ -69,7 +69,8 @@ class Secret:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self.key)
         except OSError as error:
-            raise PlatformError(f"{path} cannot be written: {error}; free space, or set output=FOLDER") from error
+            raise ConfigError(f"the run folder {folder.parent} cannot be written: {error}; make it writable, free "
+                              f"space, or set output=ANOTHER") from error  # fmt: skip
 
     def remove(self, folder: Path) -> None:
         """Take it out of the folder again, if it is there."""

@@ -27,7 +27,7 @@ def meet(folder: Path, impostor: int, trick: str) -> str:
     mesh = start(Topology(1, 2, 1), torch.device("cpu"))
     if mesh.rank == impostor:
         name = Secret.new().name if mesh.is_main else ""
-        gather(_OPENING, (name if trick != "another folder" else "../../../etc", "00"), mesh.control_group)
+        gather(_OPENING, (name if trick != "another folder" else "../../../etc", "00", ""), mesh.control_group)
         # Whatever it says, such as the answer of somebody else.
         gather(_ANSWER, ("é" if trick == "nonsense" else secrets.token_hex(32), "here", ""), mesh.control_group)
         return "in"
