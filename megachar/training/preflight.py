@@ -12,6 +12,7 @@ from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus
 from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
+from megachar.training.checkpoints.sources import check_resumable
 from megachar.training.run_folder import run_folder
 
 
@@ -63,10 +64,11 @@ def check_data(experiment: Experiment) -> Blend:
 
 
 def check_run_folder(experiment: Experiment, resume: bool) -> None:
-    """See that a new run overwrites nothing and that a resumed one exists.
+    """See that a new run overwrites nothing and that a resumed one exists and has a checkpoint that is whole, if any.
 
     Raises:
         ConfigError: the run exists and is not to be resumed, or the other way round.
+        CheckpointError: it has checkpoints, and none is whole, as far as that shows without reading all of it.
     """
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
@@ -74,3 +76,5 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
         raise ConfigError(f"run {folder.path} exists already; go on with it by --resume, or set name=ANOTHER")
     if resume and not exists:
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
+    if resume:
+        check_resumable(folder)
