@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megachar.errors import PlatformError
+from megachar.training.records import Record, read_records
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -74,16 +75,6 @@ def _torn_end(folder: RunFolder) -> bool:
     return bool(data) and not data.endswith(b"\n")
 
 
-def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind in order of their steps; of a step recorded twice (after a resume), the later one."""
-    if not folder.metrics_file.is_file():
-        return []
-    records = {}
-    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed while writing
-        if record["kind"] == kind:
-            records[record["step"]] = record
-    return [records[step] for step in sorted(records)]
+def read_metrics(folder: RunFolder, kind: str) -> list[Record]:
+    """The records of one kind in order of their steps, as `read_records` gives them."""
+    return read_records(folder, [kind]).of(kind)

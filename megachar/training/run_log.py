@@ -108,8 +108,15 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
             if finished:
-                for path in plot_run(self.folder):
-                    self.note(f"plot: {path}")
+                self._plot()
+
+    def _plot(self) -> None:
+        """Draw the pictures. A run has done its work, whatever stands in the way of them."""
+        try:
+            for path in plot_run(self.folder):
+                self.note(f"plot: {path}")
+        except Exception as error:
+            self.note(f"no pictures: {type(error).__name__}: {error}; draw them by megachar plot {self.folder.path}")
 
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         error: MegacharError | None = None
