@@ -4,19 +4,21 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from megachar.config.checks import check_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.errors import ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, read_regular
 
+_MOST_BYTES: Final = 1 << 24
+_DEEPEST: Final = 100
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -80,7 +82,7 @@ def read_experiment(source: str, *groups: Sequence[str]) -> UncheckedExperiment:
             values = _merge(values, layer.settings)
             was_kept = _kind_of("model", values) == kind
             size_is_given = (size_is_given and was_kept) or layer.gives_vocabulary_size
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source} with overrides {overrides} cannot be merged: {error}") from error
     experiment = parse_experiment(values, source)
     return UncheckedExperiment(experiment, size_is_given)
@@ -100,13 +102,25 @@ def parse_experiment(values: Any, source: str) -> Experiment:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The plain values of a YAML file; `ConfigError` if it is unreadable or holds no sections."""
     try:
+        _check_depth(read_regular(path, _MOST_BYTES))
         document = OmegaConf.load(path)
-        values = OmegaConf.to_container(document, resolve=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        values = OmegaConf.to_container(document, resolve=True) if OmegaConf.is_dict(document) else None
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    except AssertionError:  # OmegaConf's, of a document that is a quoted word and nothing else
+        values = None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no sections of settings such as `model:`")
     return values
+
+
+def _check_depth(data: bytes) -> None:
+    """ValueError where YAML is nested so deep that its library would crash."""
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deep")
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:

@@ -14,6 +14,7 @@ from megachar.data.vocabulary import Cut, Int64, checked_tokens, token_dtype
 from megachar.errors import DataError
 
 MODEL_NAME = "vocabulary.model"
+MOST_MODEL_BYTES: Final = 1 << 28
 NUM_BYTES = 256
 SPACE = "\u2581"  # what SentencePiece writes for a space
 ModelType = Literal["unigram", "bpe", "char"]

@@ -11,6 +11,8 @@ STATE_KEYS: Final = {
     "normalized_rmsprop": ("mean_square",),
 }
 """What each optimizer keeps of every parameter."""
+SCALER_KEYS: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What there is of the fp16 loss scaling."""
 
 
 def layer_name(parameter_name: str) -> str:

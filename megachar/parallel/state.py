@@ -12,11 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from megachar.models.state_names import STATE_KEYS, layer_name
+from megachar.models.state_names import SCALER_KEYS, STATE_KEYS, layer_name
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.tensor import cut, join, sharding_of
-
-_LOSS_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class EngineState:
@@ -102,7 +100,7 @@ class EngineState:
         if self.engine.engine_config.precision != "fp16":
             return {}
         scaler = self.engine.optimizer.loss_scaler
-        return {key: getattr(scaler, key) for key in _LOSS_SCALER_KEYS if hasattr(scaler, key)}
+        return {key: getattr(scaler, key) for key in SCALER_KEYS if hasattr(scaler, key)}
 
     @loss_scaler.setter
     def loss_scaler(self, values: dict[str, float]) -> None:

@@ -11,10 +11,8 @@ from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment, ModelConfig, TransformerConfig
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.models.state_names import STATE_KEYS, layer_names
+from megachar.models.state_names import SCALER_KEYS, STATE_KEYS, layer_names
 
-SCALER_KEYS: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-"""What there is of the fp16 loss scaling."""
 _COUNTS: Final = ("skipped_batches", "consecutive", "last_bad", "since_lowest")
 _FIGURES: Final = ("losses", "norms")
 _STREAMS: Final = re.compile(r"streams/\d{6,12}\.safetensors")

@@ -233,6 +233,11 @@ def checkpoint_folders(folder: RunFolder) -> list[Path]:
     return sorted(found, key=_place)
 
 
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint's folder is of."""
+    return _place(path)[0]
+
+
 def new_folder(folder: RunFolder, step: int) -> Path:
     """The path for a checkpoint of `step`: one that counts before all of that step that are there."""
     there = [_place(path)[1] for path in checkpoint_folders(folder) if _place(path)[0] == step]

@@ -22,7 +22,7 @@ from megachar.training.checkpoints.format import (
     read_checkpoint,
 )
 from megachar.training.checkpoints.reading import Position, problems_of, restore_checkpoint
-from megachar.training.checkpoints.sources import none_whole
+from megachar.training.checkpoints.sources import none_whole, problem_of_headers
 from megachar.training.run_folder import RunFolder
 
 
@@ -131,8 +131,10 @@ def _examine(folder: RunFolder, name: str, mesh: Mesh) -> _Findings:
     try:
         checkpoint = read_checkpoint(path)
         manifest = fingerprint(path / MANIFEST)
+        share = sorted(checkpoint.manifest.files)[mesh.rank :: mesh.topology.world_size]
+        problem = next(iter(problems_of(checkpoint, share)), None)
+        if problem is None and mesh.is_main:
+            problem = problem_of_headers(checkpoint)
     except (CheckpointError, OSError) as error:
         return _Findings(host, problem=f"{str(error).partition(';')[0]}{at}")
-    share = sorted(checkpoint.manifest.files)[mesh.rank :: mesh.topology.world_size]
-    problem = next(iter(problems_of(checkpoint, share)), None)
     return _Findings(host, manifest, None if problem is None else f"{problem}{at}")

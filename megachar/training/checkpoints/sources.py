@@ -70,10 +70,17 @@ def check_source(path: Path, step: int | None) -> list[str]:
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
     """`CheckpointError` unless the files have their sizes, and tensors in number and shape as its settings ask for."""
-    experiment, shapes = load_settings(checkpoint.path), checkpoint_shapes(checkpoint)
-    problem = _problem_of_symbols(checkpoint.manifest, experiment) or problem_of_shapes(shapes, experiment, "all")
+    problem = _problem_of_symbols(checkpoint.manifest, load_settings(checkpoint.path)) or problem_of_headers(checkpoint)
     if problem is not None:
         raise CheckpointError(f"{checkpoint.path} is damaged: {problem}; {checkpoint.mend}")
+
+
+def problem_of_headers(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with the number and the shapes of a checkpoint's tensors, from the headers of its files.
+
+    CheckpointError where one cannot be read.
+    """
+    return problem_of_shapes(checkpoint_shapes(checkpoint), load_settings(checkpoint.path), "all")
 
 
 def check_file(path: Path) -> None:
