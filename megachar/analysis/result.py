@@ -25,7 +25,7 @@ FOLDER = "analyses"
 """Of the first run, where results go unless told otherwise."""
 _MAX_LABEL = 60  # characters of a file name that go to the runs' names
 _DOTS_PER_INCH = 120
-_PNG = b"\x89PNG\r\n"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ def read_picture(path: Path) -> bytes:
         data = read_regular(path, MOST_BYTES, links=False)
     except OSError as error:
         raise DataError(f"{shown(path)} cannot be read: {error.strerror}; run the analysis again") from error
-    if not data.startswith(_PNG):
-        raise DataError(f"{shown(path)} is no PNG; run the analysis again")
+    if not (data.startswith(_PNG_START) and data.endswith(_PNG_END)):
+        raise DataError(f"{shown(path)} is no PNG, or is cut off; run the analysis again")
     return data
 
 

@@ -180,6 +180,6 @@ def _read_card(path: Path) -> CorpusCard:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
         raise DataError(f"{path} is no corpus card ({problems}); {mend}") from None
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads some of them as Python
         raise DataError(f"{path} names the unknown dtype {card.dtype!r}; {mend}") from None
     return card

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from megachar.analysis.layers import analyze_layers
+from megachar.analysis.result import read_picture
 from megachar.config.checks import check_experiment
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
@@ -185,6 +186,10 @@ def _reported(files: Files, name: str) -> RunContents:
     return contents
 
 
+def _picture(files: Files) -> Any:
+    return [read_picture(analysis.figure) for analysis in _reported(files, "analyses").analyses]
+
+
 def _settings(files: Files) -> Any:
     experiment = files.transformer.load_experiment()
     check_experiment(experiment)
@@ -233,7 +238,5 @@ KINDS = {
         "transformer/evaluation-*.json", lambda files: _reported(files, "evaluation-").evaluations, _JSON, False
     ),
     "analysis": Kind("transformer/analyses/*.json", lambda files: _reported(files, "analyses").analyses, _JSON, False),
-    "picture of an analysis": Kind(
-        "transformer/analyses/*.png", lambda files: _reported(files, "analyses").analyses, BYTES, False
-    ),
+    "picture of an analysis": Kind("transformer/analyses/*.png", _picture, BYTES, False),
 }

@@ -23,7 +23,7 @@ from megachar.errors import MegacharError
 from tests.hostile.kinds import KINDS, Files, make_files
 from tests.hostile.mutations import replaced
 
-NUM_MUTATIONS = int(os.environ.get("MEGACHAR_FUZZ", "30"))
+NUM_MUTATIONS = int(os.environ.get("MEGACHAR_FUZZ", "20"))
 SECONDS = 20
 
 

@@ -1,5 +1,6 @@
 """Checkpoints and exports that somebody else wrote, or damaged: refused in a sentence before anything is done."""
 
+import contextlib
 import json
 import os
 import signal
@@ -257,6 +258,19 @@ def test_the_json_beside_an_export_is_compared(everything: Path) -> None:
     beside.write_text(json.dumps({**values, "file": {**values["file"], "bytes": 1}}))
     with pytest.raises(CheckpointError, match="is damaged: its size or sha256"):
         load_model(everything)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "empty", "folder", "missing"])
+def test_what_lies_in_the_place_of_an_export(everything: Path, kind: str) -> None:
+    everything.unlink()
+    if kind == "pipe":
+        os.mkfifo(everything)
+    elif kind == "folder":
+        everything.mkdir()
+    elif kind == "empty":
+        everything.touch()
+    with pytest.raises(CheckpointError, match="cannot be read") if kind != "empty" else contextlib.nullcontext():
+        assert "is damaged" in str(problem_of(everything))
 
 
 def test_which_newer_checkpoints_are_passed_over_is_said(run: RunFolder, model: Transformer) -> None:

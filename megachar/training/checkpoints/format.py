@@ -65,7 +65,7 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """What a file must be."""
 
-    bytes: int = Field(ge=1, le=_MOST)
+    bytes: int = Field(ge=0, le=_MOST)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from megachar.config.loading import parse_experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import read_regular
+from megachar.files import open_regular, read_regular
 from megachar.strict_json import parse
 from megachar.training.checkpoints.format import FileRecord, TrainingState, fingerprint
 from megachar.training.checkpoints.tensors import Contents
@@ -100,7 +100,12 @@ def problem_of(path: Path) -> str | None:
                               f"beside the file, or export again") from None  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{beside} is not the JSON of an export; copy it again, or export again") from error
-    if fingerprint(path) != expected:
+    try:
+        open_regular(path).close()  # the hash would wait for a pipe
+        found = fingerprint(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; copy it again, or export again") from error
+    if found != expected:
         return f"{path} is damaged: its size or sha256 is not the one in {beside.name}"
     if values != read_card(path).model_dump(mode="json"):
         return f"{beside} is damaged: it says something else than {path.name} says of itself"
