@@ -40,7 +40,8 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     from megachar.training.plots import draw_layers
 
     folder = RunFolder(path)
-    records = read_records(folder, [kind]).of(kind)
+    found = read_records(folder, [kind])
+    records, remark = found.of(kind), found.remark(folder)
     if not records or not records[0].get("layers"):
         raise DataError(f"{folder.metrics_file} holds no {kind} record yet; wait for the next one")
     num_layers, num_targets = len(records[0]["layers"]), len(records[0]["layers"][0])
@@ -62,6 +63,7 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
         "A curve is what one layer's own classifiers reach until the schedule silences it (dotted: the last of them); "
         "lower panels and table: how far it is above the last layer. Near 0, the layers after it add little."
     )
+    reading += "" if remark is None else f" {remark}."
     title = f"{label}: the loss of each layer's own classifiers ({kind} records)"
     subject = Subject(label, str(path.resolve()), records[-1]["step"])
     return Analysis("layers", title, (subject,), Table(tuple(columns), rows), draw_layers(folder, records, label),
