@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from megachar.models.transformer import Transformer
 from megachar.training.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
 from megachar.training.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
 from megachar.training.run_folder import RunFolder
@@ -79,9 +80,9 @@ def test_best() -> None:
     assert best_of([]) is None
 
 
-def test_a_step_saved_again_counts_before_the_old_one(run: RunFolder) -> None:
+def test_a_step_saved_again_counts_before_the_old_one(run: RunFolder, model: Transformer) -> None:
     """And both are there until the old one is deleted."""
-    weights: dict[str, Any] = {}
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
     for name in ("step-00000100.1", "step-00000100.2", "step-00000100.10"):
         assert new_folder(run, 100).name == (name if name != "step-00000100.10" else "step-00000100.3")
         write_checkpoint(run, 100, weights, small(), name)
