@@ -3,16 +3,19 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 _DEEPEST: Final = 100
 
 
-def parse(data: bytes) -> Any:
-    """The value of a JSON text in UTF-8; ValueError where it is none, or nested too deep to be read."""
+def parse(data: bytes, constant: Callable[[str], Any] | None = None) -> Any:
+    """The value of a JSON text in UTF-8; ValueError where it is none, or nested too deep to be read.
+
+    `constant` gives what NaN and infinity stand for, which are no JSON; without it, they are refused.
+    """
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(data.decode(), parse_constant=constant or _refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     level, depth = [value], 0

@@ -27,10 +27,10 @@ class _Loader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """As above it; `ConfigError` where it is too deep."""
+        """As the class above it; `RecursionError` where it is too deep."""
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise ConfigError("it is nested too deeply")
+            raise RecursionError
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

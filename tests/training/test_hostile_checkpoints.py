@@ -158,7 +158,7 @@ def test_a_manifest_that_is_no_regular_file(run: RunFolder, tmp_path: Path, kind
         os.mkfifo(path)
     else:
         path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be read: it is (a link|no regular file)"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: it is (a link|no regular file)"):
         read_checkpoint(path.parent)
 
 
@@ -253,6 +253,9 @@ def test_an_export_that_cannot_be(everything: Path, tmp_path: Path, change: Any,
 def test_the_json_beside_an_export_is_compared(everything: Path) -> None:
     beside = everything.with_suffix(".json")
     values = json.loads(beside.read_text())
+    assert values["validation_bits"] is None
+    beside.write_text(json.dumps({**values, "validation_bits": float("nan")}))  # as an older megachar wrote it
+    assert problem_of(everything) is None
     beside.write_text(json.dumps({**values, "step": 21}))
     assert "says something else than all.safetensors says of itself" in str(problem_of(everything))
     beside.write_text(json.dumps({**values, "file": {**values["file"], "bytes": 1}}))

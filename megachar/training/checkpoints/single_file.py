@@ -95,7 +95,8 @@ def problem_of(path: Path) -> str | None:
     """
     beside = json_path(path)
     try:
-        values = parse(read_regular(beside, _MOST_JSON_BYTES))
+        # An older megachar wrote NaN here, where the card has null.
+        values = parse(read_regular(beside, _MOST_JSON_BYTES), constant=lambda _: None)
         expected = FileRecord.model_validate(values.pop("file"))
     except FileNotFoundError:
         raise CheckpointError(f"{beside} is missing: it has the sha256 that {path.name} is compared with; copy it "
