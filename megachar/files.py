@@ -5,10 +5,11 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MENDS = {
     errno.ENOSPC: "free space, or write elsewhere",
@@ -67,6 +68,37 @@ def expanded(path: Path) -> Path:
 def json_text(value: Any, indent: int | None = None) -> str:
     """`value` as JSON for a file. A number that is not finite, for which JSON has no word, is null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def open_regular(path: Path, links: bool = True) -> BinaryIO:
+    """Open a file for reading, never a pipe or a device, at which a read may wait for ever.
+
+    Args:
+        path: the file.
+        links: whether the name may be that of a link to it.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP and not links:
+            raise OSError(error.errno, "it is a link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most_bytes: int, links: bool = True) -> bytes:
+    """The content of a file of at most `most_bytes`. Raises as `open_regular`, also where there is more."""
+    with open_regular(path, links) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {most_bytes:,} bytes", str(path))
+    return data
 
 
 def shown(name: str | Path) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "megachar"
 LAYERS = {
-    "": 0, "bars": 0, "errors": 0, "exit_codes": 0, "files": 0, "resources": 0, "tables": 0, "units": 0, "config": 1,
+    "": 0, "bars": 0, "errors": 0, "exit_codes": 0, "files": 0, "resources": 0, "strict_json": 0, "tables": 0,
+    "units": 0, "config": 1,
     "device": 1, "data": 2, "topology": 2, "watch": 2, "layers": 3, "losses": 3, "models": 4, "parallel": 5,
     "evaluation": 6, "generation": 6, "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "sweeps": 8,
     "report": 9, "cli": 10,

@@ -6,6 +6,7 @@ from typing import Any
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError, DataError
+from megachar.training.records import read_records
 from megachar.training.run_folder import RunFolder
 
 KINDS = ("train", "validation")
@@ -36,12 +37,12 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     Raises:
         DataError: it has no such records yet.
     """
-    from megachar.training.metrics import read_metrics  # imports torch
     from megachar.training.plots import draw_layers
 
     folder = RunFolder(path)
-    records = read_metrics(folder, kind)
-    if not records:
+    found = read_records(folder, [kind])
+    records, remark = found.of(kind), found.remark(folder)
+    if not records or not records[0].get("layers"):
         raise DataError(f"{folder.metrics_file} holds no {kind} record yet; wait for the next one")
     num_layers, num_targets = len(records[0]["layers"]), len(records[0]["layers"][0])
     details = Table(
@@ -62,6 +63,7 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
         "A curve is what one layer's own classifiers reach until the schedule silences it (dotted: the last of them); "
         "lower panels and table: how far it is above the last layer. Near 0, the layers after it add little."
     )
+    reading += "" if remark is None else f" {remark}."
     title = f"{label}: the loss of each layer's own classifiers ({kind} records)"
     subject = Subject(label, str(path.resolve()), records[-1]["step"])
     return Analysis("layers", title, (subject,), Table(tuple(columns), rows), draw_layers(folder, records, label),
@@ -76,5 +78,5 @@ def _row(records: list[dict[str, Any]], layer: int) -> tuple[Cell, ...]:
     last = spoken[-1]
     figures: list[Cell] = []
     for own, final in zip(last["layers"][layer], last["layers"][-1], strict=True):
-        figures += [own, own - final]
+        figures += [own, None if own is None or final is None else own - final]
     return (layer + 1, last["step"], *figures)

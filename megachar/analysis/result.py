@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from megachar.errors import ConfigError, DataError
-from megachar.evaluation.result import replace_file, write_json
-from megachar.files import shown
+from megachar.evaluation.result import MOST_BYTES, replace_file, write_json
+from megachar.files import read_regular, shown
+from megachar.strict_json import parse_object
 from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ FOLDER = "analyses"
 """Of the first run, where results go unless told otherwise."""
 _MAX_LABEL = 60  # characters of a file name that go to the runs' names
 _DOTS_PER_INCH = 120
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -145,32 +149,70 @@ class SavedAnalysis:
         }
 
 
+class _StoredColumn(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    format: str = Field(pattern=r"^[-+]?,?(\.\d{1,2})?[efg%]?$")
+
+
+class _StoredSubject(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    label: str
+    path: str
+    step: int = Field(ge=0, le=1 << 62)
+
+
+class _StoredAnalysis(BaseModel):
+    """What the JSON of a result holds."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    analysis: str
+    title: str
+    how_to_read: str
+    runs: list[_StoredSubject]
+    split: str
+    settings: dict[str, Any]
+    columns: list[_StoredColumn] = Field(min_length=1)
+    rows: list[list[str | int | float | None]]
+    csv: str = Field(pattern=r"^[^/\x00]+\.csv$")
+    figure: str = Field(pattern=r"^[^/\x00]+\.png$")
+
+
 def read_analysis(path: Path) -> SavedAnalysis:
-    """The result that a JSON file describes; DataError where it is none, or its CSV or PNG is missing."""
+    """The result that a JSON file describes; DataError where it is none, or its CSV or PNG is not beside it."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        saved = SavedAnalysis(
-            values["analysis"],
-            values["title"],
-            tuple(Subject(run["label"], run["path"], run["step"]) for run in values["runs"]),
-            Table(
-                tuple(Column(column["name"], column["format"]) for column in values["columns"]),
-                tuple(tuple(row) for row in values["rows"]),
-            ),
-            values["how_to_read"],
-            values["split"],
-            values["settings"],
-            path.with_name(values["csv"]),
-            path.with_name(values["figure"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no result of an analysis ({type(error).__name__}: {error}); run it again"
-        ) from error
+        stored = _StoredAnalysis.model_validate(parse_object(read_regular(path, MOST_BYTES)))
+        columns = tuple(Column(column.name, column.format) for column in stored.columns)
+        table = Table(columns, tuple(tuple(row) for row in stored.rows))
+        table.texts()  # each row has a cell of every column, and each number can be shown
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise DataError(f"{path} is no result of an analysis ({where}: {error.errors()[0]['msg']}); run it again"
+                        ) from error  # fmt: skip
+    except (OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{path} is no result of an analysis ({error}); run it again") from error
+    subjects = tuple(Subject(run.label, run.path, run.step) for run in stored.runs)
+    saved = SavedAnalysis(stored.analysis, stored.title, subjects, table, stored.how_to_read, stored.split,
+                          stored.settings, path.with_name(stored.csv), path.with_name(stored.figure))  # fmt: skip
     for file in (saved.csv, saved.figure):
         if not file.is_file():
-            raise DataError(f"{path} names {file.name}, which is not beside it; run the analysis again")
+            raise DataError(f"{path} names {shown(file.name)}, which is not beside it; run the analysis again")
+    read_picture(saved.figure)
     return saved
+
+
+def read_picture(path: Path) -> bytes:
+    """The content of a PNG; DataError where there is none, or the name is that of a link or of something else."""
+    try:
+        data = read_regular(path, MOST_BYTES, links=False)
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be read: {error.strerror}; run the analysis again") from error
+    if not (data.startswith(_PNG_START) and data.endswith(_PNG_END)):
+        raise DataError(f"{shown(path)} is no PNG, or is cut off; run the analysis again")
+    return data
 
 
 def result_folder(source: Path, output: Path | None) -> Path:

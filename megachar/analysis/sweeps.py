@@ -12,7 +12,7 @@ from megachar.config.schema import Experiment
 from megachar.errors import DataError
 from megachar.models.counting import count_parameters
 from megachar.training.early_stopping import is_finished
-from megachar.training.metrics import read_metrics, validation_order
+from megachar.training.records import Record, read_records, validation_order
 from megachar.training.run_folder import RunFolder
 
 NOT_COMPARED = ("name", "output", "parallel", "device", "deepspeed", "kernels", "fault_tolerance")
@@ -130,7 +130,8 @@ def unfinished(runs: Iterable[RunRecord]) -> str:
 
 def _read_run(path: Path, label: str) -> RunRecord:
     folder = RunFolder(path)
-    experiment, validation = folder.load_experiment(), read_metrics(folder, "validation")
+    records = read_records(folder, ["train", "validation"])
+    experiment, validation = folder.load_experiment(), records.of("validation")
     if not validation:
         raise DataError(
             f"{path} has no validation yet; train until training.validation_interval, on a corpus with a valid split"
@@ -143,17 +144,18 @@ def _read_run(path: Path, label: str) -> RunRecord:
         float(validation[-1]["bits_per_character"]),
         float(best["bits_per_character"]),
         int(best["step"]),
-        _training_seconds(folder, experiment),
+        _training_seconds(records.of("train"), experiment),
         subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
         str(validation[-1].get("unit", "character")),
     )
 
 
-def _training_seconds(folder: RunFolder, experiment: Experiment) -> float:
+def _training_seconds(train: list[Record], experiment: Experiment) -> float:
     """From the speed of every interval between two records, each of which counts steps alone."""
     seconds, before = 0.0, 0
-    for record in read_metrics(folder, "train"):
+    for record in train:
         characters = (record["step"] - before) * experiment.batch.global_size * experiment.model.window_length
-        seconds += characters / record["characters_per_second"]
+        if record.get("characters_per_second") is not None:
+            seconds += characters / record["characters_per_second"]
         before = record["step"]
     return seconds

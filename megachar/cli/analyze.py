@@ -11,6 +11,7 @@ from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device, read_prompt
+from megachar.cli.given_model import check_model
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
 from megachar.cli.lazy import make_group
 from megachar.cli.provenance import Provenance, say_provenance
@@ -64,12 +65,11 @@ def surprise(
     output: Output = None,
 ) -> None:
     """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
-    from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.surprise import SurpriseSettings, analyze_surprise
 
     settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
-    models = find_models([first, second])
+    models = _find_models([first, second])
     _check_computing(models, stride, batch_size, device)
     corpus = _open_common_corpus(models, data)
     tokens = _tokens(corpus, split, max_characters)
@@ -104,12 +104,11 @@ def context(
 ) -> None:
     """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
     from megachar.analysis.context import analyze_context, check_lengths, losses_by_context
-    from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.evaluation.windows import check_stride
 
     numbers = _numbers(lengths)
-    models = find_models(runs)
+    models = _find_models(runs)
     _check_computing(models, stride, batch_size, device)
     corpus = _open_common_corpus(models, data)
     tokens = _tokens(corpus, split, max_characters)
@@ -144,11 +143,10 @@ def seed_text(
     output: Output = None,
 ) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
-    from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.seed_text import analyze_seed_text, check_text, expectations
 
-    models = find_models([run])
+    models = _find_models([run])
     _check_computing(models, 1, batch_size, device)
     vocabulary = _common_vocabulary(models)
     given = _read_text(text, file)
@@ -180,13 +178,12 @@ def completions(
     """
     from megachar.analysis.completions import analyze_completions, check_words
     from megachar.analysis.completions import completions as complete
-    from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.texts import check_characters
 
     words = [*(word or []), *_read_words(words_file)]
     check_words(words)
-    models = find_models(runs)
+    models = _find_models(runs)
     _check_computing(models, 1, batch_size, device)
     vocabulary = _common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")
@@ -217,11 +214,10 @@ def copy(
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
     from megachar.analysis.copying import analyze_copying, occurrences, swap_name
-    from megachar.analysis.models import find_models
     from megachar.analysis.result import result_folder
     from megachar.analysis.texts import check_characters
 
-    models = find_models(runs)
+    models = _find_models(runs)
     _check_computing(models, 1, batch_size, device)
     vocabulary = _common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
@@ -255,6 +251,16 @@ def layers(
     check_layers(run, records)
     folder = result_folder(run, output)
     finish(analyze_layers(run, label_sources([run])[0], records), folder)
+
+
+def _find_models(sources: list[Path]) -> "list[AnalyzedModel]":
+    """What `analysis.models.find_models` gives, each model checked."""
+    from megachar.analysis.models import find_models
+
+    models = find_models(sources)
+    for source in sources:
+        check_model(source)
+    return models
 
 
 def _check_computing(models: "list[AnalyzedModel]", stride: int | None, batch_size: int, device: str) -> None:

@@ -11,20 +11,35 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.cli.given_model import check_model
 from megachar.cli.lazy import make_group
 from megachar.errors import CheckpointError, ConfigError
 from megachar.models.counting import describe_model
 from megachar.tables import print_table
 from megachar.training.checkpoints.format import (
-    Checkpoint,
     TrainingState,
     checkpoint_folders,
     list_checkpoints,
     read_checkpoint,
 )
 from megachar.training.checkpoints.retention import best_of
-from megachar.training.checkpoints.single_file import OPTIMIZER_PREFIX, problem_of, read_card, tensor_shapes
-from megachar.training.checkpoints.sources import find_source, is_checkpoint, load_settings, refuse_step
+from megachar.training.checkpoints.single_file import problem_of, read_card
+from megachar.training.checkpoints.sources import (
+    check_checkpoint,
+    check_file,
+    find_source,
+    is_checkpoint,
+    load_settings,
+    refuse_step,
+)
+from megachar.training.checkpoints.tensors import (
+    OPTIMIZER_PREFIX,
+    STREAMS_PREFIX,
+    Shapes,
+    checkpoint_shapes,
+    tensor_shapes,
+)
+from megachar.training.checkpoints.vocabularies import carried_vocabulary
 from megachar.training.run_folder import RunFolder
 
 app = make_group("Inspect, verify, export and import checkpoints.")
@@ -40,21 +55,21 @@ def inspect(source: Source, step: Step = None) -> None:
     """What is in a checkpoint, and which ones a run has."""
     console = Console(highlight=False)
     experiment = load_settings(source)
+    check_model(source, step)
     state: TrainingState
     if source.is_file():
-        refuse_step(source, step)
         state, shapes = read_card(source), tensor_shapes(source)
     else:
         checkpoint = find_source(source, step)
         if not is_checkpoint(source):
             _print_run(RunFolder(source), console)
-        source, state, shapes = checkpoint.path, checkpoint.manifest, _shapes(checkpoint)
+        source, state, shapes = checkpoint.path, checkpoint.manifest, checkpoint_shapes(checkpoint)
     model = experiment.model
     rows = [
         ("experiment", experiment.name),
         ("step", f"{state.step:,} of {experiment.training.total_steps:,} (optimizer: {state.optimizer_steps:,})"),
         ("model", f"{describe_model(model)}, {model.vocabulary_size} symbols"),
-        ("weights", _describe(shapes, lambda name: not name.startswith(OPTIMIZER_PREFIX))),
+        ("weights", _describe(shapes, lambda name: not name.startswith((OPTIMIZER_PREFIX, STREAMS_PREFIX)))),
         ("optimizer", _describe(shapes, lambda name: name.startswith(OPTIMIZER_PREFIX))),
         ("optimizer is", experiment.optimizer.name),
         ("trained in", state.precision or "not recorded"),
@@ -79,9 +94,8 @@ def verify(source: Source, step: Step = None) -> None:
     problems: list[str] = []
     if source.is_file():
         refuse_step(source, step)
-        problem = problem_of(source)
-        problems += [problem] if problem else []
-        console.print(f"{source}: {'damaged' if problem else 'whole'}")
+        problems += _problems_of_file(source)
+        console.print(f"{source}: {'damaged' if problems else 'whole'}")
     else:
         for path in _folders(source, step):
             found = _problems(path)
@@ -104,6 +118,7 @@ def export(
     """Write a checkpoint as one safetensors file: the weights for inference, or all that training needs."""
     if source.is_file():
         raise ConfigError(f"{source} is a file already; name a run folder or a checkpoint's folder")
+    check_model(source, step)
     checkpoint = find_source(source, step)
 
     from megachar.training.checkpoints.exporting import export_checkpoint
@@ -149,22 +164,34 @@ def _folders(source: Path, step: int | None) -> list[Path]:
 
 
 def _problems(path: Path) -> list[str]:
+    from megachar.training.checkpoints.reading import problems_of
+
     try:
-        return read_checkpoint(path).problems()
+        checkpoint = read_checkpoint(path)
+        if problems := problems_of(checkpoint):
+            return problems
+        check_checkpoint(checkpoint)
+        carried_vocabulary(path)
     except CheckpointError as error:
         return [str(error)]
+    return []
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Of all tensors, by the names they have in an exported file."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in (name for name in checkpoint.manifest.files if name.endswith(".safetensors")):
-        prefix = OPTIMIZER_PREFIX if name.startswith(OPTIMIZER_PREFIX) else ""
-        shapes |= {prefix + tensor: shape for tensor, shape in tensor_shapes(checkpoint.path / name).items()}
-    return shapes
+def _problems_of_file(file: Path) -> list[str]:
+    from megachar.training.checkpoints.reading import load_model
+
+    try:
+        if problem := problem_of(file):
+            return [problem]
+        check_file(file)
+        load_model(file)
+        carried_vocabulary(file)
+    except CheckpointError as error:
+        return [str(error)]
+    return []
 
 
-def _describe(shapes: dict[str, tuple[int, ...]], belongs: Callable[[str], bool]) -> str:
+def _describe(shapes: Shapes, belongs: Callable[[str], bool]) -> str:
     """How much those tensors are whose names belong."""
     sizes = [math.prod(shape) for name, shape in shapes.items() if belongs(name)]
     return f"{sum(sizes):,} numbers in {len(sizes):,} tensors, {decimal(4 * sum(sizes))}" if sizes else "none"

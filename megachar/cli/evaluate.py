@@ -33,6 +33,7 @@ from megachar.cli.evaluation_options import (
 )
 from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.generate import Threads
+from megachar.cli.given_model import check_model
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
@@ -97,6 +98,7 @@ def evaluate(
     if chosen.dynamic is not None and chosen.dynamic.rule == "rms":
         chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
+    check_model(run, step)
     from megachar.parallel.threads import use_threads
     from megachar.training.checkpoints.reading import load_model
 

@@ -10,6 +10,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from megachar.cli.evaluation_options import Device
+from megachar.cli.given_model import check_model
 from megachar.cli.given_text import encode_given, read_given
 from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
@@ -70,6 +71,7 @@ def generate(
     if raw_output is not None and not raw_output.parent.is_dir():
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
+    check_model(run, step)
     from megachar.device import choose_device
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler

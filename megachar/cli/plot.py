@@ -15,7 +15,10 @@ def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/sma
     folder = RunFolder(run)
     folder.load_experiment()
     from megachar.training.plots import plot_run
+    from megachar.training.records import read_records
 
+    if (remark := read_records(folder, []).remark(folder)) is not None:
+        typer.echo(remark, err=True)
     paths = plot_run(folder)
     if not paths:
         raise DataError(f"{folder.metrics_file} holds no training record yet; wait for training.log_interval steps")

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
@@ -15,8 +15,9 @@ from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
 from megachar.config.text import IsText, escape_interpolations, is_text_setting, parse_override, parse_yaml
 from megachar.errors import ConfigError
-from megachar.files import atomic_write
+from megachar.files import atomic_write, read_regular
 
+_MOST_BYTES: Final = 1 << 24
 PRESETS = Path(__file__).parent / "presets"
 _START, _END = "---\n", "...\n"
 
@@ -94,7 +95,7 @@ def parse_experiment(values: Any, source: str) -> Experiment:
 def read_yaml(path: Path, is_text: IsText = is_text_setting) -> dict[str, Any]:
     """The plain values of a YAML file; `ConfigError` if it is unreadable or holds no sections."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), is_text)
+        values = parse_yaml(read_regular(path, _MOST_BYTES).decode(), is_text)
     except (ConfigError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):

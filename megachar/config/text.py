@@ -5,7 +5,7 @@ Keys are always text. Values are where the setting they are given to is one of t
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -17,7 +17,23 @@ from megachar.errors import ConfigError
 
 IsText = Callable[[tuple[str, ...]], bool]
 """Whether the value at this path of keys is text; the places of a list are not part of the path."""
+_DEEPEST: Final = 100
 STRING, NULL, MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Of YAML that is not nested so deep that its library would crash."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As the class above it; `RecursionError` where it is too deep."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def _text_settings(section: type[BaseModel], above: str = "") -> Iterator[str]:
@@ -57,7 +73,7 @@ def parse_yaml(document: str, is_text: IsText) -> Any:
         ConfigError: it is no YAML, or an interpolation leads nowhere; the message says what, and not where.
     """
     try:
-        node = yaml.compose(document, yaml.SafeLoader)
+        node = yaml.compose(document, _Loader)
         if not isinstance(node, yaml.CollectionNode):
             return {} if node is None else node.value
         return OmegaConf.to_container(OmegaConf.create(_marked(node, is_text)), resolve=True)
@@ -94,7 +110,7 @@ def escape_interpolations(values: Any) -> Any:
 
 def _parse_value(override: str, value: str, path: tuple[str, ...]) -> Any:
     try:
-        node = yaml.compose(value, yaml.SafeLoader)
+        node = yaml.compose(value, _Loader)
         if node is None:
             return ""
         named = yaml.MappingNode("tag:yaml.org,2002:map", [(yaml.ScalarNode(STRING, "value"), node)])

@@ -10,9 +10,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megachar.data.indexed_dataset import IndexedDataset, idx_path
+from megachar.data.pieces import MOST_MODEL_BYTES
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import DataError
+from megachar.files import read_regular
+from megachar.strict_json import parse
 
 CARD_NAME = "dataset.json"
 FORMAT_VERSION: Final = 1
@@ -103,7 +106,7 @@ class Corpus:
             )
         card = _read_card(path)
         try:
-            vocabulary = vocabulary_of(card.vocabulary, lambda name: (folder / name).read_bytes())
+            vocabulary = vocabulary_of(card.vocabulary, lambda name: read_regular(folder / name, MOST_MODEL_BYTES))
         except DataError as error:
             again = f"copy the whole folder again, or prepare the corpus again: {PREPARE} {folder} --overwrite"
             raise DataError(f"{path}: {error}; {again}") from None
@@ -165,8 +168,8 @@ def _adopt(prefix: Path) -> str:
 def _read_card(path: Path) -> CorpusCard:
     mend = f"copy the file again or prepare the corpus again: {PREPARE} {path.parent} --overwrite"
     try:
-        raw = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+        raw = parse(path.read_bytes())
+    except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); {mend}") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version is not None and version != FORMAT_VERSION:
@@ -177,6 +180,6 @@ def _read_card(path: Path) -> CorpusCard:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
         raise DataError(f"{path} is no corpus card ({problems}); {mend}") from None
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads some of them as Python
         raise DataError(f"{path} names the unknown dtype {card.dtype!r}; {mend}") from None
     return card

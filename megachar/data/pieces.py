@@ -14,6 +14,7 @@ from megachar.data.vocabulary import Cut, Int64, Unit, checked_tokens, token_dty
 from megachar.errors import DataError
 
 MODEL_NAME = "vocabulary.model"
+MOST_MODEL_BYTES: Final = 1 << 28
 NUM_BYTES = 256
 SPACE = "\u2581"  # what SentencePiece writes for a space
 ModelType = Literal["unigram", "bpe", "char"]
@@ -45,12 +46,12 @@ class PieceVocabulary:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             num_pieces = self._processor.vocab_size()
-        except (RuntimeError, ValueError) as error:
+            pieces = [self._processor.id_to_piece(token) for token in range(num_pieces)]
+        except (RuntimeError, ValueError, IndexError) as error:
             raise DataError(f"{place} is no SentencePiece model ({error}): give the .model file of one") from None
         _check_exact(model, place)
         self.size = num_pieces
         self.dtype = token_dtype(self.size)
-        pieces = [self._processor.id_to_piece(token) for token in range(self.size)]
         byte_tokens = {piece: token for token, piece in enumerate(pieces) if self._processor.is_byte(token)}
         self._byte_tokens = [byte_tokens[piece] for piece in _BYTE_PIECES]
         self._texts = [piece.replace(SPACE, " ").encode() for piece in pieces]

@@ -1,5 +1,6 @@
 """What is recorded of a vocabulary beside data or weights, and the vocabulary made of that again."""
 
+import hashlib
 from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -71,9 +72,9 @@ def vocabulary_of(card: VocabularyCard, read: Callable[[str], bytes]) -> Vocabul
 
 def _pieces_of(card: VocabularyCard, read: Callable[[str], bytes]) -> PieceVocabulary:
     try:
-        vocabulary = PieceVocabulary(read(MODEL_NAME), MODEL_NAME)
+        model = read(MODEL_NAME)
     except OSError as error:
         raise DataError(f"{MODEL_NAME}, its SentencePiece model, cannot be read: {error.strerror or error}") from None
-    if vocabulary.card()["model_sha256"] != card.model_sha256:
+    if hashlib.sha256(model).hexdigest() != card.model_sha256:
         raise DataError(f"{MODEL_NAME} is not the SentencePiece model of the card")
-    return vocabulary
+    return PieceVocabulary(model, MODEL_NAME)

@@ -3,12 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from megachar.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from megachar.errors import ConfigError, DataError
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
-from megachar.files import atomic_write, json_text
+from megachar.files import atomic_write, json_text, read_regular
+from megachar.strict_json import parse_object
 from megachar.units import bits_per_character
+
+MOST_BYTES: Final = 1 << 26
+"""Of a result that is read."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,45 @@ class Evaluation(Scores):
             "state": "none" if isinstance(self.settings, WindowSettings) else "carried on",
             **asdict(self.settings),
         }
+
+
+class _Figures(BaseModel):
+    """What a report shows of scores; results of earlier versions have less."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    bits_per_character: float | None = Field(default=None, ge=0)
+    bits_per_byte: float | None = Field(default=None, ge=0)
+    word_perplexity: float | None = Field(default=None, ge=0)
+    protocol: str = Field(default="", max_length=10_000)
+
+
+class _StoredResult(_Figures):
+    """What a report shows of an evaluation."""
+
+    bits_per_character: float = Field(ge=0)
+    split: str | None = None
+    step: int | None = Field(default=None, ge=0)
+    num_characters: int | None = Field(default=None, ge=0)
+    whole_split: bool = True
+    precision: str | None = None
+    context: int | None = Field(default=None, ge=0)
+    stride: int | None = Field(default=None, ge=0)
+    dynamic: _Figures | None = None
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The values that `publish` of an evaluation wrote into a file; DataError where it holds no such."""
+    try:
+        values = parse_object(read_regular(path, MOST_BYTES))
+        _StoredResult.model_validate(values)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise DataError(f"{path} is no result of an evaluation ({where}: {error.errors()[0]['msg']}); evaluate again"
+                        ) from error  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}; evaluate again") from error
+    return values
 
 
 def _digits(value: float) -> str:

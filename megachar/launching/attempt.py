@@ -12,6 +12,7 @@ from megachar.exit_codes import ExitCode
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
+from megachar.training.checkpoints.format import checkpoint_folders, step_of
 from megachar.training.early_stopping import is_finished
 from megachar.training.run_folder import run_folder
 from megachar.training.watching import HUB_VARIABLE
@@ -148,8 +149,7 @@ def outcome_of_status(status: int, saved: int | None, finished: bool) -> Outcome
 
 def newest_step(plan: LaunchPlan) -> int | None:
     """The step of the run's newest checkpoint, by the names of their folders."""
-    steps = (path.name.removeprefix("step-").partition(".")[0] for path in plan.folder.checkpoints.glob("step-*"))
-    return max(map(int, steps), default=None)
+    return max(map(step_of, checkpoint_folders(plan.folder)), default=None)
 
 
 def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:

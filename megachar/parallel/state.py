@@ -12,22 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from megachar.models.state_names import SCALER_KEYS, STATE_KEYS, layer_name
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.tensor import cut, join, sharding_of
-
-STATE_KEYS = {
-    "sgd": ("momentum_buffer",),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-    "normalized_rmsprop": ("mean_square",),
-}
-"""What each optimizer keeps of every parameter."""
-_LOSS_SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-def layer_name(parameter_name: str) -> str:
-    """The layer a parameter belongs to: embedding, blocks.17 or head; of recurrent models layers.0 or classifier."""
-    parts = parameter_name.split(".")
-    return ".".join(parts[:2]) if parts[0] in {"blocks", "layers"} else parts[0]
 
 
 class EngineState:
@@ -114,7 +101,7 @@ class EngineState:
         if self.engine.engine_config.precision != "fp16":
             return {}
         scaler = self.engine.optimizer.loss_scaler
-        return {key: getattr(scaler, key) for key in _LOSS_SCALER_KEYS if hasattr(scaler, key)}
+        return {key: getattr(scaler, key) for key in SCALER_KEYS if hasattr(scaler, key)}
 
     @loss_scaler.setter
     def loss_scaler(self, values: dict[str, float]) -> None:

@@ -1,24 +1,26 @@
 """All that a report shows of a run without its model. What cannot be read becomes a note: the rest is shown."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from megachar.analysis.result import FOLDER, SavedAnalysis, label_sources, read_analysis
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.errors import MegacharError
+from megachar.evaluation.result import MOST_BYTES, read_evaluation
+from megachar.files import read_regular
 from megachar.models.counting import count_parameters, describe_model
 from megachar.report.setting_rows import Settings, flatten, flatten_json
+from megachar.strict_json import parse_object
 from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
-from megachar.training.metrics import read_metrics, validation_order
+from megachar.training.records import Record, read_records, validation_order
 from megachar.training.run_folder import RunFolder
 
-Record = dict[str, Any]
-"""A line of metrics.jsonl, or an evaluation's JSON."""
+KINDS: Final = ("train", "validation", "guard")
+"""Of records."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class RunContents:
     @property
     def characters_per_second(self) -> float | None:
         """The median of the training records."""
-        return statistics.median(record["characters_per_second"] for record in self.train) if self.train else None
+        known = [speed for record in self.train if (speed := record.get("characters_per_second")) is not None]
+        return statistics.median(known) if known else None
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunContents]:
@@ -84,14 +87,18 @@ def _read_run(path: Path, label: str) -> RunContents:
     for name, prefix in (("deepspeed.json", "DeepSpeed: "), ("versions.json", "version: ")):
         if (path / name).is_file():
             settings |= flatten_json(_read_object(path / name, notes), prefix)
-    train, validation, guard = (read_metrics(folder, kind) for kind in ("train", "validation", "guard"))
+    records = read_records(folder, KINDS, thinned=True)
+    train, validation, guard = (records.of(kind) for kind in KINDS)
+    if (remark := records.remark(folder)) is not None:
+        notes.append(remark)
     if not train:
         notes.append(f"{folder.metrics_file} holds no training record yet")
-    evaluations = [
-        {"file": file.name, **values}
-        for file in sorted(path.glob("evaluation-*.json"))
-        if (values := _read_object(file, notes))
-    ]
+    evaluations = list[Record]()
+    for file in sorted(path.glob("evaluation-*.json")):
+        try:
+            evaluations.append({**read_evaluation(file), "file": file.name})
+        except MegacharError as error:
+            notes.append(str(error))
     checkpoints, analyses = list[Checkpoint](), list[SavedAnalysis]()
     for checkpoint in checkpoint_folders(folder):
         try:
@@ -110,11 +117,9 @@ def _read_run(path: Path, label: str) -> RunContents:
 def _read_object(path: Path, notes: list[str]) -> Record:
     """The JSON object in a file; empty, with a note, where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return parse_object(read_regular(path, MOST_BYTES))
+    except OSError as error:
+        notes.append(f"{path} cannot be read: {error.strerror}")
+    except ValueError as error:
         notes.append(f"{path} cannot be read: {error}")
-        return {}
-    if not isinstance(values, dict):
-        notes.append(f"{path} holds no JSON object")
-        return {}
-    return values
+    return {}

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from megachar.analysis.result import SavedAnalysis
+from megachar.analysis.result import SavedAnalysis, read_picture
 from megachar.report.charts import NUM_COLORS, Chart, series_style
 from megachar.report.contents import Record, RunContents
 from megachar.report.curves import layer_charts, run_charts, unit_of
@@ -165,7 +165,7 @@ def _evaluation(head: Head, record: Record) -> dict[str, Any]:
         "precision": record.get("precision"),
         "characters": _counted(record.get("num_characters")) + ("" if record.get("whole_split", True) else " (a part)"),
         "figures": [
-            ABSENT if name not in values else f"{values[name]:{form}}"
+            ABSENT if values.get(name) is None else f"{values[name]:{form}}"
             for values in (record, dynamic)
             for name, form in (("bits_per_character", ".4f"), ("bits_per_byte", ".4f"), ("word_perplexity", ",.1f"))
         ],
@@ -221,5 +221,5 @@ def _analysis(label: str, analysis: SavedAnalysis) -> dict[str, Any]:
         "how_to_read": analysis.how_to_read,
         "heads": [column.name for column in analysis.table.columns],
         "rows": analysis.table.texts(),
-        "picture": Markup("data:image/png;base64," + base64.b64encode(analysis.figure.read_bytes()).decode()),
+        "picture": Markup("data:image/png;base64," + base64.b64encode(read_picture(analysis.figure)).decode()),
     }

@@ -1,6 +1,5 @@
 """What a run records: metrics.jsonl and TensorBoard, written by the main rank. Reading it imports no torch."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +9,13 @@ import numpy as np
 
 from megachar.errors import PlatformError
 from megachar.files import json_text
+from megachar.training.records import START, Record, read_records
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from megachar.parallel.engine import LossSums
-
-START = "start"
-"""Kind of the record with which each process that trains begins."""
-MEASURED = ("train", "validation")
-"""Kinds of which a step has one record at most; the others are events."""
 
 
 def layer_bits(losses: "LossSums") -> list[list[float | None]]:
@@ -95,41 +90,6 @@ def _torn_end(folder: RunFolder) -> bool:
     return bool(data) and not data.endswith(b"\n")
 
 
-def read_metrics(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind that count, those of `MEASURED` in order of their steps, events in that of their writing.
-
-    What a killed process recorded of steps after the one from which the run was resumed does not count: they were
-    taken again. Of steps that a rollback took back, events alone count: bad steps of one number are different ones.
-    """
-    records: list[dict[str, Any]] = []
-    for record in _records(folder):
-        last = record["step"] if record["kind"] == START else None
-        if kind in MEASURED and record["kind"] == "guard":
-            last = record.get("returned_to")
-        if last is not None:
-            records = [earlier for earlier in records if earlier["step"] <= last]
-        if record["kind"] == kind:
-            records.append(record)
-    if kind not in MEASURED:
-        return records
-    by_step = {record["step"]: record for record in records}  # an older megachar recorded no starts
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def _records(folder: RunFolder) -> Iterator[dict[str, Any]]:
-    if not folder.metrics_file.is_file():
-        return
-    for line in folder.metrics_file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line of a run that was killed while writing
-        if record.get("bits_per_character", 0) is None:
-            record["bits_per_character"] = math.nan  # for which JSON has no word
-        yield record
-
-
-def validation_order(record: dict[str, Any]) -> float:
-    """A key by which the best validation comes first, and one that is not a number last."""
-    bits = float(record["bits_per_character"])
-    return bits if math.isfinite(bits) else math.inf
+def read_metrics(folder: RunFolder, kind: str) -> list[Record]:
+    """The records of one kind that count, as `read_records` gives them."""
+    return read_records(folder, [kind]).of(kind)

@@ -7,7 +7,7 @@ import numpy as np
 
 from megachar.files import shown
 from megachar.losses.auxiliary import silent_from
-from megachar.training.metrics import read_metrics
+from megachar.training.records import Record, read_records
 from megachar.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 def plot_run(folder: RunFolder) -> list[Path]:
     """Draw every picture the run's records allow, as PNG in its plots folder; returns their paths."""
-    train, validation = read_metrics(folder, "train"), read_metrics(folder, "validation")
+    records = read_records(folder, ["train", "validation"])
+    train, validation = records.of("train"), records.of("validation")
     if not train:
         return []
     folder.plots.mkdir(exist_ok=True)
     paths = [_plot_loss(folder, train, validation)]
     auxiliary = folder.load_experiment().auxiliary
+    if not train[-1].get("layers"):
+        return paths
     if auxiliary.num_targets > 1 or (auxiliary.intermediate_layers and len(train[-1]["layers"]) > 1):
         paths.append(_plot_layers(folder, train))  # else it would repeat the loss
     return paths
 
 
-def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[dict[str, Any]]) -> Path:
+def _plot_loss(folder: RunFolder, train: list[Record], validation: list[Record]) -> Path:
     """Bits per character and learning rate over steps."""
     from matplotlib.figure import Figure
 
@@ -51,18 +54,18 @@ def _plot_loss(folder: RunFolder, train: list[dict[str, Any]], validation: list[
     return _save(figure, folder.plots / "loss.png")
 
 
-def _plot_layers(folder: RunFolder, train: list[dict[str, Any]]) -> Path:
+def _plot_layers(folder: RunFolder, train: list[Record]) -> Path:
     return _save(draw_layers(folder, train, folder.path.name), folder.plots / "layers.png")
 
 
-def draw_layers(folder: RunFolder, records: list[dict[str, Any]], label: str) -> "Figure":
+def draw_layers(folder: RunFolder, records: list[Record], label: str) -> "Figure":
     """Bits per character of every layer and target over steps, and how far each layer is above the last one.
 
     A curve ends where its layer falls silent.
 
     Args:
         folder: of a transformer's run.
-        records: of one kind, at least one (`read_metrics`).
+        records: of one kind, at least one, with layers (`read_records`).
         label: of the run, for the title.
     """
     import matplotlib as mpl
@@ -110,17 +113,17 @@ def _mark_schedule(folder: RunFolder, panels: Any) -> None:
             axes.axvline(end, color="gray", linestyle=":", linewidth=1)
 
 
-def _unit(records: list[dict[str, Any]]) -> str:
+def _unit(records: list[Record]) -> str:
     """What the losses are of; records say so where it is no character."""
     return str(records[-1].get("unit", "character"))
 
 
-def _bits(records: list[dict[str, Any]]) -> str:
+def _bits(records: list[Record]) -> str:
     return f"bits per {_unit(records)}"
 
 
-def _curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    return [record["step"] for record in records], [record[name] for record in records]
+def _curve(records: list[Record], name: str) -> tuple[list[int], list[float | None]]:
+    return [record["step"] for record in records], [record.get(name) for record in records]
 
 
 def _save(figure: "Figure", path: Path) -> Path:

@@ -14,6 +14,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints
+from megachar.training.checkpoints.sources import check_resumable
 from megachar.training.run_folder import run_folder
 
 
@@ -71,6 +72,7 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
     Raises:
         ConfigError: the run exists and is not to be resumed, or the other way round; its settings are cut off; or it
             has taken more steps than it is to take.
+        CheckpointError: it has checkpoints, and none is whole, as far as that shows without reading all of it.
     """
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
@@ -80,6 +82,7 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
     if resume:
         folder.load_experiment()
+        check_resumable(folder)
     steps = [checkpoint.step for checkpoint in list_checkpoints(folder)[-1:]] if resume else []
     check_steps(experiment, max(steps, default=0))
 

@@ -129,10 +129,17 @@ class RunLog:
         if self._writer is not None:
             self._writer.close()
             if finished:
-                for path in plot_run(self.folder):
-                    self.note(f"plot: {path}")
+                self._plot()
             ending = Ending(self._first_step, step, time.monotonic() - self._started, finished)
             self.note("\n".join(summarize(self.experiment, ending)))
+
+    def _plot(self) -> None:
+        """Draw the pictures. A run has done its work, whatever stands in the way of them."""
+        try:
+            for path in plot_run(self.folder):
+                self.note(f"plot: {path}")
+        except Exception as error:
+            self.note(f"no pictures: {type(error).__name__}: {error}; draw them by megachar plot {self.folder.path}")
 
     @property
     def _named(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ def make_run(tmp_path: Path, seed: int) -> MakeRun:
         run.path.mkdir(parents=True)
         save_experiment(experiment, run.experiment_file)
         recurrent = isinstance(experiment.model, RecurrentConfig)
-        model = RecurrentModel(experiment.model) if recurrent else Transformer(experiment.model, None)
+        model = RecurrentModel(experiment.model) if recurrent else Transformer(experiment.model, experiment.auxiliary)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.4)

@@ -134,7 +134,10 @@ def test_copy(make_run: MakeRun, tmp_path: Path) -> None:
 
 def test_layers(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("small", tmp_path)
-    records = [{"kind": "train", "step": s, "layers": [[3.0 / s, None], [2.0 / s, 1.0]]} for s in (10, 20)]
+    records = [
+        {"kind": "train", "step": s, "bits_per_character": 2.0 / s, "layers": [[3.0 / s, None], [2.0 / s, 1.0]]}
+        for s in (10, 20)
+    ]
     records[1]["layers"][0] = [None, None]
     for record in records:
         record["layers"][0][1] = record["layers"][0][0]

@@ -89,7 +89,7 @@ def test_no_result(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"names context-small-valid-\w+\.png, which is not beside it; run .* again"):
         read_analysis(saved.json)
     saved.json.write_text(json.dumps({"analysis": "context"}))
-    with pytest.raises(DataError, match=r"is no result of an analysis \(KeyError: 'title'\)"):
+    with pytest.raises(DataError, match=r"is no result of an analysis \(title: Field required\)"):
         read_analysis(saved.json)
 
 

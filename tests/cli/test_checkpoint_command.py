@@ -68,6 +68,22 @@ def test_verify(call: Call, run: RunFolder) -> None:
     assert call("checkpoint", "verify", str(run.path), "--step", "100").status == 0
 
 
+def test_an_older_checkpoint_is_not_taken_without_a_word(call: Call, run: RunFolder, tmp_path: Path) -> None:
+    (run.checkpoints / "step-00000100" / "manifest.json").write_text("{")
+    output, data = str(tmp_path / "a.safetensors"), ["--split", "test", "--device", "cpu"]
+    for command in (
+        ["checkpoint", "inspect", str(run.path)],
+        ["checkpoint", "export", str(run.path), "--output", output],
+        ["evaluate", str(run.path), *data],
+        ["generate", str(run.path), "--prompt", "so", "--characters", "3"],
+        ["analyze", "context", str(run.path), "--lengths", "4", *data],
+        ["report", str(run.path), "--text-characters", "0", "--characters", "5", "--device", "cpu"],
+    ):
+        done = call(*command)
+        assert done.status == 0, done.err
+        assert "step-00000100/manifest.json is damaged: it is no JSON" in done.err, command
+
+
 def test_out_and_back(call: Call, run: RunFolder, tmp_path: Path) -> None:
     file = tmp_path / "all.safetensors"
     done = call("checkpoint", "export", str(run.path), "--output", str(file), "--all", "--step", "20")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from megachar.config.loading import load_experiment, preset_names, read_experiment, save_experiment
+from megachar.config.loading import load_experiment, preset_names, read_experiment, read_yaml, save_experiment
 from megachar.config.schema import AdamWConfig, Experiment, SgdConfig
 from megachar.errors import ConfigError
 from tests.config.conftest import BASE
@@ -268,3 +268,22 @@ def test_values_out_of_range(override: str) -> None:
 def test_values_of_adamw_out_of_range(override: str) -> None:
     with pytest.raises(ConfigError, match=rf"{override.partition('=')[0]} = "):
         load_experiment(BASE, [override])
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 90_000, '{"a":' * 90_000, "- " * 5_000, "a: " + "9" * 9_000, "\xff\xfe", "&a [*a]"]
+)
+def test_yaml_that_would_crash_or_not_end(tmp_path: Path, text: str) -> None:
+    """Deep nesting overflows the stack of YAML's library."""
+    path = tmp_path / "resolved.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"resolved\.yaml is not readable YAML|holds no sections of settings"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["'007'", "3", "[1]"])
+def test_yaml_that_holds_no_sections(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "resolved.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"holds no sections of settings such as `model:`|is not readable YAML"):
+        read_yaml(path)

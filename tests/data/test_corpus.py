@@ -88,6 +88,7 @@ def test_card_that_is_no_json(folder: Path, text: str) -> None:
         ({"format_version": 2}, "format version 2; this megachar reads version 1"),
         ({"format_version": None}, "is no corpus card .*format_version: "),
         ({"dtype": "uint7"}, "unknown dtype 'uint7'"),
+        ({"dtype": "007"}, "unknown dtype '007'"),
         ({"dtype": "uint16"}, "dtype uint8 on disk, uint16 in the card"),
         ({"vocabulary": {"name": "klingon", "size": 256}}, r"dataset\.json: unknown vocabulary 'klingon'"),
     ],

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from megachar.cli import evaluate
 from megachar.config.loading import save_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AuxiliaryConfig, DataConfig, Experiment, TransformerConfig
@@ -72,6 +73,7 @@ def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPa
             return reading.LoadedModel(model, experiment, 70 if step is None else step)
 
         monkeypatch.setattr(reading, "load_model", load_model)
+        monkeypatch.setattr(evaluate, "check_model", lambda run, step=None: None)
         return folder
 
     return make

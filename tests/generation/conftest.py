@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from megachar.cli import generate
 from megachar.config.loading import save_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment, TransformerConfig
@@ -64,6 +65,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Trans
             return reading.LoadedModel(model, experiment, 70 if step is None else step)
 
         monkeypatch.setattr(reading, "load_model", load_model)
+        monkeypatch.setattr(generate, "check_model", lambda run, step=None: None)
         return folder
 
     return make

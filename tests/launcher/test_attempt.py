@@ -37,7 +37,7 @@ def test_the_status_of_a_launcher(status: int, finished: bool, code: ExitCode, f
 def test_the_newest_checkpoint(tmp_path: Path) -> None:
     plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart")
     assert newest_step(plan) is None
-    for name in ("step-00000090", "step-00000100.1", ".step-00000110.part"):
+    for name in ("step-00000090", "step-00000100.1", ".step-00000110.part", "step-of-mine"):
         (tmp_path / "quickstart" / "checkpoints" / name).mkdir(parents=True)
     assert newest_step(plan) == 100
 

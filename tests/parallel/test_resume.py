@@ -193,7 +193,8 @@ def test_losses_of_tokens_are_not_called_those_of_characters(ranks: Ranks, tmp_p
     folder = run_folder(experiment)
     for kind in ("train", "validation"):
         assert read_metrics(folder, kind)[-1]["unit"] == "token"
-    assert "2.5000 bits/token  1,000 tokens/s  " in Report(1, 2.5, 0.1, 1000.0, 0.0, None, 0).line("token")
+    shown = Report(1, 2.5, 0.1, 1000.0, 0.0, None, 0).parts("token")
+    assert shown[:2] == ["2.5000 bits/token", "1,000 tokens/s"]
 
 
 def test_a_resumed_run_may_go_further(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
@@ -254,6 +255,7 @@ def test_another_batch_goes_on_where_the_text_was_left(ranks: Ranks, corpus: Pat
             manifest = list_checkpoints(run_folder(experiment))[-1].path / "manifest.json"
             values = json.loads(manifest.read_text())
             assert values["loop_state"].pop("windows") == 2 * size
+            del values["sha256"]
             manifest.write_text(json.dumps(values))
     assert read == list(range(7 * size))
 

@@ -54,7 +54,7 @@ def make_run(folder: Path, experiment: Experiment, steps: int = 40) -> RunFolder
     records = [record for step in range(1, steps + 1) for record in _records(step, experiment)]
     run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
     model = (
-        Transformer(experiment.model, None)
+        Transformer(experiment.model, experiment.auxiliary)
         if experiment.model.family == "transformer"
         else RecurrentModel(experiment.model)
     )

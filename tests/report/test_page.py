@@ -133,9 +133,9 @@ def test_what_cannot_be_read_is_noted(two_runs: list[RunFolder]) -> None:
     add_analysis(run)
     next(run.path.glob("analyses/*.png")).unlink()
     words = words_of(page_of(read_runs([run.path]), None, "and this"))
-    for part in ("step1.json cannot be read", "step2.json holds no JSON object", "holds no training record yet",
-                 "manifest.json is damaged", ".png, which is not beside it", "and this", "No run has a training record",
-                 "None yet: megachar evaluate RUN makes one."):  # fmt: skip
+    for part in ("step1.json cannot be read", "step2.json cannot be read: it holds no JSON object",
+                 "holds no training record yet", "manifest.json is damaged", ".png, which is not beside it", "and this",
+                 "No run has a training record", "None yet: megachar evaluate RUN makes one."):  # fmt: skip
         assert part in words, part
 
 

@@ -110,7 +110,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     if name == "sentencepiece":
         (imported.path / "vocabulary.model").write_bytes(b"another")
         assert "vocabulary.model is damaged" in imported.problems()[0]
-        with pytest.raises(CheckpointError, match=r"step-00000020: vocabulary\.model is no SentencePiece model"):
+        with pytest.raises(CheckpointError, match=r"step-00000020: vocabulary\.model is not the SentencePiece model"):
             load_vocabulary(tmp_path / "back")
         (imported.path / "vocabulary.model").unlink()
         with pytest.raises(CheckpointError, match=r"its SentencePiece model, cannot be read: No such file.*; copy it"):

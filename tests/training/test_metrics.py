@@ -9,12 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from megachar.errors import PlatformError
 from megachar.parallel.engine import LossSums
-from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics, validation_order
+from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics
+from megachar.training.records import validation_order
 from megachar.training.run_folder import RunFolder
 
 
 def record(kind: str, step: int, **values: Any) -> str:
-    return json.dumps({"kind": kind, "step": step, **values}) + "\n"
+    return json.dumps({"kind": kind, "step": step, "bits_per_character": 2.0, **values}) + "\n"
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_torn_last_line(folder: RunFolder, kept: int) -> None:
 def test_a_torn_line_costs_no_record_of_the_resumed_run(folder: RunFolder) -> None:
     folder.metrics_file.write_text(record("train", 1) + record("train", 2)[:9])
     writer = MetricsWriter(folder, 1)
-    writer.write("train", 2, {"x": 1})
+    writer.write("train", 2, {"bits_per_character": 2.0})
     writer.close()
     assert [entry["step"] for entry in read_metrics(folder, "train")] == [1, 2]
 
@@ -139,7 +140,7 @@ def test_layer_bits() -> None:
 
 def test_a_full_disk_is_told(folder: RunFolder) -> None:
     writer = MetricsWriter(folder, 0)
-    writer.write("train", 1, {"x": 1})
+    writer.write("train", 1, {"bits_per_character": 2.0})
     with writer._file, Path("/dev/full").open("a", encoding="utf-8") as full:
         writer._file = full
         with pytest.raises(PlatformError, match="cannot be written: No space left on device; free space, then go on"):

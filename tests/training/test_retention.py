@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from megachar.models.transformer import Transformer
 from megachar.training.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
 from megachar.training.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
 from megachar.training.run_folder import RunFolder
@@ -42,11 +43,12 @@ def test_the_last_and_the_best_stay(keep: int, keep_best: bool, gone: list[int])
 
 
 @pytest.mark.parametrize("bits", [float("nan"), float("inf"), -float("inf")])
-def test_the_newest_stays_whatever_its_validation_was(bits: float, run: RunFolder) -> None:
+def test_the_newest_stays_whatever_its_validation_was(bits: float, run: RunFolder, model: Transformer) -> None:
     """In memory the figure is what the disk gives back; neither the newest nor what the newest cannot beat goes."""
     newest = checkpoint(120, bits, str(run.checkpoints / "step-00000120"))
     assert newest.manifest.validation_bits is None
-    path = write_checkpoint(run, 120, {}, small(), validation_bits=bits)  # as an older megachar wrote it, with NaN
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    path = write_checkpoint(run, 120, weights, small(), validation_bits=None)
     delete_expired(run, Checkpoint(path, newest.manifest), keep=1, keep_best=True)
     assert [each.step for each in list_checkpoints(run)] == [100, 120]
 
@@ -79,9 +81,9 @@ def test_best() -> None:
     assert best_of([]) is None
 
 
-def test_a_step_saved_again_counts_before_the_old_one(run: RunFolder) -> None:
+def test_a_step_saved_again_counts_before_the_old_one(run: RunFolder, model: Transformer) -> None:
     """And both are there until the old one is deleted."""
-    weights: dict[str, Any] = {}
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
     for name in ("step-00000100.1", "step-00000100.2", "step-00000100.10"):
         assert new_folder(run, 100).name == (name if name != "step-00000100.10" else "step-00000100.3")
         write_checkpoint(run, 100, weights, small(), name)

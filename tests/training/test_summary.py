@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megachar.config.schema import Experiment
+from megachar.models.transformer import Transformer
 from megachar.training.run_folder import RunFolder
 from megachar.training.summary import Ending, summarize
 from tests.training.checkpoints_by_hand import small, write_checkpoint
@@ -14,13 +15,13 @@ OVERRIDES = ("name=wide", "batch.global_size=8", "batch.micro_size=8", "training
 
 
 @pytest.fixture
-def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+def experiment(tmp_path: Path, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """Of a run in this folder, validated three times, once without a figure."""
     monkeypatch.chdir(tmp_path)
     experiment = small(*OVERRIDES, f"output={tmp_path / 'runs'}")
     folder = RunFolder(tmp_path / "runs" / "wide")
     for step in (3200, 6400):
-        write_checkpoint(folder, step, {}, experiment)
+        write_checkpoint(folder, step, dict(model.named_parameters()), experiment)
     records = [(1000, 2.5), (2000, 2.25), (3000, float("nan")), (4000, 2.375)]
     folder.metrics_file.write_text("".join(
         json.dumps({"kind": "validation", "step": step, "bits_per_character": bits}) + "\n" for step, bits in records

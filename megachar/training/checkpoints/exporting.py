@@ -4,7 +4,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -14,7 +13,7 @@ from megachar.config.loading import parse_experiment, save_experiment
 from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.files import atomic_write, json_text, reason
-from megachar.parallel.state import STATE_KEYS, layer_name
+from megachar.models.state_names import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
@@ -26,23 +25,21 @@ from megachar.training.checkpoints.format import (
     list_checkpoints,
     new_folder,
 )
-from megachar.training.checkpoints.reading import read_layer, weight_shapes
-from megachar.training.checkpoints.single_file import (
+from megachar.training.checkpoints.reading import LayerShapes, problem_of_values, read_layer, weight_shapes
+from megachar.training.checkpoints.single_file import Card, json_path, metadata_of, problem_of, read_card
+from megachar.training.checkpoints.sources import check_file, load_settings
+from megachar.training.checkpoints.tensors import (
     OPTIMIZER_PREFIX,
     STREAMS_PREFIX,
-    Card,
-    json_path,
-    metadata_of,
-    problem_of,
-    read_card,
+    Contents,
+    difference,
+    exported_name,
+    optimizer_shapes,
     tensor_shapes,
 )
-from megachar.training.checkpoints.sources import load_settings
 from megachar.training.checkpoints.vocabularies import carried_vocabulary
 from megachar.training.ownership import OwnClaim
 from megachar.training.run_folder import RunFolder
-
-Contents = Literal["inference", "all"]
 
 
 def check_output(output: Path) -> None:
@@ -65,15 +62,11 @@ def export_checkpoint(checkpoint: Checkpoint, output: Path, contents: Contents) 
     """
     check_output(output)
     experiment = load_settings(checkpoint.path)
-    tensors: dict[str, Tensor] = {}
-    for layer in checkpoint.layers("weights"):
-        tensors |= read_layer(checkpoint, "weights", layer)
-        if contents == "all":
-            states = read_layer(checkpoint, "optimizer", layer)
-            tensors |= {OPTIMIZER_PREFIX + name: tensor for name, tensor in states.items()}
-    for first in checkpoint.layers("streams") if contents == "all" else ():
-        rows = read_layer(checkpoint, "streams", first)
-        tensors |= {f"{STREAMS_PREFIX}{first}/{name}": tensor for name, tensor in rows.items()}
+    shapes, tensors = LayerShapes(experiment), dict[str, Tensor]()
+    for kind in ("weights", "optimizer", "streams") if contents == "all" else ("weights",):
+        for layer in checkpoint.layers(kind):
+            found = read_layer(checkpoint, kind, layer, shapes.of(kind, layer))
+            tensors |= {exported_name(kind, layer, name): tensor for name, tensor in found.items()}
     if contents == "inference":
         tensors = {name: tensors[name] for name in weight_shapes(experiment, with_auxiliary=False)}
     values = {name: getattr(checkpoint.manifest, name) for name in TrainingState.model_fields}
@@ -110,13 +103,16 @@ def import_file(file: Path, run: Path) -> Checkpoint:
     _check_tensors(file, wanted)
     if json_path(file).is_file() and (problem := problem_of(file)) is not None:
         raise CheckpointError(f"{problem}; copy both again")
+    tensors = load_file(file)
+    if (problem := problem_of_values(tensors)) is not None:
+        raise CheckpointError(f"{file} is damaged: {problem}; export it again")
     vocabulary = carried_vocabulary(file)
     _experiment_of(folder, wanted, card.step, file)  # before the folder is touched
     with OwnClaim(folder) as claim:
         experiment = _experiment_of(folder, wanted, card.step, file)
         with _cleared_up(folder, card.step, claim.token) as part:
             layers: dict[str, dict[str, Tensor]] = {}
-            for name, tensor in load_file(file).items():
+            for name, tensor in tensors.items():
                 path, key = _place(name)
                 layers.setdefault(path, {})[key] = tensor
             files = {path: write_layer(part / path, tensors) for path, tensors in layers.items()}
@@ -162,15 +158,13 @@ def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path)
 def _check_tensors(file: Path, experiment: Experiment) -> None:
     """`CheckpointError` unless the file holds exactly the weights and the optimizer state of the experiment."""
     weights = weight_shapes(experiment, with_auxiliary=True)
-    keys = STATE_KEYS[experiment.optimizer.name]
-    expected = weights | {f"{OPTIMIZER_PREFIX}{key}/{name}": shape for key in keys for name, shape in weights.items()}
-    # What streams carry is compared with the experiment where training goes on from it.
+    states = optimizer_shapes(weights, STATE_KEYS[experiment.optimizer.name])
+    expected = weights | {OPTIMIZER_PREFIX + name: shape for name, shape in states.items()}
     found = {name: shape for name, shape in tensor_shapes(file).items() if not name.startswith(STREAMS_PREFIX)}
-    for name in sorted(expected.keys() | found.keys()):
-        if found.get(name) != expected.get(name):
-            here, wanted = found.get(name, "none"), expected.get(name, "none")
-            raise CheckpointError(f"{file} does not fit its own settings: {name} has shape {here} and should have "
-                                  f"{wanted}; export it again")  # fmt: skip
+    problem = difference(found, expected)
+    if problem is not None:
+        raise CheckpointError(f"{file} does not fit its own settings: {problem}; export it again")
+    check_file(file)
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def publish(part: Path, final: Path, manifest: Manifest) -> Checkpoint:
         if not path.is_file() or path.stat().st_size != record.bytes:
             raise CheckpointError(f"{path} was written by another host and is not seen here: the run's folder must be "
                                   f"on a disk that all hosts share")  # fmt: skip
-    write_durably(part / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_durably(part / MANIFEST, manifest.to_json())
     for folder in {part / Path(name).parent for name in manifest.files} | {part}:
         fsync_path(folder)
     part.rename(final)

@@ -1,7 +1,7 @@
 """Checkpoints that know no layout: whole fp32 tensors by layer, a manifest written last, one rename.
 
     checkpoints/step-00001000/
-        manifest.json                    what it is, and size and sha256 of every file
+        manifest.json                    what it is, size and sha256 of every file, and the sha256 of all that
         weights/blocks.17.safetensors    parameter name -> tensor
         optimizer/blocks.17.safetensors  state key / parameter name -> tensor
         streams/000100.safetensors       recurrent models: what streams 100, 101, ... carry on, a row each
@@ -14,25 +14,39 @@ deleted. Nothing is ever unpickled: it is all JSON and safetensors. This file im
 
 import errno
 import json
-import math
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from megachar.config.loading import parse_experiment
 from megachar.config.schema import Experiment
 from megachar.data.digests import hash_file
 from megachar.data.vocabulary import Unit
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.errors import CheckpointError
-from megachar.files import reason
+from megachar.errors import CheckpointError, ConfigError
+from megachar.files import read_regular, reason
+from megachar.strict_json import checksum, parse
+from megachar.training.checkpoints.contents import (
+    check_loop_state,
+    check_scaler,
+    finite_or_none,
+    model_of,
+    problem_of_identity,
+    problem_of_names,
+)
 from megachar.training.run_folder import RunFolder
 
 FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
+_MOST_MANIFEST_BYTES: Final = 1 << 26
+_MOST: Final = 1 << 62  # of anything that is counted
+_CHECKSUM: Final = "sha256"
+"""The manifest's key for the checksum of the rest of it; older megachars wrote none."""
 _NOT_SHAPES = {
     "family",  # whose other keys tell which it is
     "dropout",
@@ -48,11 +62,6 @@ UNREADABLE = " cannot be read: "
 """Between the name of a file and the machine's trouble with it, which says nothing against the file."""
 
 
-def _finite(value: float | None) -> float | None:
-    """What JSON gives back of a number, so that a record in memory is the one on the disk."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -60,35 +69,32 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """What a file must be."""
 
-    bytes: int
-    sha256: str
+    bytes: int = Field(ge=0, le=_MOST)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class DataRecord(_Record):
     """Which text a run reads."""
 
-    fingerprint: str
+    fingerprint: str = Field(min_length=1, max_length=1_000)
     description: str
 
 
 class TrainingState(_Record):
     """All that a checkpoint keeps beside tensors."""
 
-    step: int
+    step: int = Field(ge=0, le=_MOST)
     """Steps taken when it was saved."""
-    optimizer_steps: int
+    optimizer_steps: int = Field(ge=0, le=_MOST)
     """Updates the optimizer has counted; fewer than `step` where some were skipped."""
-    loss_scaler: dict[
-        Annotated[str, Field(pattern="^(cur_scale|cur_iter|last_overflow_iter|cur_hysteresis)$")],
-        Annotated[float, Field(ge=-1, allow_inf_nan=False)],
-    ]
+    loss_scaler: Annotated[dict[str, float], AfterValidator(check_scaler)]
     """State of the fp16 loss scaling; empty in other precisions."""
-    loop_state: dict[str, Any] = {}
+    loop_state: Annotated[dict[str, Any], AfterValidator(check_loop_state)] = {}
     """Small state of the training loop's own, of JSON's types."""
-    validation_bits: Annotated[float | None, AfterValidator(_finite)] = None
+    validation_bits: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(finite_or_none)] = None
     """Bits, of whatever the `unit` is, of the validation after this very step; None where there was none, or it was not
     finite."""
-    precision: str = ""
+    precision: Literal["", "fp32", "bf16", "fp16"] = ""
     """In which it was trained: fp32, bf16 or fp16. What is saved is fp32 always."""
     data: DataRecord | None = None
     """What it was trained on."""
@@ -102,13 +108,6 @@ class TrainingState(_Record):
         """What its bits are of."""
         return "character" if self.vocabulary is None else self.vocabulary.unit
 
-    @field_validator("loss_scaler")
-    @classmethod
-    def _check_scale(cls, values: dict[str, float]) -> dict[str, float]:
-        if values.get("cur_scale", 1.0) <= 0:
-            raise ValueError(f"cur_scale = {values['cur_scale']} is no factor of a loss")
-        return values
-
 
 class Manifest(TrainingState):
     """`manifest.json`: all that is known of a checkpoint without reading its tensors."""
@@ -118,6 +117,11 @@ class Manifest(TrainingState):
     """What must be the same for the checkpoint to fit (`identity`)."""
     files: dict[str, FileRecord]
     """Of every file, by its path inside the folder."""
+
+    def to_json(self) -> bytes:
+        """The text of `manifest.json`: the values, and the sha256 of them all."""
+        values = json.loads(self.model_dump_json())
+        return (json.dumps({**values, _CHECKSUM: checksum(values)}, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -137,17 +141,29 @@ class Checkpoint:
         """Of all its files."""
         return sum(record.bytes for record in self.manifest.files.values())
 
-    def problem(self, name: str) -> str | None:
-        """Compare one file with the manifest: what is wrong with it, None if nothing is."""
+    def quick_problem(self, name: str) -> str | None:
+        """Compare one file with the manifest by its size: what is wrong with it, None if nothing is."""
         path, expected = self.path / name, self.manifest.files.get(name)
         try:
-            if expected is None or not path.is_file():
+            if expected is None or not (path.exists() or path.is_symlink()):
                 return f"{path} is missing"
-            if path.stat().st_size != expected.bytes or fingerprint(path) != expected:
+            if not is_plain(path):
+                return f"{path} is no regular file in the checkpoint's own folder, but a link or the like"
+            if path.stat().st_size != expected.bytes:
                 return f"{path} is damaged: its size or sha256 is not the manifest's"
         except OSError as error:
             return problem_of_reading(path, error)
         return None
+
+    def problem(self, name: str) -> str | None:
+        """Compare one file with the manifest by its content: what is wrong with it, None if nothing is."""
+        problem, path = self.quick_problem(name), self.path / name
+        try:
+            if problem is None and fingerprint(path) != self.manifest.files[name]:
+                return f"{path} is damaged: its size or sha256 is not the manifest's"
+        except OSError as error:
+            return problem_of_reading(path, error)
+        return problem
 
     def problems(self, names: Iterable[str] | None = None) -> list[str]:
         """What is wrong with these files, by default with any: empty for a whole checkpoint."""
@@ -178,23 +194,57 @@ def with_mend(problem: str, mend: str) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in the folder `path`; `CheckpointError` naming the manifest if that is missing or damaged."""
+    """The checkpoint in the folder `path`, none of its tensors looked at.
+
+    `CheckpointError` naming the manifest if that is missing, damaged, or names other files than its model has.
+    """
     file, mend = path / MANIFEST, f"delete {path} to go on from an older checkpoint"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        version = values.get("format_version") if isinstance(values, dict) else None
-        if version not in (None, FORMAT_VERSION):
-            raise CheckpointError(f"{file} is of format version {version}; this megachar reads {FORMAT_VERSION}")
-        return Checkpoint(path, Manifest.model_validate(values))
+        data = read_regular(file, _MOST_MANIFEST_BYTES, links=False)
+        values = parse(data)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing; {mend}") from None
     except OSError as error:
         raise CheckpointError(with_mend(problem_of_reading(file, error), mend)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: it is no JSON ({error}); {mend}") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise CheckpointError(f"{file} is of format version {version}; this megachar reads {FORMAT_VERSION}")
+    try:
+        manifest = Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole of it"
         raise CheckpointError(f"{file} is damaged ({where}: {error.errors()[0]['msg']}); {mend}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: it is no JSON ({error}); {mend}") from error
+    problem = _problem_of_manifest(path, manifest, values)
+    if problem is not None:
+        raise CheckpointError(f"{file} is damaged: {problem}; {mend}")
+    return Checkpoint(path, manifest)
+
+
+def _problem_of_manifest(path: Path, manifest: Manifest, values: dict[str, Any]) -> str | None:
+    """What its own fields, each of which is possible, say against each other or against the folder's name."""
+    written = values.pop(_CHECKSUM, None)
+    if written is not None and written != checksum(values):
+        return "its sha256 is not the one it was written with"
+    named = _FOLDER_NAME.fullmatch(path.name)
+    if named is not None and int(named[1]) != manifest.step:
+        return f"it is of step {manifest.step}, and the folder is {path.name}"
+    try:
+        experiment = None if manifest.settings is None else parse_experiment(manifest.settings, "settings")
+        now = None if experiment is None else identity(experiment)
+        problem = problem_of_identity(manifest.experiment, now)
+        if problem is not None:
+            return problem
+        model = model_of(manifest.experiment) if experiment is None else experiment.model
+    except (ConfigError, ValueError) as error:
+        return " ".join(str(error).split())
+    return problem_of_names(manifest.files.keys(), model, experiment, manifest.vocabulary)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file of a checkpoint is a regular one, not reached through a link. OSError where it is missing."""
+    return stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
 
 
 def checkpoint_folders(folder: RunFolder) -> list[Path]:
@@ -203,6 +253,11 @@ def checkpoint_folders(folder: RunFolder) -> list[Path]:
         return []
     found = [path for path in folder.checkpoints.iterdir() if _FOLDER_NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=_place)
+
+
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint's folder is of."""
+    return _place(path)[0]
 
 
 def new_folder(folder: RunFolder, step: int) -> Path:

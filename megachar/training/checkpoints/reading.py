@@ -1,5 +1,6 @@
 """Tensors out of a checkpoint: into an engine, or into the single-device model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from megachar.config.loading import parse_experiment
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import AuxiliaryConfig, Experiment
 from megachar.errors import CheckpointError
 from megachar.files import is_utf8, shown
 from megachar.models.recurrent import RecurrentModel
+from megachar.models.state_names import STATE_KEYS, layer_name
 from megachar.models.transformer import Transformer
 from megachar.parallel.mesh import fail_together
-from megachar.parallel.state import EngineState, layer_name
+from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.format import UNREADABLE, Checkpoint, check_identity, problem_of_reading, with_mend
-from megachar.training.checkpoints.single_file import read_card, tensor_shapes
-from megachar.training.checkpoints.sources import find_source, load_settings, refuse_step
+from megachar.training.checkpoints.single_file import json_path, problem_of, read_card
+from megachar.training.checkpoints.sources import check_file, find_source, load_settings, refuse_step
+from megachar.training.checkpoints.tensors import Shapes, difference, optimizer_shapes, tensor_shapes
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,89 @@ class Position:
     """Windows of the text read, or gone past: where the next step goes on reading, whatever its batch."""
 
 
-def read_layer(checkpoint: Checkpoint, kind: str, layer: str) -> dict[str, Tensor]:
-    """Tensors of one file of a kind: weights, optimizer or streams. The file is compared with the manifest first."""
+class LayerShapes:
+    """Of the tensors that a checkpoint of an experiment has in each of its files."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._weights = weight_shapes(experiment, with_auxiliary=True)
+        self._keys = STATE_KEYS[experiment.optimizer.name]
+
+    def of(self, kind: str, layer: str) -> Shapes | None:
+        """Of one file; None for streams, whose rows are cut in another way in every layout."""
+        if kind == "streams":
+            return None
+        weights = {name: shape for name, shape in self._weights.items() if layer_name(name) == layer}
+        return weights if kind == "weights" else optimizer_shapes(weights, self._keys)
+
+
+def read_layer(checkpoint: Checkpoint, kind: str, layer: str, shapes: Shapes | None = None) -> dict[str, Tensor]:
+    """Tensors of one file of a kind: weights, optimizer or streams.
+
+    Args:
+        checkpoint: with whose manifest the file is compared first.
+        kind: of the file.
+        layer: or, of streams, the number of the first.
+        shapes: of all tensors that it must hold; None: any.
+
+    Raises:
+        CheckpointError: the file is another than the manifest's, or its tensors do not fit or are not finite.
+    """
     name = f"{kind}/{layer}.safetensors"
     problem = checkpoint.problem(name)
     if problem is not None:
         raise CheckpointError(with_mend(problem, checkpoint.mend))
+    return _load(checkpoint, name, shapes)
+
+
+def _load(checkpoint: Checkpoint, name: str, shapes: Shapes | None) -> dict[str, Tensor]:
+    """The tensors of a file that is the manifest's. Raises as `read_layer`."""
     path = checkpoint.path / name
     if not is_utf8(path):
         raise CheckpointError(
             f"{shown(path)}{UNREADABLE}safetensors takes no name that is not UTF-8; rename the folder"
         )
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        problem = problem_of_reading(path, error) if isinstance(error, OSError) else f"{path} is damaged: {error}"
-        raise CheckpointError(with_mend(problem, checkpoint.mend)) from error
+        why = problem_of_reading(path, error) if isinstance(error, OSError) else f"{path} is damaged: {error}"
+        raise CheckpointError(with_mend(why, checkpoint.mend)) from error
+    problem = problem_of_values(tensors, shapes)
+    if problem is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}; {checkpoint.mend}")
+    return tensors
+
+
+def problem_of_values(tensors: dict[str, Tensor], shapes: Shapes | None = None) -> str | None:
+    """What is wrong with tensors that were read: they are fp32 and finite and, with `shapes`, exactly those."""
+    if shapes is not None:
+        problem = difference({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes)
+        if problem is not None:
+            return problem
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            return f"{name:.200} is of type {tensor.dtype}, and checkpoints are fp32"
+        if not torch.isfinite(tensor).all():
+            return f"{name:.200} holds numbers that are not finite: training had diverged"
+    return None
+
+
+def problems_of(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[str]:
+    """What is wrong with these of a checkpoint's files, by default with any, their tensors included."""
+    chosen = sorted(checkpoint.manifest.files if names is None else names)
+    problems, settings = checkpoint.problems(chosen), checkpoint.manifest.settings
+    if problems:
+        return problems
+    shapes = None if settings is None else LayerShapes(parse_experiment(settings, str(checkpoint.path)))
+    for name in chosen:
+        kind, _, file = name.rpartition("/")
+        if not kind:  # of the vocabulary
+            continue
+        try:
+            layer = file.removesuffix(".safetensors")
+            _load(checkpoint, name, None if shapes is None else shapes.of(kind, layer))
+        except CheckpointError as error:
+            problems.append(str(error).removesuffix(f"; {checkpoint.mend}"))
+    return problems
 
 
 def load_model(source: Path, step: int | None = None) -> LoadedModel:
@@ -77,14 +148,15 @@ def load_model(source: Path, step: int | None = None) -> LoadedModel:
         checkpoint = find_source(source, step)
         check_identity(checkpoint, experiment, "model")
         found_step, stored = checkpoint.step, {}
+        shapes = LayerShapes(load_settings(checkpoint.path))  # whose auxiliary classifiers may have been others
         for layer in sorted({layer_name(name) for name in names}):
-            stored |= read_layer(checkpoint, "weights", layer)
+            stored |= read_layer(checkpoint, "weights", layer, shapes.of("weights", layer))
     model = _build(experiment, auxiliary=None)
     model.load_state_dict({name: stored[name] for name in names})
     return LoadedModel(model.eval(), experiment, found_step)
 
 
-def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> dict[str, tuple[int, ...]]:
+def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> Shapes:
     """Name and shape of every weight of the single-device model, with its auxiliary classifiers or at inference."""
     with torch.device("meta"):
         model = _build(experiment, experiment.auxiliary if with_auxiliary else None)
@@ -98,15 +170,19 @@ def _build(experiment: Experiment, auxiliary: AuxiliaryConfig | None) -> Transfo
     return Transformer(experiment.model, auxiliary, kernels="torch")
 
 
-def _read_file(path: Path, names: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """These weights of an exported file."""
-    shapes = tensor_shapes(path)
-    for name, shape in names.items():
-        if shapes.get(name) != shape:
-            raise CheckpointError(f"{path} does not fit its own settings: {name} has shape {shapes.get(name, 'none')} "
-                                  f"and should have {shape}; export it again")  # fmt: skip
+def _read_file(path: Path, shapes: Shapes) -> dict[str, Tensor]:
+    """These weights of an exported file, which is compared with the JSON beside it, where that is there."""
+    found = {name: shape for name, shape in tensor_shapes(path).items() if name in shapes}
+    if (problem := difference(found, shapes)) is not None:
+        raise CheckpointError(f"{path} does not fit its own settings: {problem}; export it again")
+    check_file(path)
+    if json_path(path).is_file() and (problem := problem_of(path)) is not None:
+        raise CheckpointError(f"{problem}; copy both again")
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in names}
+        tensors = {name: file.get_tensor(name) for name in shapes}
+    if (problem := problem_of_values(tensors, shapes)) is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}; export it again")
+    return tensors
 
 
 def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: Experiment) -> Position:
@@ -117,10 +193,13 @@ def restore_checkpoint(checkpoint: Checkpoint, state: EngineState, experiment: E
     """
     check_identity(checkpoint, experiment, "model", "auxiliary", "optimizer")
     error: CheckpointError | None = None
+    shapes = LayerShapes(experiment)
+
+    def read(kind: str, layer: str) -> dict[str, Tensor]:
+        return read_layer(checkpoint, kind, layer, shapes.of(kind, layer))
+
     try:
-        state.restore(
-            lambda layer: (read_layer(checkpoint, "weights", layer), read_layer(checkpoint, "optimizer", layer))
-        )
+        state.restore(lambda layer: (read("weights", layer), read("optimizer", layer)))
         state.engine.stage.restore_streams(_read_streams(checkpoint, experiment))
     except CheckpointError as failure:
         error = failure

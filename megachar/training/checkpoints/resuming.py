@@ -23,7 +23,8 @@ from megachar.training.checkpoints.format import (
     fingerprint,
     read_checkpoint,
 )
-from megachar.training.checkpoints.reading import Position, restore_checkpoint
+from megachar.training.checkpoints.reading import Position, problems_of, restore_checkpoint
+from megachar.training.checkpoints.sources import none_whole, problem_of_headers
 from megachar.training.run_folder import RunFolder
 
 _ORDER = ("seed", "data.order", "data.windows", "data.blend")
@@ -93,11 +94,7 @@ def newest_whole(folder: RunFolder, mesh: Mesh) -> tuple[Checkpoint | None, tupl
             return read_checkpoint(folder.checkpoints / name), tuple(damaged)
         damaged.append(Damage(name, reason))
     if damaged:
-        reasons = "\n".join(f"  {damage.reason}" for damage in damaged)
-        raise CheckpointError(
-            f"{folder.path} has no whole checkpoint to resume from:\n{reasons}\n"
-            f"put the files back, or move {folder.path} away and start anew without --resume"
-        )
+        raise none_whole(folder, [damage.reason for damage in damaged])
     return None, ()
 
 
@@ -161,8 +158,10 @@ def _examine(folder: RunFolder, name: str, mesh: Mesh) -> _Findings:
     try:
         checkpoint = read_checkpoint(path)
         manifest = fingerprint(path / MANIFEST)
+        share = sorted(checkpoint.manifest.files)[mesh.rank :: mesh.topology.world_size]
+        problem = next(iter(problems_of(checkpoint, share)), None)
+        if problem is None and mesh.is_main:
+            problem = problem_of_headers(checkpoint)
     except (CheckpointError, OSError) as error:
         return _Findings(host, problem=f"{str(error).partition(';')[0]}{at}")
-    share = sorted(checkpoint.manifest.files)[mesh.rank :: mesh.topology.world_size]
-    problem = next(iter(checkpoint.problems(share)), None)
     return _Findings(host, manifest, None if problem is None else f"{problem}{at}")

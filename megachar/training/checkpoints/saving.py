@@ -32,6 +32,7 @@ from megachar.errors import CheckpointError, MegacharError
 from megachar.parallel.mesh import any_rank, fail_together
 from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
+from megachar.training.checkpoints.contents import stream_file
 from megachar.training.checkpoints.files import publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
@@ -145,7 +146,7 @@ class CheckpointSaver:
             if weights:
                 layers |= {f"weights/{layer}.safetensors": weights, f"optimizer/{layer}.safetensors": states}
         for first, rows in self.state.engine.stage.export_streams().items():
-            layers[f"streams/{first:06d}.safetensors"] = rows
+            layers[stream_file(first)] = rows
         settings = {
             "step": step,
             "optimizer_steps": self.state.optimizer_steps,

@@ -11,29 +11,29 @@ The metadata also hold, under `megachar/vocabulary.model`, the model of a Senten
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from megachar.errors import CheckpointError
-from megachar.files import reason
+from megachar.config.loading import parse_experiment
+from megachar.errors import CheckpointError, ConfigError
+from megachar.files import open_regular, read_regular, reason
+from megachar.strict_json import parse
 from megachar.training.checkpoints.format import FileRecord, TrainingState, fingerprint
+from megachar.training.checkpoints.tensors import Contents
 
 METADATA_KEY = "megachar"
-OPTIMIZER_PREFIX = "optimizer/"
-STREAMS_PREFIX = "streams/"
+_MOST_JSON_BYTES: Final = 1 << 26
 
 
 class Card(TrainingState):
     """What a single file says of itself."""
 
     format_version: Literal[1] = 1
-    contents: Literal["inference", "all"]
-    """`inference`: the weights of the model without auxiliary classifiers; `all`: what training goes on from."""
+    contents: Contents
 
 
 def metadata_of(card: Card, vocabulary_files: Mapping[str, bytes]) -> dict[str, str]:
@@ -57,12 +57,19 @@ def read_card(path: Path) -> Card:
         raise CheckpointError(f"{path} was not exported by megachar: its metadata have no {METADATA_KEY!r}; name a "
                               f"file of `megachar checkpoint export`")  # fmt: skip
     try:
-        return Card.model_validate_json(text)
+        parse(text.encode())
+        card = Card.model_validate_json(text, strict=True)
+        if card.settings is not None:
+            parse_experiment(card.settings, "settings")
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the whole of it"
         raise CheckpointError(f"{path} has metadata this megachar cannot read ({where}: {problem['msg']}); export it "
                               f"again") from error  # fmt: skip
+    except (ConfigError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{path} has metadata this megachar cannot read ({said}); export it again") from error
+    return card
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
@@ -73,25 +80,6 @@ def _read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; export it again") from error
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a safetensors file, from its header alone.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or holds another type than fp32.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            types = {part.get_dtype() for part in slices.values()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    if types - {"F32"}:
-        others = ", ".join(sorted(types - {"F32"}))
-        raise CheckpointError(f"{path} holds tensors of type {others}; checkpoints are fp32: export it again")
-    return shapes
 
 
 def json_path(path: Path) -> Path:
@@ -107,14 +95,23 @@ def problem_of(path: Path) -> str | None:
     """
     beside = json_path(path)
     try:
-        expected = FileRecord.model_validate(json.loads(beside.read_text(encoding="utf-8"))["file"])
+        # An older megachar wrote NaN here, where the card has null.
+        values = parse(read_regular(beside, _MOST_JSON_BYTES), constant=lambda _: None)
+        expected = FileRecord.model_validate(values.pop("file"))
     except FileNotFoundError:
         raise CheckpointError(f"{beside} is missing: it has the sha256 that {path.name} is compared with; copy it "
                               f"beside the file, or export again") from None  # fmt: skip
     except OSError as error:
         raise CheckpointError(f"{beside} cannot be read: {reason(error)}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{beside} is not the JSON of an export; copy it again, or export again") from error
-    if fingerprint(path) != expected:
+    try:
+        open_regular(path).close()  # the hash would wait for a pipe
+        found = fingerprint(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; copy it again, or export again") from error
+    if found != expected:
         return f"{path} is damaged: its size or sha256 is not the one in {beside.name}"
+    if values != read_card(path).model_dump(mode="json"):
+        return f"{beside} is damaged: it says something else than {path.name} says of itself"
     return None

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from megachar.config.schema import Experiment
 from megachar.data.corpus import Corpus
+from megachar.data.pieces import MOST_MODEL_BYTES
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import CheckpointError, ConfigError, DataError
+from megachar.files import read_regular
 from megachar.training.checkpoints.format import DataRecord, TrainingState, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.single_file import read_card, read_vocabulary_file
 from megachar.training.checkpoints.sources import is_checkpoint, load_settings
@@ -67,7 +69,9 @@ def _vocabulary_card(state: TrainingState | None) -> VocabularyCard | None:
 
 def _read_file(holder: Path, name: str) -> bytes:
     """A file of the vocabulary, by its name."""
-    return read_vocabulary_file(holder, name) if holder.is_file() else (holder / name).read_bytes()
+    if holder.is_file():
+        return read_vocabulary_file(holder, name)
+    return read_regular(holder / name, MOST_MODEL_BYTES, links=False)
 
 
 def _vocabulary_of_corpus(experiment: Experiment) -> Vocabulary:
