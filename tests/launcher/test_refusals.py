@@ -73,14 +73,12 @@ def test_a_host_that_differs(fresh_cluster: Cluster, refused: Refused, tmp_path:
         replace_file(second, metadata, metadata.read_text().replace(version, "\nVersion: 1.2.3\n"), tmp_path)
     card = refused.corpus / "dataset.json"
     replace_file(second, card, card.read_text().replace('"text"', '"other text"'), tmp_path)
-    engine = tmp_path / "engine.json"
-    engine.write_text('{"zero_optimization": {"stage": 0}}')
-    replace_file(second, engine, '{"zero_optimization": {"stage": 1}}', tmp_path)
+    replace_file(second, ROOT / "ds_configs" / "fp32.json", '{"zero_optimization": {"stage": 1}}', tmp_path)
     refused.output.mkdir()
     second.do(f"mount -t tmpfs tmpfs {refused.output}")
     second.do(f"mount --bind /dev/null {shutil.which('orted')}")
     hostfile = fresh_cluster.hostfile([1, 1])
-    rows = refused.rows(first, "--hostfile", str(hostfile), "--launcher", "openmpi", f"deepspeed={engine}")
+    rows = refused.rows(first, "--hostfile", str(hostfile), "--launcher", "openmpi")
     torch, deepspeed = importlib.metadata.version("torch"), importlib.metadata.version("deepspeed")
     assert_rows(
         rows,

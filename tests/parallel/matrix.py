@@ -153,7 +153,7 @@ def _resume_all(values: dict[str, Any], sources: Sequence[Path]) -> list[Continu
     first_scaling, found = state.loss_scaler, []
     for source in sources:
         resumed = resume_run(RunFolder(source), state, experiment, DATA, ByteVocabulary())
-        assert resumed.position == Position(SAVED, LOOP_STATE)
+        assert resumed.position == Position(SAVED, LOOP_STATE, SAVED * experiment.batch.global_size)
         moved = _difference_from_checkpoint(state, RunFolder(source))
         saved_scaling = find_checkpoint(RunFolder(source)).manifest.loss_scaler
         assert state.loss_scaler == (first_scaling and (saved_scaling or first_scaling))

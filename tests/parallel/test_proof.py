@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed import TCPStore
 
 from megachar.errors import PlatformError
@@ -63,7 +64,9 @@ def listening() -> tuple[str, list[str]]:
     store = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False)
     store.set("key", "value")
     found = [one.laddr.ip for one in psutil.Process().net_connections("tcp") if one.status == psutil.CONN_LISTEN]
-    return store.get("key").decode(), found
+    value = store.get("key").decode()
+    dist.barrier()  # the store ends with rank 0
+    return value, found
 
 
 @pytest.mark.parametrize("size", [1, 2])
