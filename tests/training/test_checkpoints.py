@@ -21,6 +21,7 @@ from megachar.models.transformer import Transformer
 from megachar.training.checkpoints import format, reading
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
+from megachar.training.checkpoints.tensors import checkpoint_shapes
 from megachar.training.run_folder import RunFolder
 from tests.training.checkpoints_by_hand import layer_of, optimizer_state, small
 
@@ -127,7 +128,7 @@ def test_a_file_that_is_no_safetensors(run: RunFolder) -> None:
     [(errno.EACCES, "Permission denied; change its permissions"), (errno.EIO, "Input/output error; look at the disk"),
      (errno.ESTALE, "Stale file handle; look at the mount"), (errno.EMFILE, "Too many open files; raise the limit")],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["manifest", "layer"])
+@pytest.mark.parametrize("place", ["manifest", "header", "layer"])
 def test_trouble_of_the_machine(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int, said: str, place: str
 ) -> None:
@@ -137,12 +138,14 @@ def test_trouble_of_the_machine(
         raise OSError(number, os.strerror(number))
 
     checkpoint = read_checkpoint(run.checkpoints / "step-00000100")
-    if place == "manifest":
-        monkeypatch.setattr(format, "read_regular", fail)
-    else:
-        monkeypatch.setattr(format, "hash_file", fail)
+    function, look = {
+        "manifest": ("read_regular", lambda: read_checkpoint(checkpoint.path)),
+        "header": ("is_plain", lambda: checkpoint_shapes(checkpoint)),
+        "layer": ("hash_file", lambda: read_layer(checkpoint, "weights", "blocks.1")),
+    }[place]
+    monkeypatch.setattr(format, function, fail)
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(checkpoint.path) if place == "manifest" else read_layer(checkpoint, "weights", "blocks.1")
+        look()
     assert f" cannot be read: {said}" in str(caught.value)
     assert "delete" not in str(caught.value)
 

@@ -12,7 +12,7 @@ from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError
 from megachar.models.counting import count_parameters
 from megachar.models.state_names import STATE_KEYS, layer_name, layer_names
-from megachar.training.checkpoints.format import Checkpoint
+from megachar.training.checkpoints.format import Checkpoint, with_mend
 
 Contents = Literal["inference", "all"]
 """`inference`: the weights of the model without auxiliary classifiers; `all`: what training goes on from."""
@@ -53,7 +53,7 @@ def checkpoint_shapes(checkpoint: Checkpoint) -> Shapes:
             continue
         problem = checkpoint.quick_problem(name)
         if problem is not None:
-            raise CheckpointError(f"{problem}; {checkpoint.mend}")
+            raise CheckpointError(with_mend(problem, checkpoint.mend))
         path = checkpoint.path / name
         kind, layer = path.parent.name, path.stem
         for tensor, shape in tensor_shapes(path).items():
