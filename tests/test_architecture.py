@@ -1,6 +1,7 @@
 """The table of layers of the design: who may import whom, which imports stay light, how long things may get."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,14 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "megachar"
-LAYERS = {
-    "": 0, "bars": 0, "errors": 0, "exit_codes": 0, "files": 0, "resources": 0, "strict_json": 0, "tables": 0,
-    "units": 0, "config": 1,
-    "device": 1, "data": 2, "topology": 2, "watch": 2, "layers": 3, "losses": 3, "models": 4, "parallel": 5,
-    "evaluation": 6, "generation": 6, "training": 7, "analysis": 8, "launching": 8, "selftest": 8, "sweeps": 8,
-    "report": 9, "cli": 10,
-}  # fmt: skip
-"""Folder or file directly under megachar/ -> number; "" is megachar/__init__.py."""
+ROW = re.compile(r"\| (\d+) \| ((?:`\w+`(?:, )?)+) \|")
+LAYERS = {"": 0} | {
+    name: int(floor)
+    for floor, names in ROW.findall((ROOT / "docs" / "design.md").read_text(encoding="utf-8"))
+    for name in re.findall(r"\w+", names)
+}
+"""Folder or file directly under megachar/ -> number, from the table of floors; "" is megachar/__init__.py."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
 
 FILES = sorted(PACKAGE.rglob("*.py"))
