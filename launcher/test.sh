@@ -6,13 +6,35 @@ set -euo pipefail
 extra=dev
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-slow=(tests/launcher tests/parallel tests/watch
+hosts=(tests/launcher tests/watch) # tests that wait for hosts and processes, most of their time
+ranks=(tests/parallel)             # tests that start ranks
+slow=("${hosts[@]}" "${ranks[@]}"
     tests/report/test_browser.py tests/sweeps/test_sweep_command.py tests/test_package.py)
-if [ "${1:-}" = fast ]; then
-    set -- "${slow[@]/#/--ignore=}" "${@:2}"
-fi
 
 ruff check .
 ruff format --check --quiet . || { echo "run: ruff format ." >&2; exit 1; }
-mypy
-exec pytest "$@"
+if [ $# -gt 0 ]; then
+    [ "$1" != fast ] || set -- "${slow[@]/#/--ignore=}" "${@:2}"
+    mypy
+    exec pytest "$@"
+fi
+
+# Without arguments: mypy, the tests of hosts and those of ranks run beside the others, and are shown after them.
+beside=$(mktemp -d)
+jobs=()
+trap 'kill "${jobs[@]}" 2>/dev/null || true; rm -rf "$beside"' EXIT
+run_beside() { # NAME COMMAND...
+    "${@:2}" >"$beside/$1" 2>&1 &
+    jobs+=($!)
+}
+run_beside 1-mypy mypy
+run_beside 2-ranks pytest -p no:cacheprovider "${ranks[@]}"
+run_beside 3-hosts pytest -p no:cacheprovider "${hosts[@]}"
+status=0
+others=("${hosts[@]}" "${ranks[@]}")
+pytest "${others[@]/#/--ignore=}" || status=$?
+for job in "${jobs[@]}"; do
+    wait "$job" || status=$?
+done
+cat "$beside"/*
+exit $status

@@ -40,6 +40,7 @@ def main() -> None:
             app()
         finally:
             flush_streams()
+        return
     except BrokenPipeError:  # whoever read, as `head` does, has had enough
         sys.exit(1)
     except MegacharError as error:

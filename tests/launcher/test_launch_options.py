@@ -7,6 +7,7 @@ import pytest
 from megachar.cli.hosts import choose_hosts, choose_node_rank
 from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host
+from megachar.models.transformer import Transformer
 from megachar.training.preflight import load_run
 from megachar.training.run_folder import run_folder
 from tests.launcher.commands import LAUNCH, SMALL, run
@@ -63,8 +64,9 @@ def test_a_run_at_its_end_is_not_started(corpus: Path, tmp_path: Path, reached: 
     where = [f"data.path={corpus}", f"output={tmp_path}"]
     experiment = load_run(SMALL[0], [*SMALL[1:], *where])
     run_folder(experiment).record(experiment, {}, 0)
-    write_checkpoint(run_folder(experiment), 2, {}, experiment)
-    write_checkpoint(run_folder(experiment), reached, {}, experiment)
+    weights = dict(Transformer(experiment.model, experiment.auxiliary).named_parameters())
+    for step in (2, reached):
+        write_checkpoint(run_folder(experiment), step, weights, experiment)
     result = run([*LAUNCH, *SMALL, *where, "--resume"])
     assert result.returncode == status, result.stderr
     assert told in result.stdout + result.stderr

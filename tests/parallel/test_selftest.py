@@ -36,7 +36,7 @@ def selftest_case(values: dict[str, Any], prefix: str, fault: str, where: int, s
     if int(os.environ["RANK"]) == where:
         plant(fault)
     try:
-        console = Console(file=out, width=160)
+        console = Console(file=out, width=240)
         return selftest(Experiment.model_validate(values), 60, slow_factor, console, prefix), out.getvalue()
     finally:
         collectives._pattern, TransformerStage.forward, speed._there_and_back = originals  # type: ignore[method-assign]
@@ -158,7 +158,7 @@ def hanging_case(values: dict[str, Any], report: str, fault: str) -> int:
 
     dist.broadcast = faulty  # type: ignore[assignment]
     with Path(report).open("w") as file:
-        return selftest(Experiment.model_validate(values), 4, NEVER, Console(file=file, width=160))
+        return selftest(Experiment.model_validate(values), 4, NEVER, Console(file=file, width=240))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError, PlatformError
 from megachar.exit_codes import ExitCode
+from megachar.models.state_names import layer_names
 from megachar.sweeps.progress import Progress, State, progress_of
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
+from megachar.training.checkpoints.format import identity
 from megachar.training.run_folder import run_folder
 from tests.config.conftest import BASE
 
@@ -37,8 +39,10 @@ def train(run: SweepRun, step: int, bits: float | None = 2.5, **more: Any) -> No
     if step:
         checkpoint = folder.checkpoints / f"step-{step:08d}"
         checkpoint.mkdir(parents=True, exist_ok=True)
-        manifest = {"format_version": 1, "experiment": {}, "files": {}, "step": step, "optimizer_steps": step,
-                    "loss_scaler": {}, "validation_bits": bits, **more}  # fmt: skip
+        layers, record = layer_names(run.experiment.model), {"bytes": 0, "sha256": "0" * 64}
+        files = {f"{kind}/{layer}.safetensors": record for kind in ("weights", "optimizer") for layer in layers}
+        manifest = {"format_version": 1, "experiment": identity(run.experiment), "files": files, "step": step,
+                    "optimizer_steps": step, "loss_scaler": {}, "validation_bits": bits, **more}  # fmt: skip
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -18,6 +18,7 @@ SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "m
 NOT_SHAPES = {"family", "dropout", "local_offsets", "hidden_dropout", "embedding_dropout", "forget_bias",
               "orthogonal_scale"}  # fmt: skip
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+KEYS = {"adamw": ADAM_KEYS, "sgd": ("momentum_buffer",), "normalized_rmsprop": ("mean_square",)}
 
 
 def small(*overrides: str) -> Experiment:
@@ -43,7 +44,7 @@ def write_checkpoint(
     for layer in sorted({layer_of(name) for name in weights}):
         tensors = {name: tensor.contiguous() for name, tensor in weights.items() if layer_of(name) == layer}
         states = {f"{key}/{name}": optimizer_state(name, key, tensor) for name, tensor in tensors.items()
-                  for key in ADAM_KEYS}  # fmt: skip
+                  for key in KEYS[experiment.optimizer.name]}  # fmt: skip
         for kind, held in (("weights", tensors), ("optimizer", states)):
             (path / kind).mkdir(parents=True, exist_ok=True)
             file = f"{kind}/{layer}.safetensors"
