@@ -324,6 +324,9 @@ class RankWatch:
             self._lose_hub(f"was not heard of for {now - self._heard:.0f} s")
 
     def _lose_hub(self, how: str) -> NoReturn:
+        if self._failed:  # the main thread ends this process for a reason of its own; the hub knew, and has ended first
+            self._decided.set()
+            time.sleep(LEAVE_SECONDS)
         in_rank_0 = self._hub_name == "rank 0"
         loss = Failure("death" if in_rank_0 else "launcher", (0,) if in_rank_0 else (),
                        "its host" if in_rank_0 else self.host, self._step,
