@@ -6,9 +6,10 @@ set -euo pipefail
 extra=dev
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-hosts=(tests/launcher tests/watch) # tests that wait for hosts and processes, most of their time
-ranks=(tests/parallel)             # tests that start ranks
-slow=("${hosts[@]}" "${ranks[@]}"
+hosts=tests/launcher   # which waits for hosts and launchers, most of its time
+ranks=tests/parallel   # which starts ranks
+timed=tests/watch      # which goes by seconds without a sign of life
+slow=($hosts $ranks $timed
     tests/report/test_browser.py tests/sweeps/test_sweep_command.py tests/test_package.py)
 
 ruff check .
@@ -19,7 +20,8 @@ if [ $# -gt 0 ]; then
     exec pytest "$@"
 fi
 
-# Without arguments: mypy, the tests of hosts and those of ranks run beside the others, and are shown after them.
+# Without arguments: mypy, the tests of hosts and those of ranks run beside the others, and are shown after them. The
+# tests of the watch come last, with nothing beside them: a busy machine looks to them like one that hangs.
 beside=$(mktemp -d)
 jobs=()
 trap 'kill "${jobs[@]}" 2>/dev/null || true; rm -rf "$beside"' EXIT
@@ -28,13 +30,13 @@ run_beside() { # NAME COMMAND...
     jobs+=($!)
 }
 run_beside 1-mypy mypy
-run_beside 2-ranks pytest -p no:cacheprovider "${ranks[@]}"
-run_beside 3-hosts pytest -p no:cacheprovider "${hosts[@]}"
+run_beside 2-ranks pytest -p no:cacheprovider $ranks
+run_beside 3-hosts pytest -p no:cacheprovider $hosts
 status=0
-others=("${hosts[@]}" "${ranks[@]}")
-pytest "${others[@]/#/--ignore=}" || status=$?
+pytest --ignore=$hosts --ignore=$ranks --ignore=$timed || status=$?
 for job in "${jobs[@]}"; do
     wait "$job" || status=$?
 done
 cat "$beside"/*
+pytest $timed || status=$?
 exit $status
