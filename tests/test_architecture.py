@@ -10,13 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "megachar"
-ROW = re.compile(r"\| (\d+) \| ((?:`\w+`(?:, )?)+) \|")
-LAYERS = {"": 0} | {
+ROW = re.compile(r"\| (\d+) \| ((?:`[\w/*]+`(?:, )?)+) \|")
+FLOORS = {
     name: int(floor)
     for floor, names in ROW.findall((ROOT / "docs" / "design.md").read_text(encoding="utf-8"))
-    for name in re.findall(r"\w+", names)
+    for name in re.findall(r"[\w/*]+", names)
 }
-"""Folder or file directly under megachar/ -> number, from the table of floors; "" is megachar/__init__.py."""
+"""Folder or file under megachar/, in which `*` is any name -> number, from the table of floors."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -37,8 +37,20 @@ def name_of(path: Path) -> str:
 
 
 def component_of(module: str) -> str:
-    """`megachar.config.schema` -> `config`; `megachar` -> ``."""
+    """`megachar.config.loading` -> `config`; `megachar` -> ``."""
     return [*module.split("."), ""][1]
+
+
+def room_of(module: str) -> str:
+    """The most specific name in the table of floors for a module; empty where there is none.
+
+    `megachar.families.transformer.model` -> `families/*`, and `megachar.families.model` -> `families`.
+    """
+    path = "/".join(module.split(".")[1:])
+    fitting = [name for name in FLOORS if re.match(f"{name.replace('*', '[a-z_]+')}(/|$)", path)]
+    if "families/*" in fitting and f"{module.rpartition('.')[0]}" == "megachar.families":
+        fitting.remove("families/*")
+    return max(fitting, key=lambda name: (name.count("/"), "*" not in name), default="")
 
 
 @cache
@@ -55,7 +67,7 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            # `from megachar.config import schema` names a module in its second half.
+            # `from megachar.config import loading` names a module in its second half.
             inner = {f"{base}.{alias.name}" for alias in node.names} & MODULES
             yield from [base, *inner]
 
@@ -68,19 +80,42 @@ def roots_of(path: Path) -> set[str]:
 def test_imports_come_from_lower_layers() -> None:
     offenders = []
     for path in FILES:
-        own = component_of(module_of(path))
-        if own not in LAYERS:
+        own = room_of(module_of(path))
+        if not own and component_of(module_of(path)):
             offenders.append(f"{name_of(path)} is in none of the table's folders")
             continue
         for module in imports_of(path):
-            other = component_of(module)
-            if module.split(".")[0] != "megachar" or other == own:
+            other = room_of(module)
+            if not component_of(module) or module.split(".")[0] != "megachar" or other == own:
                 continue
-            if other not in LAYERS:
+            if not other:
                 offenders.append(f"{name_of(path)} imports {module}, which is in none of the table's folders")
-            elif LAYERS[other] >= LAYERS[own]:
-                offenders.append(f"{name_of(path)} (layer {LAYERS[own]}) imports {module} (layer {LAYERS[other]})")
+            elif FLOORS[other] >= FLOORS.get(own, 0):
+                offenders.append(f"{name_of(path)} (floor {FLOORS.get(own, 0)}) imports {module} ({FLOORS[other]})")
     assert not offenders, "\n".join(offenders)
+
+
+def test_families_do_not_know_each_other() -> None:
+    families = {path.name for path in (PACKAGE / "families").iterdir() if path.is_dir()} - {"__pycache__"}
+    offenders = [
+        (name_of(path), module)
+        for family in families
+        for path in (PACKAGE / "families" / family).glob("*.py")
+        for module in imports_of(path)
+        if module.startswith("megachar.families.") and module.split(".")[2] in families - {family}
+    ]
+    assert not offenders
+
+
+def test_only_families_ask_which_family_a_model_is_of() -> None:
+    """Elsewhere the settings and the parts of a family answer."""
+    offenders = [
+        name_of(path)
+        for path in FILES
+        if component_of(module_of(path)) != "families"
+        and re.search(r"isinstance\([^)]*(Transformer|Recurrent)", path.read_text(encoding="utf-8"))
+    ]
+    assert not offenders
 
 
 def test_only_parallel_imports_deepspeed() -> None:
@@ -137,11 +172,17 @@ def light_modules() -> list[str]:
         "data", "watch", "launching", "sweeps", "cli",
     }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    names = ("preflight", "run_folder", "learning_rate", "metrics", "ownership", "watching")
+    modules += [module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)]
+    modules.remove("megachar.optimizers.updates")
+    of_families = ("settings", "parameters", "counting", "checks", "corpus")
+    modules += [
+        module for module in MODULES if re.match(r"megachar\.families\.\w+\.", module) and module.endswith(of_families)
+    ]
+    names = ("preflight", "run_folder", "metrics", "ownership", "watching")
     checkpoints = ("checkpoints.format", "checkpoints.vocabularies")
     training = [f"megachar.training.{name}" for name in (*names, *checkpoints)]
     reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]
-    others = ["models.counting", "losses.auxiliary", "selftest.findings", *reports]
+    others = ["families.counting", "families.parameters", "losses.auxiliary", "selftest.findings", *reports]
     return [*modules, *(f"megachar.{name}" for name in others), *training]
 
 

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.config.schema import Experiment
 from megachar.launching.network import free_port
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -229,10 +229,10 @@ class Contender:
 
 def bare_loop(experiment: Experiment) -> Callable[[int], None]:
     """The single-device model under torch's optimizer, with nothing around it."""
-    from megachar.config.schema import TransformerConfig
-    from megachar.models.initialization import initialize
-    from megachar.models.transformer import Transformer
-    from megachar.training.optimizers import build_optimizer
+    from megachar.families.transformer.initialization import initialize
+    from megachar.families.transformer.model import Transformer
+    from megachar.families.transformer.settings import TransformerConfig
+    from megachar.training.optimizer import build_optimizer
 
     assert isinstance(experiment.model, TransformerConfig), "recurrent models: tools/benchmark_recurrent.py"
     model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed).train()
@@ -262,7 +262,7 @@ def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tupl
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.topology import Topology
-    from megachar.training.optimizers import build_optimizer
+    from megachar.training.optimizer import build_optimizer
 
     parallel, rate = experiment.parallel, experiment.optimizer.learning_rate
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), device)
@@ -307,7 +307,7 @@ def _serve(
 def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> Iterator[Any]:
     import torch
 
-    from megachar.config.recurrent import RecurrentConfig
+    from megachar.families.recurrent.settings import RecurrentConfig
     from megachar.layers.dropout import DropoutKey
     from megachar.layers.variational import SegmentKey
     from megachar.parallel.stage import MicroBatch, Segment

@@ -207,7 +207,7 @@ def reading(
 
 def reading_ways(place: Path) -> dict[str, Any]:
     """The `data` sections of an experiment that are compared."""
-    from megachar.config.schema import DataConfig
+    from megachar.config.sections.data import DataConfig
 
     path = f"{place}/corpus-a"
     parts = [
@@ -242,7 +242,7 @@ def training_step(experiment: Any) -> Callable[[int], int]:
     from megachar.parallel.mesh import start
     from megachar.topology import Topology
     from megachar.training.micro_batches import build_source
-    from megachar.training.optimizers import build_optimizer
+    from megachar.training.optimizer import build_optimizer
     from megachar.training.preflight import check_data
 
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))

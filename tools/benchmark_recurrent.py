@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
 
 CELLS = ("mlstm", "lstm", "milstm")
 Nats = Callable[[Tensor, Tensor], Tensor]
@@ -64,7 +64,7 @@ def compare(
 ) -> dict[str, list[float]]:
     """Characters/s of every turn of every contender, after one turn of warm-up."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = initialize_recurrent(RecurrentModel(config), seed=1).to(device, dtype)
+    model = initialize(RecurrentModel(config), seed=1).to(device, dtype)
     contenders: dict[str, tuple[nn.Module, Nats]] = {
         "megachar": (model, lambda inputs, targets: model.nats(inputs, targets, model.new_state(streams))[0]),
         "Python loop": (model, lambda inputs, targets: python_loop(model, inputs, targets)),

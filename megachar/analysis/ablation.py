@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from megachar.analysis.result import Analysis, Cell, Column, Table
 from megachar.analysis.sweeps import NOT_COMPARED, RunRecord, Variant, group_by_seed, unfinished
 from megachar.config.differences import differences
-from megachar.config.schema import Experiment, TransformerConfig
+from megachar.config.experiment import Experiment
 from megachar.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,12 +61,11 @@ def has_every_part(experiment: Experiment) -> bool:
     """Whether it trains with everything that the paper's ablation takes away."""
     auxiliary, optimizer = experiment.auxiliary, experiment.optimizer
     return (
-        isinstance(experiment.model, TransformerConfig)
-        and auxiliary.multiple_positions
+        auxiliary.multiple_positions
         and auxiliary.intermediate_layers
         and auxiliary.num_targets > 1
-        and experiment.model.positions == "learned"
-        and not (optimizer.name == "sgd" and optimizer.momentum == 0)
+        and getattr(experiment.model, "positions", None) == "learned"
+        and not (optimizer.name == "sgd" and getattr(optimizer, "momentum", 0) == 0)
     )
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
-from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError, DataError
 from megachar.training.records import read_records
 from megachar.training.run_folder import RunFolder
@@ -17,10 +16,6 @@ def check_layers(path: Path, kind: str) -> None:
     if kind not in KINDS:
         raise ConfigError(f"--records {kind} is unknown; set one of {', '.join(KINDS)}")
     experiment = RunFolder(path).load_experiment()
-    if isinstance(experiment.model, RecurrentConfig):
-        raise ConfigError(
-            f"{path} is a recurrent model, whose layers have no classifiers of their own; name a transformer's run"
-        )
     if experiment.model.num_layers == 1 or not experiment.auxiliary.intermediate_layers:
         why = "it has one layer" if experiment.model.num_layers == 1 else "auxiliary.intermediate_layers is false"
         raise ConfigError(f"{path} was trained without intermediate classifiers ({why}); name another run")

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.result import Subject, label_sources
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.evaluation.windows import STREAMS
 from megachar.training.checkpoints.single_file import read_card
@@ -32,8 +31,7 @@ class AnalyzedModel:
     @property
     def context(self) -> int | None:
         """The most symbols that it predicts from; None where there is no such number."""
-        model = self.experiment.model
-        return None if isinstance(model, RecurrentConfig) else model.context
+        return self.experiment.model.context_limit
 
     def load(self, device: str, stride: int | None, batch_size: int) -> "Predictor":
         """The model, ready to predict. With a stride of 1 all its figures are exact, also a recurrent model's.

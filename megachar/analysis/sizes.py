@@ -5,31 +5,11 @@ from typing import TYPE_CHECKING
 
 from megachar.analysis.result import Analysis, Column, Table
 from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
 from megachar.errors import DataError
+from megachar.families.counting import describe_architecture, describe_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-CELLS = {"mlstm": "mLSTM", "lstm": "LSTM", "milstm": "MI-LSTM"}
-
-
-def architecture(experiment: Experiment) -> str:
-    """What the model is, whatever its size."""
-    model = experiment.model
-    if isinstance(model, RecurrentConfig):
-        cell = CELLS[model.cell]
-        return cell if model.num_layers == 1 else f"stacked {cell} ({model.num_layers} layers)"
-    return "transformer"
-
-
-def size(experiment: Experiment) -> str:
-    """How large the model is, in its own terms."""
-    model = experiment.model
-    if isinstance(model, RecurrentConfig):
-        return f"{model.hidden_size:,} hidden"
-    return f"{model.num_layers} layers of {model.width:,}"
 
 
 def analyze_sizes(runs: Sequence[RunRecord]) -> Analysis:
@@ -42,7 +22,7 @@ def analyze_sizes(runs: Sequence[RunRecord]) -> Analysis:
     if all(len(line) < 2 for line in lines.values()):
         raise DataError("no architecture is there at two sizes; name the runs of a sweep over sizes")
     rows = tuple(
-        (name, size(variant.experiment), variant.runs[0].parameters, variant.label, variant.best_bits,
+        (name, describe_size(variant.experiment.model), variant.runs[0].parameters, variant.label, variant.best_bits,
          variant.final_bits, variant.deviation, variant.training_seconds)
         for name, line in lines.items()
         for variant in line
@@ -62,7 +42,7 @@ def lines_by_architecture(variants: Sequence[Variant]) -> dict[str, list[Variant
     """The variants of each architecture, the smallest first."""
     lines: dict[str, list[Variant]] = {}
     for variant in variants:
-        lines.setdefault(architecture(variant.experiment), []).append(variant)
+        lines.setdefault(describe_architecture(variant.experiment.model), []).append(variant)
     return {name: sorted(line, key=lambda variant: variant.runs[0].parameters) for name, line in lines.items()}
 
 

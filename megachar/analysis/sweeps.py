@@ -8,9 +8,9 @@ from pathlib import Path
 
 from megachar.analysis.result import Subject, label_sources
 from megachar.config.differences import settings_of
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.errors import DataError
-from megachar.models.counting import count_parameters
+from megachar.families.counting import count_parameters
 from megachar.training.early_stopping import is_finished
 from megachar.training.records import Record, read_records, validation_order
 from megachar.training.run_folder import RunFolder

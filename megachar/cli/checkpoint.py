@@ -14,7 +14,7 @@ from rich.text import Text
 from megachar.cli.given_model import check_model
 from megachar.cli.lazy import make_group
 from megachar.errors import CheckpointError, ConfigError
-from megachar.models.counting import describe_model
+from megachar.families.counting import describe_model
 from megachar.tables import print_table
 from megachar.training.checkpoints.format import (
     TrainingState,

@@ -44,7 +44,7 @@ from megachar.evaluation.windows import WindowPlan
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from megachar.config.schema import Experiment
+    from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
     from megachar.data.vocabulary_card import VocabularyCard
     from megachar.training.checkpoints.reading import LoadedModel

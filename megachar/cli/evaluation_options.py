@@ -6,8 +6,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import TransformerConfig
+from megachar.config.sections.model import ModelConfig
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.settings import (
     DEVICES,
@@ -136,12 +135,13 @@ class Options:
     dynamic_streams: int | None
     statistics: int | None
 
-    def settings(self, model: TransformerConfig | RecurrentConfig) -> Chosen:
+    def settings(self, model: ModelConfig) -> Chosen:
         """ConfigError on options of the other family, or of dynamic evaluation without it, or out of range."""
-        if isinstance(model, RecurrentConfig):
+        context = model.context_limit
+        if context is None:
             length = SEGMENT_LENGTH if self.segment_length is None else self.segment_length
             return Chosen(self._of_streams(), self._dynamic(model.family, length))
-        static = self._of_windows(model.context)
+        static = self._of_windows(context)
         return Chosen(static, self._dynamic(model.family, static.stride))
 
     def _of_windows(self, context: int) -> WindowSettings:

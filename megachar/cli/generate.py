@@ -12,12 +12,10 @@ import typer
 from megachar.cli.evaluation_options import Device
 from megachar.cli.given_model import check_model
 from megachar.cli.given_text import encode_given, read_given
-from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
     SamplingSettings,
-    check_no_slide,
     check_num_characters,
     check_prompt,
     check_slide,
@@ -59,10 +57,7 @@ def generate(
     experiment = load_settings(run)
     settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
     settings.check(experiment.model.vocabulary_size)
-    if isinstance(experiment.model, RecurrentConfig):
-        check_no_slide(slide)
-    elif slide is not None:
-        check_slide(slide, experiment.model.context)
+    check_slide(slide, experiment.model.context_limit)
     check_num_characters(characters)
     check_device(device)
     text = read_prompt(prompt, prompt_file)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command

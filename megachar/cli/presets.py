@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megachar.config.loading import PRESETS, load_experiment, preset_names
-from megachar.models.counting import count_parameters
+from megachar.families.counting import count_parameters
 from megachar.sweeps.sweep import SWEEPS, sweep_names
 from megachar.tables import print_table
 

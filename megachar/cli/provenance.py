@@ -10,7 +10,7 @@ from megachar.errors import MegacharError
 from megachar.files import shown
 
 if TYPE_CHECKING:
-    from megachar.config.schema import Experiment
+    from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
     from megachar.training.checkpoints.format import DataRecord
 

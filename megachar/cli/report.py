@@ -12,7 +12,7 @@ from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
 
 if TYPE_CHECKING:
-    from megachar.config.schema import Experiment
+    from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
     from megachar.report.text_settings import TextSettings
 

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
 from megachar.cli.launch import Processes, claim_plan, ready, usable_hosts
-from megachar.config.schema import DataConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
+from megachar.families.counting import count_parameters
 from megachar.launching.supervisor import Supervisor
-from megachar.models.counting import count_parameters
 from megachar.sweeps.progress import State, progress_of
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs

@@ -1,21 +1,16 @@
 """Settings that are valid alone but do not fit each other. All found before any process starts."""
 
-import math
-
 from megachar.config.deepspeed import EngineConfig, load_engine_config
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import DataConfig, Experiment, TransformerConfig
-from megachar.config.section import MAX_RANKS
+from megachar.config.experiment import Experiment
+from megachar.config.sections.data import DataConfig
+from megachar.config.sections.section import MAX_RANKS
 from megachar.errors import ConfigError
 
 
 def check_experiment(experiment: Experiment) -> None:
     """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
     _check_data(experiment.data)
-    if isinstance(experiment.model, RecurrentConfig):
-        _check_recurrent(experiment, experiment.model)
-    else:
-        _check_transformer(experiment, experiment.model)
+    experiment.model.part("checks").check(experiment.model, experiment.data, experiment.auxiliary, experiment.parallel)
     _check_batch(experiment)
     _check_schedule(experiment)
     _check_engine(experiment, load_engine_config(experiment.deepspeed))
@@ -31,90 +26,6 @@ def _check_data(data: DataConfig) -> None:
     for path in paths:
         if paths.count(path) > 1:
             raise ConfigError(f"data.blend names {path} more than once; name it once with the sum of its weights")
-
-
-def _check_recurrent(experiment: Experiment, model: RecurrentConfig) -> None:
-    parallel, auxiliary, data = experiment.parallel, experiment.auxiliary, experiment.data
-    if parallel.pipe > 1 or parallel.tensor > 1:
-        raise ConfigError(
-            f"parallel.pipe = {parallel.pipe} and parallel.tensor = {parallel.tensor}: a recurrent model is not cut, "
-            f"for every character waits for the one before it, in every stage and on every tensor rank; set "
-            f"parallel.pipe=1 parallel.tensor=1, and more parallel.data"
-        )
-    if parallel.activation_checkpoint_interval:
-        raise ConfigError(
-            f"parallel.activation_checkpoint_interval = {parallel.activation_checkpoint_interval} counts blocks of a "
-            f"transformer; set it to 0, and a shorter model.segment_length or batch.micro_size to save memory"
-        )
-    if auxiliary.intermediate_layers or auxiliary.num_targets > 1 or not auxiliary.multiple_positions:
-        raise ConfigError(
-            "a recurrent model predicts the next character at every position with its last layer, and has no auxiliary "
-            "losses; set auxiliary.intermediate_layers=false auxiliary.num_targets=1 auxiliary.multiple_positions=true"
-        )
-    if data.order != "streams" or data.windows != "stream" or data.blend:
-        raise ConfigError(
-            f"data.order = {data.order}, data.windows = {data.windows}, data.blend of {len(data.blend)}: a recurrent "
-            f"model reads contiguous streams of one text; set data.order=streams data.windows=stream data.blend=[]"
-        )
-    if model.embedding_dropout and not model.embedding_size:
-        raise ConfigError(
-            f"model.embedding_dropout = {model.embedding_dropout} drops dimensions of an embedding, and "
-            f"model.embedding_size = 0 means there is none; set model.embedding_dropout=0 or model.embedding_size=400"
-        )
-
-
-def _check_transformer(experiment: Experiment, model: TransformerConfig) -> None:
-    parallel = experiment.parallel
-    if experiment.data.order == "streams":
-        raise ConfigError(
-            "data.order = streams: a transformer carries nothing from one window to the next; set data.order=random or "
-            "data.order=epoch"
-        )
-    if model.width % model.num_heads:
-        raise ConfigError(
-            f"model.width = {model.width} is not divisible by model.num_heads = {model.num_heads}; "
-            f"set model.num_heads={_nearest_divisor(model.width, model.num_heads)}"
-        )
-    _check_local_offsets(model)
-    if model.num_layers < parallel.pipe:
-        raise ConfigError(
-            f"model.num_layers = {model.num_layers} is less than parallel.pipe = {parallel.pipe}: "
-            f"every stage needs a layer; set parallel.pipe={model.num_layers} or fewer"
-        )
-    if experiment.auxiliary.num_targets >= model.context:
-        raise ConfigError(
-            f"auxiliary.num_targets = {experiment.auxiliary.num_targets} is not less than "
-            f"model.context = {model.context}; set model.context={experiment.auxiliary.num_targets + 1}"
-        )
-    common = math.gcd(model.num_heads, model.feed_forward_width, model.vocabulary_size)
-    for name, value in (("num_heads", model.num_heads), ("feed_forward_width", model.feed_forward_width),
-                        ("vocabulary_size", model.vocabulary_size)):  # fmt: skip
-        if value % parallel.tensor:
-            raise ConfigError(
-                f"model.{name} = {value} is not divisible by parallel.tensor = {parallel.tensor}; "
-                f"set parallel.tensor={_nearest_divisor(common, parallel.tensor)}"
-            )
-
-
-def _check_local_offsets(model: TransformerConfig) -> None:
-    offsets = model.local_offsets
-    if not offsets:
-        return
-    if model.positions != "learned":
-        raise ConfigError(
-            f"model.local_offsets = {offsets} start from learned tables, and model.positions = {model.positions}; "
-            f"set model.positions=learned or model.local_offsets=[]"
-        )
-    if len(offsets) > model.num_layers or max(len(heads) for heads in offsets) > model.num_heads:
-        raise ConfigError(
-            f"model.local_offsets = {offsets} name more than model.num_layers = {model.num_layers} layers of "
-            f"model.num_heads = {model.num_heads} heads; leave the surplus out"
-        )
-    wrong = [offset for heads in offsets for offset in heads if not 1 <= offset < model.context]
-    if wrong:
-        raise ConfigError(
-            f"model.local_offsets holds {wrong[0]}, which is not between 1 and model.context - 1 = {model.context - 1}"
-        )
 
 
 def _check_batch(experiment: Experiment) -> None:
@@ -163,20 +74,21 @@ def _check_schedule(experiment: Experiment) -> None:
 
 def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
     parallel = experiment.parallel
-    if experiment.optimizer.name == "normalized_rmsprop" and engine.offload:
+    if experiment.optimizer.takes_one_norm and engine.offload:
         raise ConfigError(
-            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, on the device, and "
+            f"optimizer.name = {experiment.optimizer.name} takes one norm over all parameters, on the device, and "
             f"{experiment.deepspeed} offloads them; take optimizer.name=adamw, or a DeepSpeed JSON without offload"
         )
     zero = engine.raw.get("zero_optimization", {})
-    if experiment.optimizer.name == "normalized_rmsprop" and engine.zero_stage == 3 and "sub_group_size" in zero:
+    if experiment.optimizer.takes_one_norm and engine.zero_stage == 3 and "sub_group_size" in zero:
         raise ConfigError(
-            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, and {experiment.deepspeed} cuts "
-            f"them by zero_optimization.sub_group_size = {zero['sub_group_size']}; leave that out of the JSON"
+            f"optimizer.name = {experiment.optimizer.name} takes one norm over all parameters, and "
+            f"{experiment.deepspeed} cuts them by "
+            f"zero_optimization.sub_group_size = {zero['sub_group_size']}; leave that out of the JSON"
         )
-    if experiment.optimizer.name == "normalized_rmsprop" and parallel.pipe * parallel.tensor > 1:
+    if experiment.optimizer.takes_one_norm and parallel.pipe * parallel.tensor > 1:
         raise ConfigError(
-            f"optimizer.name = normalized_rmsprop takes one norm over all parameters, and parallel.pipe = "
+            f"optimizer.name = {experiment.optimizer.name} takes one norm over all parameters, and parallel.pipe = "
             f"{parallel.pipe}, parallel.tensor = {parallel.tensor} cut them; set both to 1, or optimizer.name=adamw"
         )
     if parallel.pipe > 1 and engine.zero_stage > 1:
@@ -221,7 +133,3 @@ def _check_zero(experiment: Experiment, engine: EngineConfig) -> None:
             f"parallel.data = {parallel.data}, or parallel.tensor = {parallel.tensor} cuts what it would "
             f"share; set it to 1"
         )
-
-
-def _nearest_divisor(value: int, wanted: int) -> int:
-    return min((d for d in range(1, value + 1) if value % d == 0), key=lambda d: (abs(d - wanted), d))

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megachar.config.engine import EngineSettings
-from megachar.config.schema import DeepSpeedFile, Experiment
+from megachar.config.experiment import DeepSpeedFile, Experiment
 from megachar.errors import ConfigError
 from megachar.resources import resource_folder
 
@@ -150,7 +150,7 @@ def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dic
 def _zero(experiment: Experiment, engine: EngineConfig) -> dict[str, Any]:
     """ZeRO's section. An optimizer whose norm is over all parameters must be given all of them at once."""
     zero = {"stage": 0, **engine.raw.get("zero_optimization", {})}
-    if experiment.optimizer.name == "normalized_rmsprop" and engine.zero_stage == 3:
+    if experiment.optimizer.takes_one_norm and engine.zero_stage == 3:
         return {**zero, "sub_group_size": sys.maxsize}
     return zero
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

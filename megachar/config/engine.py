@@ -3,11 +3,13 @@
 They are narrower than DeepSpeed's own, which take "yes" for a switch, and some values with which it fails once it runs.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 LARGEST = 2**63 - 1
+SCALER_KEYS: Final = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What there is of the fp16 loss scaling's state."""
 
 
 def _whole(value: Any) -> Any:

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
 from megachar.config.checks import check_experiment
+from megachar.config.experiment import FAMILIES, OPTIMIZERS, Experiment
 from megachar.config.paths import absolute
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AdamWConfig, Experiment, NormalizedRMSpropConfig, SgdConfig, TransformerConfig
+from megachar.config.sections.kinds import Kinds
 from megachar.config.text import IsText, escape_interpolations, is_text_setting, parse_override, parse_yaml
 from megachar.errors import ConfigError
 from megachar.files import atomic_write, read_regular
@@ -22,20 +22,7 @@ PRESETS = Path(__file__).parent / "presets"
 _START, _END = "---\n", "...\n"
 
 
-class _Kinds(NamedTuple):
-    """A section of several kinds, told apart by one of its keys."""
-
-    key: str
-    default: str
-    sections: dict[str, type[BaseModel]]
-
-
-_KINDS = {
-    "model": _Kinds("family", "transformer", {"transformer": TransformerConfig, "recurrent": RecurrentConfig}),
-    "optimizer": _Kinds(
-        "name", "adamw", {"sgd": SgdConfig, "adamw": AdamWConfig, "normalized_rmsprop": NormalizedRMSpropConfig}
-    ),
-}
+_KINDS: Final[dict[str, Kinds[Any]]] = {"model": FAMILIES, "optimizer": OPTIMIZERS}
 
 
 def preset_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from megachar.config.schema import DeepSpeedFile, Experiment
+from megachar.config.experiment import DeepSpeedFile, Experiment
 from megachar.errors import ConfigError
 from megachar.files import describe, expanded, is_utf8, shown
 

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
+from megachar.config.sections.kinds import Kinds
 from megachar.errors import ConfigError
 
 IsText = Callable[[tuple[str, ...]], bool]
@@ -39,7 +40,8 @@ class _Loader(yaml.SafeLoader):
 def _text_settings(section: type[BaseModel], above: str = "") -> Iterator[str]:
     """Those of a section and the sections in it, each as `section.key`."""
     for name, field in section.model_fields.items():
-        for kind in _kinds(field.annotation):
+        marks = [section for mark in field.metadata if isinstance(mark, Kinds) for section in mark.sections.values()]
+        for kind in marks or _kinds(field.annotation):
             if kind is str:
                 yield f"{above}{name}"
             else:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megachar.config.schema import DataConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.corpus import Corpus, SplitName
 from megachar.data.sampler import Int64, UInt64
 from megachar.data.vocabulary import Vocabulary

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from megachar.config.schema import DataConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.batches import evenly_spaced_starts, gather_windows, inputs_and_targets
 from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus, SplitName

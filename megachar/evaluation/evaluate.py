@@ -16,16 +16,15 @@ from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynam
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.scoring import make_scorer
-from megachar.evaluation.segments import Reading, part_bounds, recurrent_reading, window_reading
+from megachar.evaluation.segments import Reading, part_bounds, reading_of
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
 from megachar.evaluation.windows import WindowPlan, stream_plan
 from megachar.evaluation.workers import score_in_processes
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.transformer import Transformer
+from megachar.families.model import Model
 
 
 def evaluate(
-    model: Transformer | RecurrentModel,
+    model: Model,
     tokens: npt.NDArray[Any],
     settings: EvaluationSettings,
     *,
@@ -56,12 +55,13 @@ def evaluate(
     assert tokens.ndim == 1
     assert tokens.size > 0
     text = tokens[:max_characters]
+    context = model.config.context_limit
     if isinstance(settings, WindowSettings):
-        assert isinstance(model, Transformer), "windows are how a transformer reads"
-        settings.check(model.config.context)
-        plan = WindowPlan(text.size, model.config.context, settings.stride)
+        assert context is not None, "windows are how a model reads that carries nothing on"
+        settings.check(context)
+        plan = WindowPlan(text.size, context, settings.stride)
     else:
-        assert isinstance(model, RecurrentModel), "streams are how a recurrent model reads"
+        assert context is None, "streams are how a model reads that carries a state on"
         settings.check()
         plan = stream_plan(text.size, settings.streams, settings.warm_up)
         count = max(1, len(plan))
@@ -82,13 +82,13 @@ def evaluate(
         split=split,
         step=step,
         settings=settings,
-        context=plan.context if isinstance(model, Transformer) else None,
+        context=context,
         whole_split=text.size == tokens.size,
     )
 
 
 def evaluate_dynamically(
-    model: Transformer | RecurrentModel,
+    model: Model,
     tokens: npt.NDArray[Any],
     settings: DynamicSettings,
     device: str = "auto",
@@ -120,12 +120,11 @@ def evaluate_dynamically(
     with closing(dynamic_nats(model, reading, text, settings, mean_squares)) as segments:
         nats = math.fsum(_all_nats(model.config.vocabulary_size, segments, progress or _silent))
     seconds = max(time.monotonic() - started, 1e-9)
-    context = model.config.context if isinstance(model, Transformer) else None
-    return DynamicEvaluation(text.size, nats, seconds, settings, context)
+    return DynamicEvaluation(text.size, nats, seconds, settings, model.config.context_limit)
 
 
 def training_mean_squares(
-    model: Transformer | RecurrentModel,
+    model: Model,
     tokens: npt.NDArray[Any],
     settings: DynamicSettings,
     device: str = "auto",
@@ -136,11 +135,8 @@ def training_mean_squares(
     return collect_mean_squares(model, reading, tokens[: settings.statistics], progress)
 
 
-def _reading(model: Transformer | RecurrentModel, settings: DynamicSettings) -> Reading[Any]:
-    device = next(model.parameters()).device
-    if isinstance(model, Transformer):
-        return window_reading(model, device, settings.segment_length, settings.streams)
-    return recurrent_reading(model, device, settings.segment_length, settings.streams)
+def _reading(model: Model, settings: DynamicSettings) -> Reading[Any]:
+    return reading_of(model, next(model.parameters()).device, settings.segment_length, settings.streams)
 
 
 def _all_nats(vocabulary_size: int, batches: Iterable[npt.NDArray[np.float64]], progress: Progress) -> Iterator[float]:
@@ -153,11 +149,11 @@ def _all_nats(vocabulary_size: int, batches: Iterable[npt.NDArray[np.float64]], 
 
 
 def _batches(
-    model: Transformer | RecurrentModel, text: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings
+    model: Model, text: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings
 ) -> Generator[npt.NDArray[np.float64], None, None]:
     """Nats of the scored characters (p,) of batch after batch."""
     device = choose_device(settings.device)
-    if isinstance(model, Transformer) and isinstance(settings, WindowSettings) and settings.processes > 1:
+    if isinstance(settings, WindowSettings) and settings.processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
     scorer = make_scorer(model, device, settings.precision)

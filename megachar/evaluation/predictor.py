@@ -1,4 +1,4 @@
-"""Models of both families as predictors of a text: each character's distribution from those before it."""
+"""Models of all families as predictors of a text: each character's distribution from those before it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -22,8 +22,7 @@ from megachar.evaluation.windows import (
     default_stride,
     stream_plan,
 )
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.transformer import Transformer
+from megachar.families.model import Model
 
 
 class Predictor(ABC):
@@ -132,7 +131,7 @@ class StreamPredictor(Predictor):
 
 
 def make_predictor(
-    model: Transformer | RecurrentModel,
+    model: Model,
     device: torch.device,
     *,
     precision: str = "fp32",
@@ -156,7 +155,7 @@ def make_predictor(
     Raises:
         ConfigError: a value is out of range.
     """
-    scorer = make_scorer(model, device, precision)
-    if isinstance(model, Transformer):
-        return WindowPredictor(scorer, model.config.context, stride, batch_size)
+    scorer, context = make_scorer(model, device, precision), model.config.context_limit
+    if context is not None:
+        return WindowPredictor(scorer, context, stride, batch_size)
     return StreamPredictor(scorer, streams, warm_up, stride, batch_size)

@@ -17,11 +17,7 @@ from torch import Tensor
 
 from megachar.errors import PlatformError
 from megachar.evaluation.windows import Window
-from megachar.models.recurrent import RecurrentModel, fold
-from megachar.models.transformer import Transformer
-
-POSITIONS_AT_ONCE = 2048
-"""Of a recurrent model, over all windows: as many as bound memory and still make its products large."""
+from megachar.families.model import Model
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Scorer(ABC):
 
     vocabulary_size: int
     device: torch.device
-    _mend: str
+    mend: str
     """Option whose value to lower where memory is too small."""
 
     @abstractmethod
@@ -73,74 +69,21 @@ class Scorer(ABC):
         return F.cross_entropy(scored.logits, targets, reduction="none").double().cpu().numpy()
 
     @contextmanager
-    def _enough_memory(self, windows: Sequence[Window]) -> Iterator[None]:
+    def enough_memory(self, windows: Sequence[Window]) -> Iterator[None]:
+        """A device that runs out of memory here, as an error that says which option to lower."""
         try:
             yield
         except torch.OutOfMemoryError as error:
             raise PlatformError(
                 f"{self.device} has too little memory for {len(windows)} windows of {windows[0].length} characters; "
-                f"set {self._mend} {max(1, len(windows) // 2)} or less"
+                f"set {self.mend} {max(1, len(windows) // 2)} or less"
             ) from error
 
 
-class TransformerScorer(Scorer):
-    """Moves the model it is given to the device."""
-
-    _mend = "--batch-size"
-
-    def __init__(self, model: Transformer, device: torch.device, precision: str) -> None:
-        assert not model.training, "a model in training mode drops out"
-        self.model, self.device, self.vocabulary_size = model.to(device), device, model.config.vocabulary_size
-        self._autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-    @torch.no_grad()
-    def scored(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Scored]:
-        """All scored positions at once; see `Scorer`."""
-        with self._enough_memory(windows):
-            inputs = read_windows(tokens, windows, 0, windows[0].length)  # (b, t)
-            with self._autocast:
-                hidden = self.model.hidden(place(inputs, self.device))  # (b, t, d)
-            # The classifier, which is wide, sees scored positions only; outside autocast, for bf16 logits have 8 bits.
-            rows, columns = _scored_positions(windows, 0, windows[0].length)
-            scored = hidden[place(rows, self.device), place(columns, self.device)]  # (p, d)
-            logits = self.model.head(scored.to(self.model.embedding.weight.dtype))  # (p, v)
-        yield Scored(_starts(windows)[rows] + columns + 1, logits)
-
-
-class RecurrentScorer(Scorer):
-    """Reads windows from a state of zeros, which it carries on from each piece of them to the next."""
-
-    _mend = "--streams"
-
-    def __init__(self, model: RecurrentModel, device: torch.device, precision: str) -> None:
-        assert not model.training, "a model in training mode drops out"
-        self.model, self.device, self.vocabulary_size = fold(model).to(device), device, model.config.vocabulary_size
-        self._autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-    @torch.no_grad()
-    def scored(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Scored]:
-        """Scored positions of piece after piece of the windows; see `Scorer`."""
-        state, classifier = self.model.new_state(len(windows)), self.model.classifier
-        step = max(1, POSITIONS_AT_ONCE // len(windows))
-        for start in range(0, windows[0].length, step):
-            stop = min(start + step, windows[0].length)
-            with self._enough_memory(windows):
-                with self._autocast:
-                    inputs = place(read_windows(tokens, windows, start, stop), self.device)  # (b, t)
-                    hidden, state = self.model.hidden(inputs, state)  # (t, b, n)
-                rows, columns = _scored_positions(windows, start, stop)
-                if not rows.size:
-                    continue  # all are warming up
-                scored = hidden[place(columns - start, self.device), place(rows, self.device)]  # (p, n)
-                logits = classifier(scored.to(classifier.weight.dtype))  # (p, v)
-            yield Scored(_starts(windows)[rows] + columns + 1, logits)
-
-
-def make_scorer(model: Transformer | RecurrentModel, device: torch.device, precision: str) -> Scorer:
+def make_scorer(model: Model, device: torch.device, precision: str) -> Scorer:
     """The scorer of the model's family. `precision`: fp32, or bf16 for all but the classifier and the losses."""
-    if isinstance(model, Transformer):
-        return TransformerScorer(model, device, precision)
-    return RecurrentScorer(model, device, precision)
+    scorer: Scorer = model.config.part("scorer").make_scorer(model, device, precision)
+    return scorer
 
 
 def place(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -153,11 +96,12 @@ def read_windows(tokens: npt.NDArray[Any], windows: Sequence[Window], start: int
     return np.stack([tokens[w.start + start : w.start + stop] for w in windows])
 
 
-def _starts(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+def starts(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+    """Where they begin in the text."""
     return np.array([w.start for w in windows], dtype=np.int64)
 
 
-def _scored_positions(
+def scored_positions(
     windows: Sequence[Window], start: int, stop: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Window and position in it, (p,) each, of the scored positions among [start, stop), window after window."""

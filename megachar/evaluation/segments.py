@@ -7,7 +7,6 @@ Shapes: b parts, t characters, d width or hidden units, v vocabulary, p scored c
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megachar.evaluation.windows import WindowPlan
-from megachar.models.recurrent import RecurrentModel, State
-from megachar.models.transformer import Transformer
+from megachar.families.model import Model
 
 Carry = TypeVar("Carry")
 Int64 = npt.NDArray[np.int64]
@@ -49,51 +46,10 @@ class Reading(Generic[Carry]):
     """What is carried on to the first segment of a text."""
 
 
-def recurrent_reading(
-    model: RecurrentModel, device: torch.device, segment_length: int, streams: int = 1
-) -> Reading[State]:
-    """Segments of `segment_length` characters; the state is carried on, gradients are not."""
-
-    def score(segment: Segment, state: State) -> tuple[Tensor, State]:
-        hidden, state = model.hidden(torch.from_numpy(segment.inputs).to(device), state)  # (t, b, n)
-        return _nats(hidden.transpose(0, 1), model.classifier, segment.targets), state.detach()
-
-    def segments(tokens: npt.NDArray[Any]) -> Iterator[Segment]:
-        bounds = part_bounds(tokens.size, segment_length, streams)
-        for start in range(0, int(np.diff(bounds).max()), segment_length):
-            begins = bounds[:-1] + start
-            ends = np.minimum(begins + segment_length, bounds[1:])
-            yield _padded([(tokens[a:b], tokens[a + 1 : b + 1], 0) for a, b in zip(begins, ends, strict=True)])
-
-    def begin(tokens: npt.NDArray[Any]) -> State:
-        return model.new_state(part_bounds(tokens.size, segment_length, streams).size - 1)
-
-    return Reading(score, segments, begin)
-
-
-def window_reading(model: Transformer, device: torch.device, stride: int, streams: int = 1) -> Reading[None]:
-    """Segments of `stride` characters, scored by the last positions of one window, which carries nothing on.
-
-    The windows of a part lie as those of its evaluation (`megachar.evaluation.windows`).
-    """
-
-    def score(segment: Segment, nothing: None) -> tuple[Tensor, None]:
-        return _nats(model.hidden(torch.from_numpy(segment.inputs).to(device)), model.head, segment.targets), None
-
-    def segments(tokens: npt.NDArray[Any]) -> Iterator[Segment]:
-        bounds = part_bounds(tokens.size, stride, streams)
-        parts = [tokens[begin : end + 1] for begin, end in pairwise(bounds)]
-        plans = [WindowPlan(part.size, model.config.context, stride) for part in parts]
-        for number in range(max(map(len, plans))):
-            rows = []
-            for part, plan in zip(parts, plans, strict=True):
-                if number < len(plan):
-                    window = plan.window(number)
-                    text = part[window.start : window.start + window.length + 1]
-                    rows.append((text[:-1], text[1:], window.length - window.num_scored))
-            yield _padded(rows)
-
-    return Reading(score, segments, lambda tokens: None)
+def reading_of(model: Model, device: torch.device, segment_length: int, streams: int) -> Reading[Any]:
+    """How a model on a device reads a text in segments of so many characters, and in so many parts side by side."""
+    reading: Reading[Any] = model.config.part("scorer").reading(model, device, segment_length, streams)
+    return reading
 
 
 def part_bounds(num_characters: int, segment_length: int, streams: int) -> Int64:
@@ -103,7 +59,7 @@ def part_bounds(num_characters: int, segment_length: int, streams: int) -> Int64
     return np.arange(count + 1, dtype=np.int64) * num_inputs // count
 
 
-def _padded(rows: list[tuple[npt.NDArray[Any], npt.NDArray[Any], int]]) -> Segment:
+def padded(rows: list[tuple[npt.NDArray[Any], npt.NDArray[Any], int]]) -> Segment:
     """A segment of rows of inputs and targets, of which the first so many are not scored."""
     length = max(inputs.size for inputs, _, _ in rows)
     segment = Segment(np.zeros((len(rows), length), np.int64), np.full((len(rows), length), UNSCORED, np.int64))
@@ -113,7 +69,7 @@ def _padded(rows: list[tuple[npt.NDArray[Any], npt.NDArray[Any], int]]) -> Segme
     return segment
 
 
-def _nats(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Int64) -> Tensor:
+def nats_of(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Int64) -> Tensor:
     """Nats (p,) in fp32 from hidden states (b, t, d), of the targets that are scored."""
     rows, columns = np.nonzero(targets != UNSCORED)
     scored = hidden[torch.from_numpy(rows), torch.from_numpy(columns)]  # (p, d)

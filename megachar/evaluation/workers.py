@@ -18,12 +18,12 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load, save
 
-from megachar.config.schema import TransformerConfig
+from megachar.config.sections.model import ModelConfig
 from megachar.errors import ConfigError, PlatformError
 from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
-from megachar.models.transformer import Transformer
+from megachar.families.model import Model, build_model
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Job:
     num_workers: int
     device: torch.device
     num_threads: int
-    config: TransformerConfig
+    config: ModelConfig
     weights: bytes
     tokens: npt.NDArray[Any]
     plan: WindowPlan
@@ -58,7 +58,7 @@ def check_devices(device: torch.device, processes: int) -> None:
 
 
 def score_in_processes(
-    model: Transformer, tokens: npt.NDArray[Any], plan: WindowPlan, settings: WindowSettings, device: torch.device
+    model: Model, tokens: npt.NDArray[Any], plan: WindowPlan, settings: WindowSettings, device: torch.device
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Nats of the scored characters (p,) of batch after batch, computed by `settings.processes` processes.
 
@@ -113,7 +113,7 @@ def work(connection: Connection) -> None:
         job: Job = connection.recv()
         torch.set_num_threads(job.num_threads)
         weights = load(job.weights)
-        model = Transformer(job.config, auxiliary=None).to(weights["embedding.weight"].dtype).eval()
+        model = build_model(job.config, auxiliary=None).to(next(iter(weights.values())).dtype).eval()
         model.load_state_dict(weights)
         scorer, size = make_scorer(model, job.device, job.settings.precision), job.settings.batch_size
         for j in range(job.number, job.plan.num_batches(size), job.num_workers):

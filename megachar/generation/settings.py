@@ -61,21 +61,19 @@ def default_slide(context: int) -> int:
     return max(1, context // 4)
 
 
-def check_slide(slide: int, context: int) -> None:
-    """ConfigError unless 1 <= slide <= context (in characters)."""
+def check_slide(slide: int | None, context: int | None) -> None:
+    """ConfigError unless 1 <= slide <= context (in characters), or on any slide where the context has no bound."""
+    if slide is None:
+        return
+    if context is None:
+        raise ConfigError(
+            f"slide = {slide} has no effect with a recurrent model, which has no window: its state carries on all of "
+            "the text; leave out --slide"
+        )
     if not 1 <= slide <= context:
         raise ConfigError(
             f"slide = {slide} is not from 1 to the model's context of {context} characters; "
             f"set 1 (exact, slow) or {default_slide(context)} (the default)"
-        )
-
-
-def check_no_slide(slide: int | None) -> None:
-    """ConfigError on a slide for a recurrent model."""
-    if slide is not None:
-        raise ConfigError(
-            f"slide = {slide} has no effect with a recurrent model, which has no window: its state carries on all of "
-            "the text; leave out --slide"
         )
 
 

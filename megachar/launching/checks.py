@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from megachar.config.schema import Experiment, SgdConfig
+from megachar.config.experiment import Experiment
+from megachar.families.counting import count_parameters
 from megachar.launching.hostfile import THIS_MACHINE, Host
 from megachar.launching.network import is_loopback
 from megachar.launching.probe import Failure, Reach, Report
-from megachar.models.counting import count_parameters
 
 BYTES_PER_VALUE = 4  # checkpoints hold fp32
 
@@ -155,11 +155,7 @@ def reach_failures(reaches: Mapping[str, Reach]) -> list[Failure]:
 def checkpoint_bytes(experiment: Experiment) -> int:
     """Size of one checkpoint: weights and the optimizer's state, in fp32."""
     values = sum(part.training for part in count_parameters(experiment.model, experiment.auxiliary))
-    optimizer = experiment.optimizer
-    states = {"adamw": 2, "normalized_rmsprop": 1}.get(optimizer.name, 0)
-    if isinstance(optimizer, SgdConfig):
-        states = int(optimizer.momentum > 0)
-    return values * (1 + states) * BYTES_PER_VALUE
+    return values * (1 + len(experiment.optimizer.state_keys)) * BYTES_PER_VALUE
 
 
 def _size(num_bytes: int) -> str:

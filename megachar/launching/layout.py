@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.launching.plan import LaunchPlan
 from megachar.topology import stage_blocks
 
@@ -41,7 +40,7 @@ def layout_rows(plan: LaunchPlan) -> list[LayoutRow]:
 def stage_layers(experiment: Experiment, stage: int) -> str:
     """What a pipeline stage holds."""
     num_stages = experiment.parallel.pipe
-    if isinstance(experiment.model, RecurrentConfig):
+    if num_stages == 1:
         return "the whole model"
     blocks = stage_blocks(experiment.model.num_layers, num_stages)[stage]
     parts = [f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"]

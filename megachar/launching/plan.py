@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from megachar.config.checks import check_experiment
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import PlatformError
 from megachar.files import atomic_write, json_text
 from megachar.launching.hostfile import THIS_MACHINE, Host, render_hostfile

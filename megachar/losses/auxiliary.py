@@ -1,6 +1,6 @@
 """Weights of the auxiliary losses as a pure function of the step (Al-Rfou et al. 2019, section 3)."""
 
-from megachar.config.schema import AuxiliaryConfig
+from megachar.config.sections.auxiliary import AuxiliaryConfig
 
 
 def silent_from(layer: int, num_layers: int, total_steps: int, interval_steps: float | None) -> float:

@@ -18,12 +18,10 @@ import torch.distributed as dist
 from torch import nn
 
 from megachar.config.deepspeed import EngineConfig, load_engine_config, render_deepspeed_config
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import TEXT_OR_NONE, gather
-from megachar.parallel.recurrent_stage import RecurrentStage
-from megachar.parallel.stage import MicroBatch, Stage
+from megachar.parallel.stage import MicroBatch, Stage, build_stage
 from megachar.parallel.step_guard import (
     StepFigures,
     StepJudge,
@@ -31,7 +29,6 @@ from megachar.parallel.step_guard import (
     discard_gradients,
     gradient_squares,
 )
-from megachar.parallel.transformer_stage import TransformerStage
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 """Makes an optimizer from named parameters, whose names are the single-device model's."""
@@ -240,12 +237,7 @@ def build_engine(experiment: Experiment, mesh: Mesh, optimizer: OptimizerFactory
     """Build this rank's stage with its initial weights and put it under the engine the layout needs."""
     config = load_engine_config(experiment.deepspeed)
     kind = PipelineTrainingEngine if mesh.topology.pipe_size > 1 else WholeModelEngine
-    stage: Stage
-    if isinstance(experiment.model, RecurrentConfig):
-        stage = RecurrentStage(experiment, mesh)
-    else:
-        stage = TransformerStage(experiment, mesh)
-    return kind(experiment, mesh, stage.to(mesh.device), config, optimizer)
+    return kind(experiment, mesh, build_stage(experiment, mesh).to(mesh.device), config, optimizer)
 
 
 def _initialize(

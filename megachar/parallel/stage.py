@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from megachar.config.experiment import Experiment
 from megachar.layers.dropout import DropoutKey
 from megachar.layers.variational import SegmentKey
+from megachar.parallel.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Stage(nn.Module):
     @abstractmethod
     def forward(self, hidden: Tensor) -> Tensor:
         """Hidden state in and out; the last stage returns the main loss."""
+
+
+def build_stage(experiment: Experiment, mesh: Mesh) -> Stage:
+    """This rank's stage of the experiment's model, with its initial weights, on the CPU."""
+    stage: Stage = experiment.model.part("stage").build_stage(experiment, mesh)
+    return stage
 
 
 class LossMeter:

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from megachar.models.state_names import SCALER_KEYS, STATE_KEYS, layer_name
+from megachar.config.engine import SCALER_KEYS
+from megachar.families.parameters import layer_name, rule_of
 from megachar.parallel.engine import TrainingEngine
-from megachar.parallel.tensor import cut, join, sharding_of
+from megachar.parallel.tensor import cut, join
 
 
 class EngineState:
@@ -23,7 +24,7 @@ class EngineState:
     def __init__(self, engine: TrainingEngine) -> None:
         self.engine, self.mesh = engine, engine.mesh
         self.optimizer = _inner_optimizer(engine.optimizer)
-        self.state_keys = STATE_KEYS[engine.experiment.optimizer.name]
+        self.state_keys = engine.experiment.optimizer.state_keys
         if engine.engine_config.zero_stage == 3:
             self._access: _Access = _Partitioned3(engine)
         elif engine.engine_config.zero_stage > 0:
@@ -117,7 +118,7 @@ class EngineState:
 
     def _whole(self, name: str, piece: Tensor) -> Tensor:
         """The tensor cut over the tensor ranks, put together again."""
-        sharding, size = sharding_of(name), self.mesh.topology.tensor_size
+        sharding, size = rule_of(self.engine.experiment.model, name).sharding, self.mesh.topology.tensor_size
         if sharding is not None and size > 1:
             pieces = [torch.empty_like(piece) for _ in range(size)]
             dist.all_gather(pieces, piece.contiguous(), group=self.mesh.tensor_group)
@@ -131,7 +132,7 @@ class EngineState:
         return host[name].copy_(whole, non_blocking=True)
 
     def _piece(self, name: str, whole: Tensor) -> Tensor:
-        sharding, size = sharding_of(name), self.mesh.topology.tensor_size
+        sharding, size = rule_of(self.engine.experiment.model, name).sharding, self.mesh.topology.tensor_size
         if sharding is not None and size > 1:
             whole = cut(whole, sharding, self.mesh.at.tensor, size)
         return whole.to(self.mesh.device)

@@ -1,12 +1,10 @@
-"""Tensor parallelism: one table says which parameters are cut along which dimension, and everything follows from it.
+"""Tensor parallelism: the family's table says which parameters are cut along which dimension, and all follows from it.
 
 Column-parallel layers give each rank some of the outputs, row-parallel layers take some of the inputs and add up
 (Shoeybi et al. 2019, section 3). The vocabulary is cut in the embedding and in every classifier, and the
 cross-entropy is computed from the cut logits.
 """
 
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,34 +12,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megachar.config.sections.model import ModelConfig
+from megachar.families.parameters import Sharding, rule_of
 from megachar.losses.cross_entropy import CrossEntropy
 from megachar.parallel.mesh import Mesh
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """How a parameter is cut over the tensor ranks."""
-
-    dim: int
-    """Dimension that is cut into equal pieces."""
-    parts: int = 1
-    """Blocks along `dim` that are each cut on their own: 3 for query, key and value in one matrix."""
-
-
-TABLE: list[tuple[str, Sharding]] = [
-    (r"embedding\.weight", Sharding(0)),
-    (r".*attention\.qkv\.weight", Sharding(0, parts=3)),
-    (r".*attention\.output\.weight", Sharding(1)),
-    (r".*feed_forward\.up\.(weight|bias)", Sharding(0)),
-    (r".*feed_forward\.down\.weight", Sharding(1)),
-    (r".*classifiers\.\d+\.(weight|bias)", Sharding(0)),
-]
-"""Parameter names of the single-device model, as patterns, and how they are cut. All others are replicated."""
-
-
-def sharding_of(name: str) -> Sharding | None:
-    """The table's row for a parameter of the single-device model; None if it is replicated."""
-    return next((sharding for pattern, sharding in TABLE if re.fullmatch(pattern, name)), None)
 
 
 def cut(full: Tensor, sharding: Sharding, rank: int, size: int) -> Tensor:
@@ -57,22 +31,24 @@ def join(pieces: list[Tensor], sharding: Sharding) -> Tensor:
     return torch.cat(columns, sharding.dim).contiguous()
 
 
-def parallelize(layer: nn.Module, prefix: str, mesh: Mesh) -> nn.Module:
+def parallelize(layer: nn.Module, prefix: str, model: ModelConfig, mesh: Mesh) -> nn.Module:
     """Replace the modules of a whole layer, named `prefix` in the single-device model, by this rank's cut ones."""
     if mesh.topology.tensor_size == 1:
         return layer
-    replacement = _replacement(layer, prefix, mesh)
+    replacement = _replacement(layer, prefix, model, mesh)
     if replacement is not None:
         return replacement
     for name, child in layer.named_children():
-        setattr(layer, name, parallelize(child, f"{prefix}.{name}", mesh))
+        setattr(layer, name, parallelize(child, f"{prefix}.{name}", model, mesh))
     return layer
 
 
-def _replacement(module: nn.Module, name: str, mesh: Mesh) -> nn.Module | None:
-    sharding = sharding_of(f"{name}.weight")
+def _replacement(module: nn.Module, name: str, model: ModelConfig, mesh: Mesh) -> nn.Module | None:
     if isinstance(module, CrossEntropy):
         return VocabularyParallelCrossEntropy(mesh)
+    if not isinstance(module, nn.Embedding | nn.Linear):
+        return None
+    sharding = rule_of(model, f"{name}.weight").sharding
     if isinstance(module, nn.Embedding) and sharding is not None:
         return VocabularyParallelEmbedding(module, sharding, mesh)
     if isinstance(module, nn.Linear) and sharding is not None:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from megachar.analysis.result import FOLDER, SavedAnalysis, label_sources, read_analysis
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.errors import MegacharError
 from megachar.evaluation.result import MOST_BYTES, read_evaluation
+from megachar.families.counting import count_parameters, describe_model
 from megachar.files import read_regular
-from megachar.models.counting import count_parameters, describe_model
 from megachar.report.setting_rows import Settings, flatten, flatten_json
 from megachar.strict_json import parse_object
 from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
@@ -48,8 +47,8 @@ class RunContents:
     def model(self) -> str:
         """The model in a few words."""
         model = self.experiment.model
-        recurrent = isinstance(model, RecurrentConfig)
-        length = f"segments of {model.window_length:,}" if recurrent else f"context {model.window_length:,}"
+        carries = model.context_limit is None
+        length = f"segments of {model.window_length:,}" if carries else f"context {model.window_length:,}"
         return f"{model.family}, {describe_model(model)}, {length}"
 
     @property

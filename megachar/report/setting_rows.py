@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 
 Settings = dict[str, str]
 """Key such as `model.width` -> value as JSON."""

@@ -5,33 +5,31 @@ is found where it does; then what the reduction gave, and the parameters after s
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from megachar.config.checks import check_experiment
-from megachar.config.schema import (
-    BatchConfig,
-    DataConfig,
-    Experiment,
-    GuardConfig,
-    ScheduleConfig,
-    SgdConfig,
-    TrainingConfig,
-    TransformerConfig,
-)
+from megachar.config.experiment import Experiment
+from megachar.config.sections.data import DataConfig
+from megachar.config.sections.layout import BatchConfig
+from megachar.config.sections.training import GuardConfig, TrainingConfig
+from megachar.families.parameters import rule_of
+from megachar.families.transformer.initialization import initialize
+from megachar.families.transformer.model import Transformer
+from megachar.families.transformer.settings import TransformerConfig
 from megachar.losses.auxiliary import layer_weights
-from megachar.models.initialization import initialize
-from megachar.models.transformer import Transformer
+from megachar.optimizers.schedules import ScheduleConfig
+from megachar.optimizers.sgd import SgdConfig
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.stage import MicroBatch
 from megachar.parallel.state import EngineState
-from megachar.parallel.tensor import cut, sharding_of
+from megachar.parallel.tensor import cut
 from megachar.selftest.findings import Findings, Problem
 from megachar.topology import Topology
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 
 STEPS = 4
 LOSSES, GRADIENTS, REDUCED, PARAMETERS = "own losses", "own gradients", "reduced gradients", "parameters"
@@ -51,8 +49,8 @@ class Reference:
     """The single-device model trained for `STEPS` steps on the CPU in fp32, on every rank for itself."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        assert isinstance(experiment.model, TransformerConfig), experiment.model.family
-        model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed)
+        config = cast(TransformerConfig, experiment.model)  # see `shrink`
+        model = initialize(Transformer(config, experiment.auxiliary), experiment.seed)
         optimizer = build_optimizer(experiment, model.named_parameters())
         own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
         self._experiment, self._model = experiment, model
@@ -97,7 +95,7 @@ def shrink(experiment: Experiment) -> Experiment:
         num_layers=2 * parallel.pipe, width=16 * heads, num_heads=heads, feed_forward_width=32 * heads, context=16,
         vocabulary_size=16 * heads,
     )  # fmt: skip
-    if isinstance(experiment.model, TransformerConfig):
+    if hasattr(experiment.model, "positions"):
         model = model.model_copy(update={"positions": experiment.model.positions})
     small = experiment.model_copy(update={
         "model": model,
@@ -254,7 +252,7 @@ def _pieces(whole: dict[str, Tensor], engine: TrainingEngine) -> dict[str, Tenso
     mesh = engine.mesh
     pieces = {}
     for name, _ in engine.stage.named_parameters():
-        sharding = sharding_of(name)
+        sharding = rule_of(engine.experiment.model, name).sharding
         pieces[name] = whole[name] if sharding is None else cut(whole[name], sharding, mesh.at.tensor,
                                                                 mesh.topology.tensor_size)  # fmt: skip
     return pieces

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.device import choose_device
 from megachar.parallel.mesh import Mesh, check_agreement, start
 from megachar.parallel.proof import prove_membership

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from megachar.config.differences import differences
+from megachar.config.experiment import Experiment
 from megachar.config.paths import with_absolute_paths
-from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from megachar.config.differences import differences, flatten
+from megachar.config.experiment import Experiment
 from megachar.config.loading import find_yaml, read_yaml
-from megachar.config.schema import Experiment
-from megachar.config.section import Section
+from megachar.config.sections.section import Section
 from megachar.config.text import is_text_setting
 from megachar.data.corpus import Corpus
 from megachar.errors import ConfigError

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.run_folder import RunFolder
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from megachar.config.schema import GuardConfig
+from megachar.config.sections.training import GuardConfig
 from megachar.errors import DivergenceError
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.step_guard import StepFigures

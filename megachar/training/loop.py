@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.device import choose_device
 from megachar.errors import Preempted
+from megachar.families.counting import describe_model
 from megachar.files import json_text
 from megachar.losses.auxiliary import layer_weights
-from megachar.models.counting import describe_model
+from megachar.optimizers.schedules import learning_rate
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
 from megachar.parallel.proof import prove_membership
@@ -25,9 +26,8 @@ from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoin
 from megachar.training.early_stopping import EarlyStopping
 from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
-from megachar.training.learning_rate import learning_rate
 from megachar.training.micro_batches import MicroBatchSource, build_source
-from megachar.training.optimizers import build_optimizer, describe_kernels
+from megachar.training.optimizer import build_optimizer, describe_kernels
 from megachar.training.ownership import Claim
 from megachar.training.preflight import check_data, check_steps
 from megachar.training.run_folder import run_folder

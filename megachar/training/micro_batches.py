@@ -5,16 +5,13 @@ from collections.abc import Iterator
 
 import torch
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.blend import Blend
-from megachar.data.reader import WindowReader, stream_reader, training_reader, validation_reader
-from megachar.data.sampler import Int64, UInt64, window_numbers
+from megachar.data.reader import WindowReader
+from megachar.data.sampler import Int64, UInt64
 from megachar.errors import DataError
-from megachar.layers.dropout import DropoutKey
-from megachar.layers.variational import SegmentKey
 from megachar.parallel.mesh import Mesh, fail_together
-from megachar.parallel.stage import MicroBatch, Segment
+from megachar.parallel.stage import MicroBatch
 
 
 class MicroBatchSource(ABC):
@@ -56,11 +53,12 @@ class MicroBatchSource(ABC):
             error = failure
         fail_together(self.mesh, error)
 
-    def _own(self, total: int) -> range:
-        """This data rank's of so many micro-batches."""
+    def own(self, total: int) -> range:
+        """The numbers of this data rank's micro-batches, of so many."""
         return range(self.mesh.at.data, total, self.mesh.topology.data_size)
 
-    def _read(self, reader: WindowReader, windows: UInt64) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, reader: WindowReader, windows: UInt64) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (b, t) and targets (b, t, n) of windows (b,), on the device."""
         inputs, targets = reader.read(windows)
         return self._place(inputs), self._place(targets)
 
@@ -72,78 +70,11 @@ class MicroBatchSource(ABC):
         return tensor.to(self.mesh.device, non_blocking=True)
 
 
-class WindowSource(MicroBatchSource):
-    """Windows of a transformer, which have nothing to do with each other."""
-
-    def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
-        super().__init__(experiment, blend, mesh)
-        data, context, num_targets = experiment.data, experiment.model.window_length, experiment.auxiliary.num_targets
-        self._train = training_reader(blend, data, context, num_targets, experiment.seed)
-        self.description = "; ".join(filter(None, (blend.description, self._train.note)))
-        self._valid: WindowReader | None = None
-        self.validation_micro_batches = 0
-        if "valid" in blend.split_names:
-            # Whole steps' worth: the same windows for any number of data ranks and any size of micro-batches.
-            count = -(-experiment.training.validation_windows // self.batch.global_size) * self.batch.global_size
-            self.validation_micro_batches = count // (self.batch.micro_size * mesh.topology.data_size)
-            self._valid = validation_reader(blend, data, context, num_targets, count)
-
-    def training(self, step: int) -> Iterator[MicroBatch]:
-        """See `MicroBatchSource`."""
-        total = self.batch.num_micro_batches
-        for number in self._own(total):
-            key = DropoutKey(self.seed, step, number) if self.draws_masks else None
-            windows = window_numbers(step, number, self.batch.micro_size, total, self.window_offset)
-            yield MicroBatch(*self._read(self._train, windows), key)
-
-    def validation(self) -> Iterator[MicroBatch]:
-        """Windows spread evenly over the valid split."""
-        assert self._valid is not None
-        total = self.validation_micro_batches * self.mesh.topology.data_size
-        for number in self._own(total):
-            yield MicroBatch(*self._read(self._valid, window_numbers(0, number, self.batch.micro_size, total)))
-
-
-class StreamSource(MicroBatchSource):
-    """Segments of a recurrent model's streams. Micro-batch i holds the same streams at every step."""
-
-    def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
-        super().__init__(experiment, blend, mesh)
-        num_streams, length = self.batch.global_size, experiment.model.window_length
-        self._train, self._streams = stream_reader(blend, "train", num_streams, length)
-        self.description = f"{blend.description} in {num_streams:,} streams"
-        self._valid: WindowReader | None = None
-        self._validation_steps = 0
-        if "valid" in blend.split_names:
-            self._valid, streams = stream_reader(blend, "valid", num_streams, length)
-            wanted = -(-experiment.training.validation_windows // num_streams)
-            self._validation_steps = min(wanted, streams.segments_per_epoch)
-        self.validation_micro_batches = self._validation_steps * len(self._own(self.batch.num_micro_batches))
-
-    def training(self, step: int) -> Iterator[MicroBatch]:
-        """See `MicroBatchSource`."""
-        return self._step(self._train, step, self._streams.epoch(step), self.draws_masks)
-
-    def validation(self) -> Iterator[MicroBatch]:
-        """The first segments of every stream of the valid split, one after the other."""
-        assert self._valid is not None
-        for step in range(self._validation_steps):
-            yield from self._step(self._valid, step, 0, draws_masks=False)
-
-    def _step(self, reader: WindowReader, step: int, epoch: int, draws_masks: bool) -> Iterator[MicroBatch]:
-        total, size = self.batch.num_micro_batches, self.batch.micro_size
-        for number in self._own(total):
-            first = number * size
-            key = SegmentKey(self.seed, step, tuple(range(first, first + size))) if draws_masks else None
-            inputs, targets = self._read(reader, window_numbers(step, number, size, total))
-            yield MicroBatch(inputs, targets, segment=Segment(first, epoch, key))
-
-
 def build_source(experiment: Experiment, blend: Blend, mesh: Mesh) -> MicroBatchSource:
     """What the experiment's model reads.
 
     Raises:
         DataError: a corpus is too short.
     """
-    kind = StreamSource if isinstance(experiment.model, RecurrentConfig) else WindowSource
-    return kind(experiment, blend, mesh)
+    source: MicroBatchSource = experiment.model.part("source").build_source(experiment, blend, mesh)
+    return source

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from megachar.config.checks import check_experiment
 from megachar.config.deepspeed import with_deepspeed_content
+from megachar.config.experiment import Experiment
 from megachar.config.loading import read_experiment
 from megachar.config.paths import with_absolute_paths
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus
-from megachar.data.reader import stream_reader, training_reader, validation_reader
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.checkpoints.sources import check_resumable
@@ -47,22 +45,14 @@ def check_data(experiment: Experiment, opened: Blend | None = None) -> Blend:
         ConfigError: no corpus is given, or the vocabulary is not the model's.
         DataError: a corpus is missing, damaged or too short.
     """
-    blend, data = opened or Blend.open(experiment.data), experiment.data
+    blend = opened or Blend.open(experiment.data)
     size, expected = blend.vocabulary.size, experiment.model.vocabulary_size
     if size != expected:
         raise ConfigError(
             f"model.vocabulary_size = {expected}, but {blend.corpora[0].folder} has the {blend.vocabulary.name} "
             f"vocabulary of {size}; set model.vocabulary_size={size}"
         )
-    if isinstance(experiment.model, RecurrentConfig):
-        for split in ("train", "valid"):
-            if split == "train" or split in blend.split_names:
-                stream_reader(blend, split, experiment.batch.global_size, experiment.model.segment_length)
-        return blend
-    context, num_targets = experiment.model.context, experiment.auxiliary.num_targets
-    training_reader(blend, data, context, num_targets, experiment.seed)
-    if "valid" in blend.split_names:
-        validation_reader(blend, data, context, num_targets, experiment.training.validation_windows)
+    experiment.model.part("corpus").open_readers(experiment, blend)
     return blend
 
 

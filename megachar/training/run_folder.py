@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_saved, save_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import ConfigError
 from megachar.files import atomic_write, json_text
 

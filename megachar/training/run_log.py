@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError, MegacharError
 from megachar.parallel.engine import LossSums

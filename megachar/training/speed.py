@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 
 from megachar.config.deepspeed import load_engine_config
-from megachar.config.schema import Experiment
-from megachar.models.counting import training_flops_per_character
+from megachar.config.experiment import Experiment
+from megachar.families.counting import training_flops_per_character
 from megachar.parallel.mesh import Mesh
 from megachar.training.display import Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megachar.bars import format_duration
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import run_folder

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.errors import PlatformError, Preempted
 from megachar.exit_codes import ExitCode
 from megachar.watch import launchers

@@ -17,7 +17,7 @@ from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
 from megachar.errors import CheckpointError, ConfigError, DataError, MegacharError
-from megachar.models.recurrent import RecurrentModel
+from megachar.families.recurrent.model import RecurrentModel
 from megachar.training.checkpoints.reading import load_model
 from tests.analysis.conftest import TEXT, MakeCorpus, MakeRun
 
@@ -144,7 +144,7 @@ def test_layers(make_run: MakeRun, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     saved = analyze("layers", run)
     assert saved.table.rows[0][:3] == (1, 10, 0.3)
-    with pytest.raises(ConfigError, match=r"mlstm is a recurrent model, whose layers have no classifiers of their own"):
+    with pytest.raises(ConfigError, match=r"mlstm was trained without intermediate classifiers"):
         invoke("layers", make_run("mlstm", tmp_path, "recurrent"))
 
 

@@ -7,12 +7,12 @@ import torch
 
 from megachar.analysis.completions import Completion, analyze_completions, check_words, completions
 from megachar.analysis.result import Subject, read_analysis
-from megachar.config.schema import TransformerConfig
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError
 from megachar.evaluation.predictor import make_predictor
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
+from megachar.families.transformer.settings import TransformerConfig
 from tests.analysis.toys import Bigram, random_table
 from tests.training.test_plots import check_picture
 

@@ -5,8 +5,8 @@ import pytest
 
 from megachar.analysis.layers import analyze_layers, check_layers
 from megachar.analysis.result import read_analysis
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import ConfigError, DataError
 from megachar.training.run_folder import RunFolder
 from tests.training.test_plots import check_picture, layers_at, write_run

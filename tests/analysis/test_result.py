@@ -17,8 +17,8 @@ from megachar.analysis.result import (
     read_analysis,
     result_folder,
 )
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import ConfigError, DataError
 from tests.training.test_plots import check_picture
 

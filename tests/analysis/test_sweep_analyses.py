@@ -12,7 +12,7 @@ from megachar.analysis.sizes import analyze_sizes
 from megachar.analysis.sweeps import find_runs, group_by_seed, read_runs
 from megachar.config.loading import save_experiment
 from megachar.errors import ConfigError, DataError
-from megachar.models.counting import count_parameters
+from megachar.families.counting import count_parameters
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
 from megachar.training.run_folder import run_folder
 from tests.cli import test_commands

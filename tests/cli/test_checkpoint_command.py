@@ -9,8 +9,8 @@ import pytest
 
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.models.initialization import initialize
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.initialization import initialize
+from megachar.families.transformer.model import Transformer
 from megachar.training.run_folder import RunFolder
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused

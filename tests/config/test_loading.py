@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, preset_names, read_experiment, read_yaml, save_experiment
-from megachar.config.schema import AdamWConfig, Experiment, SgdConfig
 from megachar.errors import ConfigError
+from megachar.optimizers.adamw import AdamWConfig
+from megachar.optimizers.sgd import SgdConfig
 from tests.config.conftest import BASE
 
 
@@ -212,8 +214,8 @@ def test_a_preset_that_names_itself(tmp_path: Path) -> None:
             r"schedule\.zzz: unknown key; known here: final_fraction, shape, step_factor, warmup_steps",
         ),
         (["optimizer.momentun=0.5"], r"optimizer\.momentun: unknown key; did you mean 'momentum'\?"),
-        (["optimizer.name=adam"], r"optimizer\.name = 'adam': it must be one of sgd, adamw, normalized_rmsprop"),
-        (["model.family=rnn"], r"model\.family = 'rnn': it must be one of transformer, recurrent"),
+        (["optimizer.name=adam"], r"optimizer\.name = 'adam': it must be one of adamw, normalized_rmsprop, sgd"),
+        (["model.family=rnn"], r"model\.family = 'rnn': it must be one of recurrent, transformer"),
         (["model.width=abc"], r"model\.width = 'abc': Input should be a valid integer"),
         (["model.positions=none"], r"model\.positions = 'none': Input should be 'learned' or 'sinusoidal'"),
     ],

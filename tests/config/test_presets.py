@@ -1,10 +1,12 @@
 import pytest
 
 from megachar.config.loading import PRESETS, load_experiment, preset_names
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AuxiliaryConfig, ScheduleConfig, SgdConfig, TransformerConfig
-from megachar.models.counting import count_parameters
-from megachar.training.learning_rate import learning_rate
+from megachar.config.sections.auxiliary import AuxiliaryConfig
+from megachar.families.counting import count_parameters
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.settings import TransformerConfig
+from megachar.optimizers.schedules import ScheduleConfig, learning_rate
+from megachar.optimizers.sgd import SgdConfig
 
 
 def test_names() -> None:

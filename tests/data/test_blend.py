@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.config.schema import BlendPart, DataConfig
+from megachar.config.sections.data import BlendPart, DataConfig
 from megachar.data.blend import Blend, BlendPattern
 from megachar.data.corpus import Corpus
 from megachar.data.reader import training_reader, validation_reader

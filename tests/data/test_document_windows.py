@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.config.schema import DataConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.config.schema import DataConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.reader import training_reader

@@ -19,8 +19,8 @@ from unittest import mock
 import typer
 
 from megachar.cli import main
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.config.schema import Experiment
 from megachar.data.corpus import Corpus
 from megachar.errors import DataError
 from megachar.launching.hostfile import read_hostfile

@@ -5,8 +5,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.config.schema import Experiment
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary

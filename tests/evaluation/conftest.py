@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from megachar.cli import evaluate
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AuxiliaryConfig, DataConfig, Experiment, TransformerConfig
+from megachar.config.sections.auxiliary import AuxiliaryConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
-from megachar.models.transformer import Transformer
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.model import Transformer
+from megachar.families.transformer.settings import TransformerConfig
 from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
@@ -59,7 +62,7 @@ def make_run(tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPa
             experiment = Experiment(model=model.config, data=DataConfig(path=str(corpus)))
         else:
             config = RecurrentConfig(hidden_size=8, embedding_size=4, vocabulary_size=vocabulary.size)
-            model = initialize_recurrent(RecurrentModel(config), seed=1).eval()
+            model = initialize(RecurrentModel(config), seed=1).eval()
             experiment = Experiment(
                 model=config,
                 data=DataConfig(path=str(corpus), order="streams"),

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.config.recurrent import RecurrentConfig
 from megachar.data.corpus import Corpus
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
@@ -21,8 +20,9 @@ from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, trainin
 from megachar.evaluation.predictor import make_predictor
 from megachar.evaluation.result import DynamicEvaluation
 from megachar.evaluation.settings import DynamicSettings, StreamSettings, WindowSettings
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.training.checkpoints import reading
 from megachar.training.run_folder import RunFolder
 from megachar.units import NATS_PER_BIT, word_perplexity
@@ -224,7 +224,7 @@ def test_checkpoint_of_a_recurrent_model(tmp_path: Path, text: npt.NDArray[np.ui
     shapes = ["model.hidden_size=6", "model.embedding_size=3", "model.weight_norm=true", "model.vocabulary_size=256"]
     experiment = load_experiment("mlstm-20m", [*shapes, f"data.path={corpus}"])
     assert isinstance(experiment.model, RecurrentConfig)
-    model = initialize_recurrent(RecurrentModel(experiment.model), seed=seed).eval()
+    model = initialize(RecurrentModel(experiment.model), seed=seed).eval()
     run = RunFolder(tmp_path / "runs" / "mine")
     run.path.mkdir(parents=True)
     save_experiment(experiment, run.experiment_file)

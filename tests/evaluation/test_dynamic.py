@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import TransformerConfig
 from megachar.errors import CheckpointError, ConfigError
 from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynamic_nats
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
-from megachar.evaluation.segments import recurrent_reading, window_reading
 from megachar.evaluation.settings import DynamicSettings, WindowSettings
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
-from tests.models.builders import random_model
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.scorer import reading as recurrent_reading
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.scorer import reading as window_reading
+from megachar.families.transformer.settings import TransformerConfig
+from tests.families.builders import random_model
 
 CPU = torch.device("cpu")
 CONFIG = RecurrentConfig(hidden_size=12, embedding_size=6, vocabulary_size=7, weight_norm=True)
@@ -25,7 +26,7 @@ TEXT = np.random.default_rng().integers(0, 7, size=83).astype(np.uint8)
 
 
 def new_recurrent() -> RecurrentModel:
-    return initialize_recurrent(RecurrentModel(CONFIG), seed=random.randrange(1000)).double().eval()
+    return initialize(RecurrentModel(CONFIG), seed=random.randrange(1000)).double().eval()
 
 
 def copies(model: nn.Module) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def by_hand(
 def test_steps_are_those_of_the_paper(rule: str, decay: float, seed: int) -> None:
     model, rate = new_recurrent(), 0.5 if rule == "sgd" else 0.002
     settings = DynamicSettings(rule, rate, decay, epsilon=1e-4, segment_length=10)  # type: ignore[arg-type]
-    reading = recurrent_reading(model, CPU, segment_length=10)
+    reading = recurrent_reading(model, CPU, 10, 1)
     squares = collect_mean_squares(model, reading, TEXT) if rule == "rms" else None
     found = list(dynamic_nats(model, reading, TEXT, settings, squares))
     assert [nats.shape for nats in found] == [(10,)] * 8 + [(2,)]
@@ -71,7 +72,7 @@ def test_steps_are_those_of_the_paper(rule: str, decay: float, seed: int) -> Non
 def test_mean_squares_are_those_of_the_segments_gradients(seed: int) -> None:
     model = new_recurrent()
     heard: list[int] = []
-    found = collect_mean_squares(model, recurrent_reading(model, CPU, 30), TEXT, heard.append)
+    found = collect_mean_squares(model, recurrent_reading(model, CPU, 30, 1), TEXT, heard.append)
     assert heard == [30, 30, 22]
     state, total = model.new_state(1), {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for start in (0, 30, 60):
@@ -90,7 +91,7 @@ def test_mean_squares_are_those_of_the_segments_gradients(seed: int) -> None:
 def test_the_trained_weights_come_back(seed: int) -> None:
     """Also when it is stopped half-way, or the loss runs away."""
     model = new_recurrent()
-    before, reading = copies(model), recurrent_reading(model, CPU, segment_length=10)
+    before, reading = copies(model), recurrent_reading(model, CPU, 10, 1)
     settings = DynamicSettings("sgd", 1.0, 0.0, segment_length=10)
 
     def run(settings: DynamicSettings) -> Any:
@@ -117,7 +118,7 @@ def test_the_first_segment_and_tiny_steps_give_the_static_loss(seed: int) -> Non
     static = F.cross_entropy(logits[0].float(), text[0, 1:], reduction="none").detach().numpy()
     for rate, compared in ((1e-12, 82), (1.0, 10)):
         settings = DynamicSettings("sgd", rate, 0.0, segment_length=10)
-        found = np.concatenate(list(dynamic_nats(model, recurrent_reading(model, CPU, 10), TEXT, settings)))
+        found = np.concatenate(list(dynamic_nats(model, recurrent_reading(model, CPU, 10, 1), TEXT, settings)))
         np.testing.assert_allclose(found[:compared], static[:compared], rtol=1e-4)
     assert not np.allclose(found[10:], static[10:], rtol=1e-4)
 
@@ -127,7 +128,7 @@ def test_a_text_of_one_kind_is_learned_on_the_way(rule: str, rate: float, seed: 
     """A model that knows nothing predicts a repeated word ever better."""
     model, text = new_recurrent().float(), np.tile(np.array([1, 5, 2, 2, 6], dtype=np.uint8), 80)
     settings = DynamicSettings(rule, rate, 0.001, epsilon=0.01, segment_length=10)  # type: ignore[arg-type]
-    reading = recurrent_reading(model, CPU, 10)
+    reading = recurrent_reading(model, CPU, 10, 1)
     found = list(dynamic_nats(model, reading, text, settings, collect_mean_squares(model, reading, TEXT)))
     assert found[0].mean() > 1.5
     assert np.concatenate(found[-8:]).mean() < 1.2
@@ -137,7 +138,7 @@ def test_windows_of_a_transformer(seed: int) -> None:
     """Each character is scored once, from its window; with hardly any step the figure is the static evaluation's."""
     config = TransformerConfig(num_layers=2, width=8, num_heads=2, feed_forward_width=8, context=16, vocabulary_size=7)
     model = random_model(config, None, scale=0.3).eval()
-    before, reading = copies(model), window_reading(model, CPU, stride=5)
+    before, reading = copies(model), window_reading(model, CPU, 5, 1)
 
     def run(settings: DynamicSettings, squares: MeanSquares | None = None) -> Any:
         return np.concatenate(list(dynamic_nats(model, reading, TEXT, settings, squares)))
@@ -232,4 +233,4 @@ def test_short_texts(size: int, seed: int) -> None:
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     model = new_recurrent()
     with pytest.raises(ConfigError, match=message):
-        next(dynamic_nats(model, recurrent_reading(model, CPU, 10), TEXT, DynamicSettings(**changes)))
+        next(dynamic_nats(model, recurrent_reading(model, CPU, 10, 1), TEXT, DynamicSettings(**changes)))

@@ -19,7 +19,7 @@ from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import gather
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
 from megachar.units import bits
 from tests.evaluation import worker_targets
 

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from megachar.config.recurrent import RecurrentConfig
 from megachar.errors import ConfigError, PlatformError
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import stream_plan
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
-from megachar.models.transformer import Transformer
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.model import Transformer
 
 CPU = torch.device("cpu")
 Rows = npt.NDArray[np.float64]
@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.float64]
 @pytest.fixture
 def recurrent(seed: int) -> RecurrentModel:
     config = RecurrentConfig(hidden_size=9, embedding_size=5, vocabulary_size=11, num_layers=2, weight_norm=True)
-    return initialize_recurrent(RecurrentModel(config), seed=seed).double().eval()
+    return initialize(RecurrentModel(config), seed=seed).double().eval()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def predicted(predictor: Predictor, tokens: npt.NDArray[Any], context: int | Non
 def test_one_stream_carries_its_state_over_the_whole_text(
     recurrent: RecurrentModel, tokens: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megachar.evaluation.scoring.POSITIONS_AT_ONCE", 32)
+    monkeypatch.setattr("megachar.families.recurrent.scorer.POSITIONS_AT_ONCE", 32)
     rows = naive_rows(recurrent, tokens, lambda place: 0)
     predictor, heard = make_predictor(recurrent, CPU, streams=1), list[int]()
     assert (predictor.context, predictor.vocabulary_size) == (None, 11)
@@ -93,7 +93,7 @@ def test_recurrent_model_with_a_context(
     recurrent: RecurrentModel, tokens: npt.NDArray[np.uint8], context: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state is zero where a window begins, and windows lie as a transformer's do."""
-    monkeypatch.setattr("megachar.evaluation.scoring.POSITIONS_AT_ONCE", 28)  # 7 of each of 4 windows
+    monkeypatch.setattr("megachar.families.recurrent.scorer.POSITIONS_AT_ONCE", 28)  # 7 of each of 4 windows
     tokens = tokens[:60]
     predictor = make_predictor(recurrent, CPU, stride=stride, batch_size=4)
 

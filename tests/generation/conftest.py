@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from megachar.cli import generate
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment, TransformerConfig
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.transformer import Transformer
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.model import Transformer
+from megachar.families.transformer.settings import TransformerConfig
 from megachar.training.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from megachar.errors import CheckpointError, ConfigError
-from megachar.generation.generator import SlidingWindow, generate
+from megachar.families.transformer.generation import SlidingWindow
+from megachar.families.transformer.model import Transformer
+from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings, default_slide
-from megachar.models.transformer import Transformer
 
 MakeModel = Callable[..., Transformer]
 GREEDY = SamplingSettings(greedy=True)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from megachar.errors import CheckpointError, ConfigError
-from megachar.generation.generator import SYMBOLS_AT_ONCE, CarriedState, generate
+from megachar.families.recurrent.generation import SYMBOLS_AT_ONCE, CarriedState
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
-from megachar.models.recurrent import RecurrentModel
 
 MakeRecurrent = Callable[..., RecurrentModel]
 GREEDY = SamplingSettings(greedy=True)

@@ -17,8 +17,8 @@ from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.errors import CheckpointError, DataError
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.transformer import Transformer
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.transformer.model import Transformer
 from megachar.report.contents import RunContents, read_runs
 from megachar.report.curves import layer_charts, run_charts
 from megachar.report.page import render

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from megachar.config.loading import load_experiment
+from megachar.families.counting import count_parameters
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
 from megachar.launching.gpus import count_visible
 from megachar.launching.hostfile import Host
 from megachar.launching.probe import Reach, Report
-from megachar.models.counting import count_parameters
 
 EXPERIMENT = load_experiment("quickstart", ["device=auto"])
 HOSTS = (Host("a", 4), Host("b", 4))

@@ -6,8 +6,8 @@ import pytest
 
 from megachar.cli.hosts import choose_hosts, choose_node_rank
 from megachar.errors import PlatformError
+from megachar.families.transformer.model import Transformer
 from megachar.launching.hostfile import Host
-from megachar.models.transformer import Transformer
 from megachar.training.preflight import load_run
 from megachar.training.run_folder import run_folder
 from tests.launcher.commands import LAUNCH, SMALL, run

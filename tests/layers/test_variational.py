@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from megachar.config.recurrent import RecurrentConfig
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.layers.recurrent import HiddenInputs, RecurrentLayer
 from megachar.layers.variational import SegmentKey
-from megachar.models.recurrent import RecurrentModel
 
 KEY = SegmentKey(seed=5, step=7, streams=(4, 9))
 LIKE = torch.ones(2, 40)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from megachar.config.schema import AuxiliaryConfig
+from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.losses.auxiliary import layer_weights, silent_from, target_weights
 
 DROP = AuxiliaryConfig()

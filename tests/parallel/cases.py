@@ -9,17 +9,17 @@ import numpy as np
 import torch
 
 from megachar.config.checks import check_experiment
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
+from megachar.families.transformer.initialization import initialize
+from megachar.families.transformer.model import Transformer
 from megachar.layers.dropout import DropoutKey
 from megachar.losses.auxiliary import layer_weights
-from megachar.models.initialization import initialize
-from megachar.models.transformer import Transformer
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.stage import MicroBatch
 from megachar.parallel.state import EngineState
 from megachar.topology import Topology
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 
 SMALL = {"num_layers": 4, "width": 32, "num_heads": 2, "feed_forward_width": 64, "context": 16}
 SGD = {"name": "sgd", "learning_rate": 0.5, "momentum": 0.9}

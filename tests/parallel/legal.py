@@ -25,7 +25,7 @@ import numpy as np
 
 from megachar.config.checks import check_experiment
 from megachar.config.deepspeed import DS_CONFIGS, load_engine_config
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.used_bytes import UsedBytesVocabulary

@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
@@ -33,7 +33,7 @@ from megachar.training.checkpoints.format import DataRecord, find_checkpoint
 from megachar.training.checkpoints.reading import Position, read_layer
 from megachar.training.checkpoints.resuming import resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import fp16_on_cpu, micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.config.schema import Experiment
 from megachar.losses.auxiliary import layer_weights
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.stage import MicroBatch
 from megachar.topology import Topology
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 from tests.parallel.cases import micro_batch, reference, small_experiment, weights_at
 
 pytestmark = [

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
+from megachar.families.transformer.source import WindowSource
 from megachar.parallel.stage import MicroBatch
 from megachar.training import loop
 from megachar.training.checkpoints import files
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.metrics import read_metrics
-from megachar.training.micro_batches import WindowSource
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from megachar.config.checks import check_experiment
+from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment, save_experiment
-from megachar.config.schema import Experiment
 from megachar.data.corpus import Corpus
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.families.recurrent.initialization import initialize
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.stage import RecurrentStage
 from megachar.layers.variational import SegmentKey
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.recurrent_initialization import initialize_recurrent
+from megachar.optimizers.updates.normalized_rmsprop import NormalizedRMSprop
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import start
-from megachar.parallel.recurrent_stage import RecurrentStage
 from megachar.parallel.step_guard import StepFigures
 from megachar.topology import Topology
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
@@ -32,8 +33,7 @@ from megachar.training.checkpoints.reading import load_model
 from megachar.training.guard import Guard
 from megachar.training.metrics import read_metrics
 from megachar.training.micro_batches import build_source
-from megachar.training.normalized_rmsprop import NormalizedRMSprop
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import fp16_on_cpu
@@ -105,7 +105,7 @@ def plain(experiment: Experiment, corpus: Path, steps: int = TOTAL) -> tuple[Rec
     """The single-device model over the whole streams side by side, and its bits per character at every step."""
     torch.manual_seed(0)
     config: Any = experiment.model
-    model = initialize_recurrent(RecurrentModel(config), experiment.seed).train()
+    model = initialize(RecurrentModel(config), experiment.seed).train()
     optimizer, text = optimizer_of(experiment, model), streams_of(Corpus.open(corpus).split("train").tokens)
     per_epoch = (text.shape[1] - 1) // LENGTH
     found = []

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.schema import Experiment
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
@@ -221,9 +221,9 @@ def reading_case(values: dict[str, Any], resume: bool) -> tuple[list[int], str]:
     import contextlib
     import io
 
-    from megachar.training import micro_batches
+    from megachar.families.transformer import source
 
-    read, said, numbers = list[int](), io.StringIO(), micro_batches.window_numbers
+    read, said, numbers = list[int](), io.StringIO(), source.window_numbers
 
     def kept(*arguments: int) -> Any:
         windows = numbers(*arguments)
@@ -231,7 +231,7 @@ def reading_case(values: dict[str, Any], resume: bool) -> tuple[list[int], str]:
             read.extend(windows.tolist())
         return windows
 
-    micro_batches.window_numbers = kept
+    source.window_numbers = kept
     with contextlib.redirect_stdout(said):
         train(Experiment.model_validate(values), resume)
     return read, said.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import MegacharError
@@ -25,7 +25,7 @@ from megachar.training.checkpoints.resuming import newest_whole
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.training.checkpoints.vocabularies import carried_vocabulary
 from megachar.training.metrics import read_metrics
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool

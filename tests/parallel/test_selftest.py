@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from megachar.config.schema import Experiment
-from megachar.parallel.transformer_stage import TransformerStage
+from megachar.config.experiment import Experiment
+from megachar.families.transformer.stage import TransformerStage
 from megachar.selftest import collectives, speed
 from megachar.selftest.run import selftest
 from tests.parallel.cases import small_experiment

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import Mesh, start
 from megachar.parallel.state import EngineState
 from megachar.parallel.step_guard import StepFigures
 from megachar.topology import Topology
 from megachar.training.guard import Guard
-from megachar.training.optimizers import build_optimizer
+from megachar.training.optimizer import build_optimizer
 from tests.parallel.cases import micro_batch, reference, relative_error, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 from tests.parallel.test_fp16 import fp16_on_cpu

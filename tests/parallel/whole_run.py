@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from megachar.config.schema import Experiment, FaultToleranceConfig
+from megachar.config.experiment import Experiment
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.training import loop, run_log
 from megachar.watch.rank import RankWatch
 

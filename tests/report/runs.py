@@ -8,14 +8,16 @@ import torch
 from matplotlib.figure import Figure
 
 from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AuxiliaryConfig, DataConfig, Experiment
+from megachar.config.sections.auxiliary import AuxiliaryConfig
+from megachar.config.sections.data import DataConfig
 from megachar.data.preprocess import prepare_corpus
 from megachar.data.preprocessing.plan import one_file_per_split
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.transformer import Transformer
+from megachar.families.recurrent.model import RecurrentModel
+from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.families.transformer.model import Transformer
 from megachar.training.run_folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from megachar.config.loading import load_experiment
-from megachar.config.schema import SgdConfig
+from megachar.optimizers.sgd import SgdConfig
 from megachar.report.setting_rows import ABSENT, SettingRow, chosen, defaults_of, differing, flatten, flatten_json, rows
 from tests.report.runs import make_experiment
 

@@ -12,7 +12,7 @@ from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import ConfigError, PlatformError
 from megachar.exit_codes import ExitCode
-from megachar.models.state_names import layer_names
+from megachar.families.parameters import layer_names
 from megachar.sweeps.progress import Progress, State, progress_of
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs

@@ -9,10 +9,10 @@ import pytest
 
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import load_experiment
-from megachar.config.recurrent import RecurrentConfig
 from megachar.config.text import parse_override
 from megachar.errors import ConfigError
-from megachar.models.counting import count_parameters
+from megachar.families.counting import count_parameters
+from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.sweeps.sweep import SWEEPS, SweepRun, _override, load_sweep, plan_runs, sweep_names
 from megachar.training.preflight import load_run
 from tests.config.conftest import BASE

@@ -14,8 +14,8 @@ import pytest
 from megachar.config.loading import save_experiment
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.exit_codes import ExitCode
+from megachar.families.counting import count_parameters
 from megachar.launching.plan import LaunchPlan
-from megachar.models.counting import count_parameters
 from megachar.sweeps.sweep import load_sweep, plan_runs
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder, run_folder

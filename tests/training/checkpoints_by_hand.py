@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.config.schema import Experiment
 from megachar.training.run_folder import RunFolder
 from tests.config.conftest import BASE
 

@@ -20,7 +20,7 @@ from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError, DataError
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import DataRecord, find_checkpoint
 from megachar.training.checkpoints.resuming import check_vocabulary

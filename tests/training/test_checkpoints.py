@@ -17,7 +17,7 @@ import torch
 import megachar
 from megachar.config.loading import save_experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
 from megachar.training.checkpoints import format, reading
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
 from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint

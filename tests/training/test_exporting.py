@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from megachar.config.loading import save_experiment
 from megachar.errors import CheckpointError, ConfigError
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
 from megachar.training.checkpoints import exporting, files
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints

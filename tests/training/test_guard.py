@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megachar.config.schema import GuardConfig
+from megachar.config.sections.training import GuardConfig
 from megachar.errors import DivergenceError
 from megachar.parallel.step_guard import StepFigures
 from megachar.training.guard import BadStep, Guard

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from megachar.config.loading import load_experiment, preset_names
 from megachar.errors import CheckpointError
-from megachar.models.state_names import layer_name, layer_names
-from megachar.models.transformer import Transformer
+from megachar.families.parameters import layer_name, layer_names
+from megachar.families.transformer.model import Transformer
 from megachar.training.checkpoints import format as checkpoint_format
 from megachar.training.checkpoints.exporting import export_checkpoint, import_file
 from megachar.training.checkpoints.format import find_checkpoint, read_checkpoint

@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from megachar.config.schema import ScheduleConfig
-from megachar.training.learning_rate import learning_rate
+from megachar.optimizers.schedules import ScheduleConfig, learning_rate
 
 
 def rates(schedule: ScheduleConfig, total_steps: int, peak: float = 1.0) -> list[float]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.config.schema import Experiment
 from megachar.data.blend import Blend
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.preflight import check_data

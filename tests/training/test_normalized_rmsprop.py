@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megachar.config.schema import ScheduleConfig
-from megachar.training.learning_rate import learning_rate
-from megachar.training.normalized_rmsprop import NormalizedRMSprop
+from megachar.optimizers.schedules import ScheduleConfig, learning_rate
+from megachar.optimizers.updates.normalized_rmsprop import NormalizedRMSprop
 
 
 def random_parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from megachar.config.loading import load_experiment
-from megachar.models.transformer import Transformer
-from megachar.training.optimizers import build_optimizer, describe_kernels, is_decayed
+from megachar.families.parameters import rule_of
+from megachar.families.transformer.model import Transformer
+from megachar.training.optimizer import build_optimizer, describe_kernels
 from tests.config.conftest import BASE
 
 SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]
@@ -13,7 +14,7 @@ def test_only_matrices_are_decayed() -> None:
     """Matrices multiply hidden states: not biases, norms, the embedding or position tables."""
     experiment = load_experiment(BASE, SMALL)
     model = Transformer(experiment.model, experiment.auxiliary)
-    decayed = {name for name, _ in model.named_parameters() if is_decayed(name)}
+    decayed = {name for name, _ in model.named_parameters() if rule_of(experiment.model, name).decays}
     matrices = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert decayed == matrices
 
@@ -29,18 +30,18 @@ def test_every_parameter_is_in_one_group(name: str) -> None:
     assert found.keys() == {id(p) for p in model.parameters()}
     for key, parameter in model.named_parameters():
         group = found[id(parameter)]
-        assert group["weight_decay"] == (0.25 if is_decayed(key) else 0.0), key
+        assert group["weight_decay"] == (0.25 if rule_of(experiment.model, key).decays else 0.0), key
         assert group["lr"] == 0.125
 
 
 def test_settings_reach_the_optimizer() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     adamw = ["optimizer.beta1=0.7", "optimizer.beta2=0.8", "optimizer.epsilon=0.5"]
-    built = build_optimizer(load_experiment(BASE, [*SMALL, *adamw]), [("a.weight", parameter)])
+    built = build_optimizer(load_experiment(BASE, [*SMALL, *adamw]), [("embedding.weight", parameter)])
     assert isinstance(built, torch.optim.AdamW)
     assert (built.defaults["betas"], built.defaults["eps"]) == ((0.7, 0.8), 0.5)
     sgd = ["optimizer.name=sgd", "optimizer.momentum=0.6"]
-    built = build_optimizer(load_experiment(BASE, [*SMALL, *sgd]), [("a.weight", parameter)])
+    built = build_optimizer(load_experiment(BASE, [*SMALL, *sgd]), [("embedding.weight", parameter)])
     assert isinstance(built, torch.optim.SGD)
     assert built.defaults["momentum"] == 0.6
     assert not built.defaults["nesterov"]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.config.schema import Experiment
 from megachar.data.characters import CharacterVocabulary
 from megachar.errors import ConfigError, DataError
 from megachar.training.preflight import check_data, check_run_folder, load_run

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from megachar.cli.evaluate import open_corpus
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, parse_experiment, read_yaml, save_experiment
-from megachar.config.schema import BlendPart, DataConfig, Experiment
+from megachar.config.sections.data import BlendPart, DataConfig
 from megachar.errors import ConfigError, DataError
 from megachar.training.preflight import check_data
 from tests.config.conftest import BASE

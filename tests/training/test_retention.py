@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from megachar.models.transformer import Transformer
+from megachar.families.transformer.model import Transformer
 from megachar.training.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
 from megachar.training.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
 from megachar.training.run_folder import RunFolder

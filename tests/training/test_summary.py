@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from megachar.config.schema import Experiment
-from megachar.models.transformer import Transformer
+from megachar.config.experiment import Experiment
+from megachar.families.transformer.model import Transformer
 from megachar.training.run_folder import RunFolder
 from megachar.training.summary import Ending, summarize
 from tests.training.checkpoints_by_hand import small, write_checkpoint

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.errors import ConfigError, Preempted
 from megachar.watch.address import HubAddress
 from megachar.watch.rank import RankWatch

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.errors import ConfigError
 from megachar.exit_codes import ExitCode
 from megachar.watch.address import HubAddress

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.errors import PlatformError
 from megachar.watch import launchers
 from megachar.watch.address import HubAddress

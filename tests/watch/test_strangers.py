@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.watch import hub as hub_module
 from megachar.watch.failure import Failure
 from megachar.watch.hub import STRANGERS, Hub

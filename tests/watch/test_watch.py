@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.exit_codes import ExitCode
 from megachar.watch.address import HubAddress
 from megachar.watch.failure import read_failures
@@ -160,7 +160,7 @@ def test_a_lost_supervisor_ends_all(crew: Crew) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from megachar.config.schema import FaultToleranceConfig
+from megachar.config.sections.training import FaultToleranceConfig
 from megachar.watch.address import HubAddress
 from megachar.watch.hub import Hub
 from megachar.watch.secret import Secret

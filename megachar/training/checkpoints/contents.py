@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment, ModelConfig, TransformerConfig
+from megachar.config.engine import SCALER_KEYS
+from megachar.config.experiment import FAMILIES, OPTIMIZERS, Experiment
+from megachar.config.sections.model import ModelConfig
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.models.state_names import SCALER_KEYS, STATE_KEYS, layer_names
+from megachar.families.parameters import layer_names
 
 _COUNTS: Final = ("skipped_batches", "consecutive", "last_bad", "since_lowest", "windows")
 _FIGURES: Final = ("losses", "norms")
@@ -56,7 +57,7 @@ def problem_of_identity(saved: dict[str, Any], now: dict[str, Any] | None) -> st
     for key in ("model", "auxiliary"):
         if not isinstance(saved.get(key), dict):
             return f"its experiment has no {key}"
-    if saved.get("optimizer") not in STATE_KEYS:
+    if saved.get("optimizer") not in OPTIMIZERS.sections:
         return f"its experiment has the optimizer {saved.get('optimizer')!r:.40}"
     if now is None:
         return None
@@ -73,7 +74,8 @@ def problem_of_identity(saved: dict[str, Any], now: dict[str, Any] | None) -> st
 
 def model_of(saved: dict[str, Any]) -> ModelConfig:
     """The model of a manifest that holds no settings, by what must stay the same of it; ValueError where it is none."""
-    section = RecurrentConfig if "cell" in saved["model"] else TransformerConfig
+    settings = saved["model"].keys()
+    section = max(FAMILIES.sections.values(), key=lambda family: len(family.model_fields.keys() & settings))
     known = {name: value for name, value in saved["model"].items() if name in section.model_fields}
     try:
         return section.model_validate(known)
@@ -96,7 +98,7 @@ def problem_of_names(
     if vocabulary is not None and vocabulary.name == "sentencepiece":
         expected.add(MODEL_NAME)
     found = set(names)
-    streams = {name for name in found - expected if isinstance(model, RecurrentConfig) and _STREAMS.fullmatch(name)}
+    streams = {name for name in found - expected if model.carried_shapes() and _STREAMS.fullmatch(name)}
     if streams and experiment is not None:
         micro_size = experiment.batch.micro_size
         expected |= {stream_file(part * micro_size) for part in range(experiment.batch.num_micro_batches)}

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment, save_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
+from megachar.families.parameters import layer_name
 from megachar.files import atomic_write, json_text, reason
-from megachar.models.state_names import STATE_KEYS, layer_name
 from megachar.training.checkpoints.files import fsync_file, publish, write_file, write_layer
 from megachar.training.checkpoints.format import (
     FORMAT_VERSION,
@@ -158,7 +158,7 @@ def _experiment_of(folder: RunFolder, wanted: Experiment, step: int, file: Path)
 def _check_tensors(file: Path, experiment: Experiment) -> None:
     """`CheckpointError` unless the file holds exactly the weights and the optimizer state of the experiment."""
     weights = weight_shapes(experiment, with_auxiliary=True)
-    states = optimizer_shapes(weights, STATE_KEYS[experiment.optimizer.name])
+    states = optimizer_shapes(weights, experiment.optimizer.state_keys)
     expected = weights | {OPTIMIZER_PREFIX + name: shape for name, shape in states.items()}
     found = {name: shape for name, shape in tensor_shapes(file).items() if not name.startswith(STREAMS_PREFIX)}
     problem = difference(found, expected)

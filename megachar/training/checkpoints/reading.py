@@ -10,14 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import AuxiliaryConfig, Experiment
 from megachar.errors import CheckpointError
+from megachar.families.model import Model, build_model
+from megachar.families.parameters import layer_name
 from megachar.files import is_utf8, shown
-from megachar.models.recurrent import RecurrentModel
-from megachar.models.state_names import STATE_KEYS, layer_name
-from megachar.models.transformer import Transformer
 from megachar.parallel.mesh import fail_together
 from megachar.parallel.state import EngineState
 from megachar.training.checkpoints.format import UNREADABLE, Checkpoint, check_identity, problem_of_reading, with_mend
@@ -30,7 +28,7 @@ from megachar.training.checkpoints.tensors import Shapes, difference, optimizer_
 class LoadedModel:
     """A model at inference: on the CPU, in fp32, in evaluation mode, without auxiliary classifiers."""
 
-    model: Transformer | RecurrentModel
+    model: Model
     experiment: Experiment
     step: int
 
@@ -52,7 +50,7 @@ class LayerShapes:
 
     def __init__(self, experiment: Experiment) -> None:
         self._weights = weight_shapes(experiment, with_auxiliary=True)
-        self._keys = STATE_KEYS[experiment.optimizer.name]
+        self._keys = experiment.optimizer.state_keys
 
     def of(self, kind: str, layer: str) -> Shapes | None:
         """Of one file; None for streams, whose rows are cut in another way in every layout."""
@@ -151,7 +149,7 @@ def load_model(source: Path, step: int | None = None) -> LoadedModel:
         shapes = LayerShapes(load_settings(checkpoint.path))  # whose auxiliary classifiers may have been others
         for layer in sorted({layer_name(name) for name in names}):
             stored |= read_layer(checkpoint, "weights", layer, shapes.of("weights", layer))
-    model = _build(experiment, auxiliary=None)
+    model = build_model(experiment.model, auxiliary=None)
     model.load_state_dict({name: stored[name] for name in names})
     return LoadedModel(model.eval(), experiment, found_step)
 
@@ -159,15 +157,8 @@ def load_model(source: Path, step: int | None = None) -> LoadedModel:
 def weight_shapes(experiment: Experiment, with_auxiliary: bool) -> Shapes:
     """Name and shape of every weight of the single-device model, with its auxiliary classifiers or at inference."""
     with torch.device("meta"):
-        model = _build(experiment, experiment.auxiliary if with_auxiliary else None)
+        model = build_model(experiment.model, experiment.auxiliary if with_auxiliary else None)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _build(experiment: Experiment, auxiliary: AuxiliaryConfig | None) -> Transformer | RecurrentModel:
-    """The single-device model, its weights not yet set."""
-    if isinstance(experiment.model, RecurrentConfig):
-        return RecurrentModel(experiment.model)
-    return Transformer(experiment.model, auxiliary, kernels="torch")
 
 
 def _read_file(path: Path, shapes: Shapes) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter
 
 from megachar.config.differences import differences
+from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment
-from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError, DataError

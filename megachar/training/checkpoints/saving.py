@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from megachar.config.deepspeed import load_engine_config
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, MegacharError

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment
-from megachar.config.schema import Experiment
 from megachar.errors import CheckpointError, ConfigError
 from megachar.training.checkpoints.format import (
     MANIFEST,

@@ -7,11 +7,10 @@ from typing import Final, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from megachar.config.recurrent import RecurrentConfig
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.errors import CheckpointError
-from megachar.models.counting import count_parameters
-from megachar.models.state_names import STATE_KEYS, layer_name, layer_names
+from megachar.families.counting import count_parameters
+from megachar.families.parameters import layer_name, layer_names
 from megachar.training.checkpoints.format import Checkpoint, with_mend
 
 Contents = Literal["inference", "all"]
@@ -85,13 +84,13 @@ def problem_of_shapes(shapes: Shapes, experiment: Experiment, contents: Contents
     missing = set(layer_names(model)) ^ {layer_name(name) for name in weights}
     if missing:
         return f"its layers are not its model's: {min(missing)!r:.80} is one too few or too many"
-    trains = contents == "all" or isinstance(model, RecurrentConfig)
+    trains = contents == "all" or model.folds
     parts = count_parameters(model, experiment.auxiliary)
     expected = sum(part.training if trains else part.inference for part in parts)
     found = sum(math.prod(shape) for shape in weights.values())
     if found != expected:
         return f"it holds {found:,} weights, and its model has {expected:,}"
-    keys = STATE_KEYS[experiment.optimizer.name] if contents == "all" else ()
+    keys = experiment.optimizer.state_keys if contents == "all" else ()
     wanted = optimizer_shapes(weights, keys)
     states = {name: shape for name, shape in shapes.items() if name.startswith(OPTIMIZER_PREFIX)}
     problem = difference(states, {OPTIMIZER_PREFIX + name: shape for name, shape in wanted.items()})
@@ -115,18 +114,17 @@ def difference(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tupl
 
 def _problem_of_streams(shapes: Shapes, experiment: Experiment) -> str | None:
     """What is wrong with the parts that streams are kept in: they follow on each other, and are all or none."""
-    model, parts = experiment.model, dict[int, Shapes]()
+    carried, parts = experiment.model.carried_shapes(), dict[int, Shapes]()
     for name, shape in shapes.items():
         first, _, tensor = name.removeprefix(STREAMS_PREFIX).partition("/")
-        if not isinstance(model, RecurrentConfig) or not (first.isascii() and first.isdigit() and len(first) < 13):
+        if not carried or not (first.isascii() and first.isdigit() and len(first) < 13):
             return f"it holds {name!r:.80}, and its model has no such streams"
         parts.setdefault(int(first), {})[tensor] = shape
     following = 0
     for number in sorted(parts):
-        assert isinstance(model, RecurrentConfig)
         rows = next(iter(parts[number].get("epoch", ())), 0)
-        state = (rows, model.num_layers, model.hidden_size)
-        problem = difference(parts[number], {"hidden": state, "cell": state, "epoch": (rows,)})
+        wanted = {name: (rows, *shape) for name, shape in carried.items()}
+        problem = difference(parts[number], {**wanted, "epoch": (rows,)})
         if problem is not None or rows == 0 or number != following:
             return f"its streams from {number} on are damaged: {problem or f'{following} should follow'}"
         following += rows

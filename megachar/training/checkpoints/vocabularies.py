@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from megachar.config.schema import Experiment
+from megachar.config.experiment import Experiment
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import MOST_MODEL_BYTES
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary

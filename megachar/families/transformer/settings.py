@@ -1,0 +1,51 @@
+"""Settings of the transformer. Imports no torch."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from megachar.config.sections.model import ModelConfig
+from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE
+
+
+class TransformerConfig(ModelConfig):
+    """The transformer of Al-Rfou et al. (2019), section 2."""
+
+    family: Literal["transformer"] = "transformer"
+    """Tells this section from that of the recurrent models, `recurrent`."""
+    num_layers: int = Field(default=12, ge=1, le=MAX_LAYERS)
+    """Number of transformer blocks."""
+    width: int = Field(default=512, ge=1, le=MAX_SIZE)
+    """Size of the hidden state, d."""
+    num_heads: int = Field(default=2, ge=1, le=MAX_SIZE)
+    """Attention heads per block; must divide `width`."""
+    feed_forward_width: int = Field(default=2048, ge=1, le=MAX_SIZE)
+    """Size of the ReLU layer, f."""
+    context: int = Field(default=512, ge=1, le=MAX_SIZE)
+    """Window in characters, t."""
+    vocabulary_size: int = Field(default=256, ge=2, le=MAX_SIZE)
+    """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
+    local_offsets: tuple[tuple[int, ...], ...] = ()
+    """Per layer, how many characters back each of its first heads starts out looking: [[1, 2], [1, 4]] sets two heads
+    of the first two layers. A way to start training (see `initialization`), not a constraint. Off: []."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
+
+    not_shapes: ClassVar = frozenset({"dropout", "local_offsets"})
+
+    @property
+    def window_length(self) -> int:
+        """See `ModelConfig`."""
+        return self.context
+
+    @property
+    def context_limit(self) -> int:
+        """See `ModelConfig`."""
+        return self.context
+
+    @property
+    def drops_out(self) -> bool:
+        """See `ModelConfig`."""
+        return self.dropout > 0

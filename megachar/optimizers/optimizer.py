@@ -1,0 +1,36 @@
+"""What every optimizer says of itself. Imports no torch.
+
+An optimizer is one file of this folder: its settings, under `OptimizerConfig`, which build it.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from megachar.config.sections.section import Section
+
+if TYPE_CHECKING:
+    import torch
+
+ParameterGroups = list[dict[str, Any]]
+"""As torch's optimizers take them: `params`, and the `weight_decay` of these."""
+
+
+class OptimizerConfig(Section):
+    """Base of the settings of optimizers."""
+
+    name: str
+    learning_rate: float
+
+    state_keys: ClassVar[tuple[str, ...]]
+    """What it keeps of every parameter, by its keys in torch's state: tensors of the parameter's shape."""
+    takes_one_norm: ClassVar[bool] = False
+    """Whether it takes a norm over all parameters: they may then neither be cut nor be kept off the device."""
+
+    def build(self, groups: ParameterGroups, *, apex: bool, partitioned: bool) -> "torch.optim.Optimizer":
+        """The optimizer itself.
+
+        Args:
+            groups: all parameters of this rank.
+            apex: take NVIDIA apex's, which can be imported.
+            partitioned: each data rank will hand it another part of the parameters (ZeRO).
+        """
+        raise NotImplementedError

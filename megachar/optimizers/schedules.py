@@ -1,0 +1,38 @@
+"""The learning rate as a pure function of the step. A shape is a function of this file. Imports no torch."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from megachar.config.sections.section import MAX_STEPS, Section
+
+
+class ScheduleConfig(Section):
+    """Learning rate over training, as a factor of `optimizer.learning_rate`."""
+
+    shape: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    """After the warm-up: constant, half a cosine or a straight line down to `final_fraction`, or `step_factor` of the
+    rate before at every step, but not below `final_fraction`."""
+    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
+    """Steps over which the rate rises linearly from 0; 0 is off."""
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the peak rate at the last step (cosine and linear), or the lowest (exponential)."""
+    step_factor: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Factor of the rate per step (exponential only, which needs it). Off: null."""
+
+
+def learning_rate(schedule: ScheduleConfig, peak: float, total_steps: int, step: int) -> float:
+    """Rate of `step` (from 0): a linear warm-up to `peak`, then constant, or down to its `final_fraction`.
+
+    The length of an update that decays (Krause et al. 2016) is shape `exponential`.
+    """
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / schedule.warmup_steps
+    if schedule.shape == "constant":
+        return peak
+    if schedule.step_factor is not None:
+        return peak * max(schedule.final_fraction, schedule.step_factor ** (step - schedule.warmup_steps))
+    done = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps - 1)
+    remaining = 0.5 * (1.0 + math.cos(math.pi * done)) if schedule.shape == "cosine" else 1.0 - done
+    return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining)
