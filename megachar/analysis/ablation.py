@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megachar.analysis.result import Analysis, Cell, Column, Table
-from megachar.analysis.sweeps import NOT_COMPARED, RunRecord, Variant, group_by_seed, unfinished
+from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
 from megachar.config.differences import differences
 from megachar.config.experiment import Experiment
+from megachar.config.sections.section import Role
 from megachar.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def compare_with_full(runs: Sequence[RunRecord]) -> list[Ablation]:
     others = sorted((variant for variant in variants if variant is not full), key=lambda variant: variant.final_bits)
     compared = []
     for variant in (full, *others):
-        changed = differences(full.experiment, variant.experiment, (*NOT_COMPARED, "seed"))
+        changed = differences(full.experiment, variant.experiment, Role.NAMES, Role.COMPUTES)
+        changed.pop("seed", None)
         above = variant.final_bits - full.final_bits
         paper = paper_bits(changed) if has_every_part(full.experiment) else None
         compared.append(Ablation(variant, changed, above, paper))

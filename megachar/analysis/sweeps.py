@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megachar.analysis.result import Subject, label_sources
-from megachar.config.differences import settings_of
+from megachar.config.differences import settings_but
 from megachar.config.experiment import Experiment
+from megachar.config.sections.section import Role
 from megachar.errors import DataError
 from megachar.families.counting import count_parameters
 from megachar.training.early_stopping import is_finished
 from megachar.training.records import Record, read_records, validation_order
 from megachar.training.run_folder import RunFolder
-
-NOT_COMPARED = ("name", "output", "parallel", "device", "deepspeed", "kernels", "fault_tolerance")
-"""Settings that say where and how a run is computed, not what it trains."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,8 @@ def group_by_seed(runs: Iterable[RunRecord]) -> list[Variant]:
     """Runs of the same settings but for the seed, in order of their first ones."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        settings = settings_of(run.experiment)
-        kept = {key: value for key, value in settings.items() if key.partition(".")[0] not in (*NOT_COMPARED, "seed")}
+        kept = settings_but(run.experiment, Role.NAMES, Role.COMPUTES)
+        kept.pop("seed")
         groups.setdefault(repr(sorted(kept.items())), []).append(run)
     return [Variant(tuple(group)) for group in groups.values()]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megachar.config.experiment import Experiment
+from megachar.config.sections.section import Role, role_of
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -19,14 +20,21 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     return flatten(experiment.model_dump(mode="json"))
 
 
-def differences(old: Experiment, new: Experiment, ignored: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+def settings_but(experiment: Experiment, *ignored: Role) -> dict[str, Any]:
+    """Those of other roles than these, by their `section.key`."""
+    fields = Experiment.model_fields.items()
+    left_out = {name for name, field in fields if role_of(field, Role.TRAINS) in ignored}
+    return {key: value for key, value in settings_of(experiment).items() if key.partition(".")[0] not in left_out}
+
+
+def differences(old: Experiment, new: Experiment, *ignored: Role) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, by `section.key`: old and new value, None where one has no such setting.
 
-    `ignored`: keys, and names of sections, that are not compared.
+    `ignored`: roles of settings that are not compared.
     """
-    before, after = settings_of(old), settings_of(new)
+    before, after = settings_but(old, *ignored), settings_but(new, *ignored)
     return {
         key: (before.get(key), after.get(key))
         for key in dict.fromkeys((*before, *after))
-        if before.get(key) != after.get(key) and key not in ignored and key.partition(".")[0] not in ignored
+        if before.get(key) != after.get(key)
     }

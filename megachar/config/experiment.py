@@ -12,7 +12,7 @@ from megachar.config.sections.data import DataConfig
 from megachar.config.sections.kinds import Kinds, modules_in
 from megachar.config.sections.layout import BatchConfig, ParallelConfig
 from megachar.config.sections.model import ModelConfig
-from megachar.config.sections.section import Section
+from megachar.config.sections.section import Role, Section
 from megachar.config.sections.training import FaultToleranceConfig, GuardConfig, TrainingConfig
 from megachar.optimizers.optimizer import OptimizerConfig
 from megachar.optimizers.schedules import ScheduleConfig
@@ -38,17 +38,19 @@ class DeepSpeedFile(Section):
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
-    name: str = Field(default="experiment", max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    name: Annotated[str, Role.NAMES] = Field(
+        default="experiment", max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+    )
     """Name of the run; its folder is `output`/`name`."""
-    output: str = "runs"
+    output: Annotated[str, Role.NAMES] = "runs"
     """Folder in which run folders are made."""
     seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of initial weights, windows and dropout masks."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Role.COMPUTES] = "auto"
     """Where to train; `auto` takes CUDA where there is one."""
-    kernels: Literal["torch", "apex"] = "torch"
+    kernels: Annotated[Literal["torch", "apex"], Role.COMPUTES] = "torch"
     """Layer norm and fused optimizers: torch's, or NVIDIA apex's where importable. The run says which it took."""
-    deepspeed: str | DeepSpeedFile = "fp32"
+    deepspeed: Annotated[str | DeepSpeedFile, Role.COMPUTES] = "fp32"
     """DeepSpeed JSON: a name in ds_configs/ or a path. It owns ZeRO, precision, offload and communication. A run keeps
     what a file of your own held when it was started."""
     data: DataConfig = DataConfig()
@@ -57,7 +59,7 @@ class Experiment(Section):
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS] = OPTIMIZERS.make_default()
     schedule: ScheduleConfig = ScheduleConfig()
     batch: BatchConfig = BatchConfig()
-    parallel: ParallelConfig = ParallelConfig()
+    parallel: Annotated[ParallelConfig, Role.COMPUTES] = ParallelConfig()
     training: TrainingConfig = TrainingConfig()
     guard: GuardConfig = GuardConfig()
-    fault_tolerance: FaultToleranceConfig = FaultToleranceConfig()
+    fault_tolerance: Annotated[FaultToleranceConfig, Role.COMPUTES] = FaultToleranceConfig()

@@ -6,14 +6,12 @@ from enum import Enum
 from megachar.config.differences import differences
 from megachar.config.experiment import Experiment
 from megachar.config.paths import with_absolute_paths
+from megachar.config.sections.section import Role
 from megachar.data.vocabulary import Unit
 from megachar.errors import ConfigError
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.early_stopping import is_finished
 from megachar.training.run_folder import run_folder
-
-NOT_TRAINED = ("parallel", "device", "deepspeed", "kernels", "fault_tolerance", "output")
-"""Settings that say how and where a run is computed, not what it trains: they may change while a sweep is stopped."""
 
 
 class State(str, Enum):
@@ -45,8 +43,9 @@ def progress_of(experiment: Experiment) -> Progress:
     folder = run_folder(experiment)
     if not folder.experiment_file.exists():
         return Progress(State.TO_DO)
+    # How and where a run is computed may change while a sweep is stopped.
     started, asked = with_absolute_paths(folder.load_experiment()), with_absolute_paths(experiment)
-    for key, (before, now) in differences(started, asked, NOT_TRAINED).items():
+    for key, (before, now) in differences(started, asked, Role.NAMES, Role.COMPUTES).items():
         raise ConfigError(
             f"run {folder.path} was started with {key} = {before}, and the sweep now has {now}; set it back, or start "
             f"another sweep with name=ANOTHER"

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from megachar.config.differences import differences, flatten
 from megachar.config.experiment import Experiment
 from megachar.config.loading import find_yaml, read_yaml
-from megachar.config.sections.section import Section
+from megachar.config.sections.section import Role, Section
 from megachar.config.text import is_text_setting
 from megachar.data.corpus import Corpus
 from megachar.errors import ConfigError
@@ -161,7 +161,7 @@ def _check_reach(sweep: Sweep, overrides: Sequence[str]) -> None:
 
 def _check_distinct(runs: Sequence[SweepRun]) -> None:
     for one, other in itertools.combinations(runs, 2):
-        if not differences(one.experiment, other.experiment, ("name",)):
+        if not differences(one.experiment, other.experiment, Role.NAMES):
             raise ConfigError(
                 f"the runs {one.name} and {other.name} have the same settings; leave out the override that makes them "
                 f"so, or one of them"

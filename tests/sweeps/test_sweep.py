@@ -9,6 +9,7 @@ import pytest
 
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import load_experiment
+from megachar.config.sections.section import Role
 from megachar.config.text import parse_override
 from megachar.errors import ConfigError
 from megachar.families.counting import count_parameters
@@ -35,7 +36,7 @@ def test_variants(tmp_path: Path) -> None:
     runs = runs_of(tmp_path, variants=VARIANTS)
     base = load_experiment(BASE)
     assert [run.name for run in runs] == ["full", "small", "slow"]
-    own = [differences(base, run.experiment, ("name", "output")) for run in runs]
+    own = [differences(base, run.experiment, Role.NAMES) for run in runs]
     assert own == [{}, {"model.width": (64, 32)}, {"optimizer.learning_rate": (0.004, 0.001)}]
     output = str(Path("runs/mine").absolute())
     assert [(run.experiment.output, run.experiment.name) for run in runs] == [(output, run.name) for run in runs]
@@ -143,7 +144,7 @@ def test_the_ablation(base: str) -> None:
     full, *others = plan_runs(load_sweep("ablation"), base, [])
     auxiliary = full.experiment.auxiliary
     assert (auxiliary.multiple_positions, auxiliary.intermediate_layers, auxiliary.num_targets) == (True, True, 2)
-    lacks = {run.name: differences(full.experiment, run.experiment, ("name",)) for run in others}
+    lacks = {run.name: differences(full.experiment, run.experiment, Role.NAMES) for run in others}
     optimizer = {key.partition(".")[0] for key in lacks.pop("plain-sgd")}
     assert optimizer == {"optimizer"}
     assert lacks == {
@@ -178,7 +179,7 @@ def test_the_sizes_match_in_pairs() -> None:
         assert counts[i + 1] == pytest.approx(counts[i], rel=0.01)
         assert runs[i].name == f"mlstm-{mlstm.hidden_size}"
         assert runs[i + 1].name == f"stacked-lstm-{stacked.hidden_size}"
-    kept = [differences(runs[0].experiment, run.experiment, ("name",)) for run in runs]
+    kept = [differences(runs[0].experiment, run.experiment, Role.NAMES) for run in runs]
     assert set().union(*kept) == {"model.cell", "model.num_layers", "model.hidden_size"}
 
 

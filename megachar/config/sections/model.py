@@ -3,7 +3,7 @@
 import importlib
 from typing import Any, ClassVar
 
-from megachar.config.sections.section import Section
+from megachar.config.sections.section import Role, Section, role_of
 
 
 class ModelConfig(Section):
@@ -13,8 +13,6 @@ class ModelConfig(Section):
     num_layers: int
     vocabulary_size: int
 
-    not_shapes: ClassVar[frozenset[str]]
-    """Settings that a resumed run may change: the parameters' names and shapes do not follow from them."""
     folds: ClassVar[bool] = False
     """Whether a model in use is computed from all that was trained, so that its files hold all of that."""
 
@@ -32,6 +30,16 @@ class ModelConfig(Section):
     def drops_out(self) -> bool:
         """Whether training draws masks."""
         raise NotImplementedError
+
+    def shapes(self) -> dict[str, Any]:
+        """The settings from which the parameters' names and shapes follow, of JSON's types."""
+        return self.model_dump(mode="json", include=self.keys_of_shapes())
+
+    @classmethod
+    def keys_of_shapes(cls) -> set[str]:
+        """Their names; not that of the family, whose other keys tell which it is."""
+        fields = cls.model_fields.items()
+        return {key for key, field in fields if role_of(field, Role.SHAPES) is Role.SHAPES} - {"family"}
 
     def carried_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of what a stream of text carries on from one step of training to the next; here nothing."""

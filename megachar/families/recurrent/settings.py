@@ -1,11 +1,11 @@
 """Settings of the recurrent models. Imports no torch."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from megachar.config.sections.model import ModelConfig
-from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE
+from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE, Role
 
 
 class RecurrentConfig(ModelConfig):
@@ -31,17 +31,16 @@ class RecurrentConfig(ModelConfig):
     """Whether the classifier has a bias."""
     weight_norm: bool = False
     """Weight normalisation, one gain per row, of all matrices but the embedding and the classifier."""
-    forget_bias: float = 0.0
+    forget_bias: Annotated[float, Role.TRAINS] = 0.0
     """Initial bias of the forget gate; 0 is off."""
-    orthogonal_scale: float = Field(default=0.0, ge=0.0)
+    orthogonal_scale: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0)
     """Hidden weights start as orthogonal n x n matrices times this. Off (0): normal, of standard deviation
     1 / sqrt(n)."""
-    hidden_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    hidden_dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability of hidden units, one mask for a whole segment (variational dropout); 0 is off."""
-    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    embedding_dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability of the embedding's dimensions, one mask for a whole segment; 0 is off."""
 
-    not_shapes: ClassVar = frozenset({"hidden_dropout", "embedding_dropout", "forget_bias", "orthogonal_scale"})
     folds: ClassVar = True
 
     @property

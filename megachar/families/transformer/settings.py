@@ -1,11 +1,11 @@
 """Settings of the transformer. Imports no torch."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from megachar.config.sections.model import ModelConfig
-from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE
+from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE, Role
 
 
 class TransformerConfig(ModelConfig):
@@ -27,13 +27,11 @@ class TransformerConfig(ModelConfig):
     """Number of symbols, V. Without it that of the corpus which is trained on; given, it must be the corpus'."""
     positions: Literal["learned", "sinusoidal"] = "learned"
     """`learned`: a table per layer added to the input of every layer; `sinusoidal`: the fixed table instead."""
-    local_offsets: tuple[tuple[int, ...], ...] = ()
+    local_offsets: Annotated[tuple[tuple[int, ...], ...], Role.TRAINS] = ()
     """Per layer, how many characters back each of its first heads starts out looking: [[1, 2], [1, 4]] sets two heads
     of the first two layers. A way to start training (see `initialization`), not a constraint. Off: []."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
-
-    not_shapes: ClassVar = frozenset({"dropout", "local_offsets"})
 
     @property
     def window_length(self) -> int:

@@ -47,7 +47,6 @@ _MOST_MANIFEST_BYTES: Final = 1 << 26
 _MOST: Final = 1 << 62  # of anything that is counted
 _CHECKSUM: Final = "sha256"
 """The manifest's key for the checksum of the rest of it; older megachars wrote none."""
-_FAMILY: Final = "family"  # whose other keys tell which it is
 _FOLDER_NAME = re.compile(r"step-(\d+)(?:\.(\d+))?")
 UNREADABLE = " cannot be read: "
 """Between the name of a file and the machine's trouble with it, which says nothing against the file."""
@@ -287,8 +286,8 @@ def check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -
     saved, now = dict(checkpoint.manifest.experiment), identity(experiment)
     if isinstance(saved.get("model"), dict):
         # An older megachar may have counted settings in that it did not know to be none of a model's shape.
-        others = {_FAMILY, *experiment.model.not_shapes}
-        saved["model"] = {name: value for name, value in saved["model"].items() if name not in others}
+        kept = now["model"].keys() | (saved["model"].keys() - type(experiment.model).model_fields.keys())
+        saved["model"] = {name: value for name, value in saved["model"].items() if name in kept}
     for key in keys:
         if saved.get(key) != now[key]:
             raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
@@ -302,7 +301,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """
     auxiliary = experiment.auxiliary
     return {
-        "model": experiment.model.model_dump(mode="json", exclude={_FAMILY, *experiment.model.not_shapes}),
+        "model": experiment.model.shapes(),
         "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
         "optimizer": experiment.optimizer.name,
     }

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from megachar.config.differences import differences
 from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment
+from megachar.config.sections.section import Role
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError, DataError
@@ -116,7 +117,7 @@ def describe_changes(checkpoint: Checkpoint, experiment: Experiment, windows: in
         before = parse_experiment(checkpoint.manifest.settings, str(checkpoint.path))
     except ConfigError:
         return ""
-    changed = differences(before, experiment, ("name", "output"))
+    changed = differences(before, experiment, Role.NAMES)
     if not changed:
         return ""
     line = "changed since: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
