@@ -1,3 +1,5 @@
+"""Losses by layer are read from a run's records, and a run that has none is told so."""
+
 from pathlib import Path
 from typing import Any
 

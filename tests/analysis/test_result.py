@@ -1,3 +1,5 @@
+"""Results of an analysis are saved, named, read again and found in a run; one never replaces another."""
+
 import csv
 import json
 import os

@@ -1,3 +1,5 @@
+"""Which DeepSpeed JSONs are read, what is refused in them, and that DeepSpeed accepts whatever is not refused."""
+
 import contextlib
 import json
 import random

@@ -1,3 +1,5 @@
+"""Losses by position in the window: bins, means, and error bars that are those of drawing windows anew."""
+
 import math
 import re
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Initial weights depend on seed and layer alone, and the first loss is ln V at any depth."""
+
 import math
 import random
 from collections.abc import Sequence

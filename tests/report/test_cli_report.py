@@ -1,3 +1,5 @@
+"""`megachar report` as a user calls it: of one run or several, with models or without, and what is refused."""
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""What the report's page holds for one run and for several, and that it loads and overwrites nothing of others."""
+
 import json
 import re
 from html.parser import HTMLParser

@@ -1,3 +1,5 @@
+"""What is written to metrics.jsonl is read, each step once, also after kills, torn lines and full disks."""
+
 import json
 import math
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Pictures of a run are drawn from any records, and drawn anew."""
+
 import json
 import os
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""What is checked before a start: corpus, splits, symbols, paths and the run's folder."""
+
 import json
 from pathlib import Path
 from typing import Any
