@@ -189,6 +189,11 @@ def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
             f"offload ({experiment.deepspeed}) does not work with parallel.pipe = {parallel.pipe}; "
             f"take a DeepSpeed JSON without offload, or set parallel.pipe=1"
         )
+    if parallel.pipe > 1 and engine.settings.wall_clock_breakdown:
+        raise ConfigError(
+            f"wall_clock_breakdown ({experiment.deepspeed}) does not work with parallel.pipe = {parallel.pipe}, where "
+            f"DeepSpeed would start its timer of the backward pass twice; leave it out, or set parallel.pipe=1"
+        )
     if engine.precision != "fp32" and engine.zero_stage == 0:
         raise ConfigError(
             f"{engine.precision} ({experiment.deepspeed}) needs ZeRO stage 1 or more, which holds the fp32 master "

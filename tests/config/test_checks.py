@@ -104,6 +104,12 @@ def test_offload_with_pipe(ds_json: WriteJson) -> None:
     assert "set parallel.pipe=1" in message
 
 
+def test_timers_of_a_pipeline(ds_json: WriteJson) -> None:
+    path = ds_json({"wall_clock_breakdown": True})
+    refused([f"deepspeed={path}"], r"wall_clock_breakdown \(.*engine\.json\) does not work with parallel\.pipe = 2, ")
+    load_experiment(BASE, [f"deepspeed={path}", "parallel.pipe=1"])
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_offload_needs_zero_2(stage: int, ds_json: WriteJson) -> None:
     path = ds_json({"zero_optimization": {"stage": stage, **OFFLOAD}})
