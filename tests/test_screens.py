@@ -12,6 +12,7 @@ from rich.text import Text
 
 from megachar import cli
 from megachar.bars import format_duration, share_done, time_left
+from megachar.cli.lazy import COMMANDS, load_command
 from megachar.cli.stages import Stages
 from megachar.config.loading import preset_names
 from megachar.evaluation.progress import show_progress
@@ -151,3 +152,19 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.Mon
     monkeypatch.setattr(cli, "app", lambda: print("corpus donn\u00e9es"))
     cli.main()
     assert shown.getvalue() == b"corpus donn\\xe9es\n"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_help_fits_and_breaks_no_word(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor at the hyphens of options; examples can be copied, and are the same at any width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in COMMANDS:
+        called = load_command(name)
+        for command in [called, *getattr(called, "commands", {}).values()]:
+            lines = command.get_help(command.make_context(name, [], resilient_parsing=True)).splitlines()
+            assert all(len(line) <= width or "|" in line for line in lines), name
+            assert not [line for line in lines if line.endswith("-")], name
+    prepare = load_command("corpus").commands["prepare"]
+    shown = prepare.get_help(prepare.make_context("prepare", [], resilient_parsing=True))
+    text = re.sub(r" \\\n +", " ", shown)
+    assert "\n    megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205\n" in text

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from megachar.cli.help import HelpContext
 from megachar.files import expanded
 
 COMMANDS = {
@@ -32,6 +33,8 @@ COMMANDS = {
 
 class Group(TyperGroup):
     """A group whose help says of each command all that its first paragraph does, and cuts none."""
+
+    context_class = HelpContext
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -73,6 +76,7 @@ def load_command(name: str) -> Any:
     command.name = name
     for called in getattr(command, "commands", {"": command}).values():
         called.callback = _with_home(called.callback)
+        called.context_class = HelpContext
     return command
 
 
