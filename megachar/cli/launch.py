@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
@@ -127,7 +127,8 @@ def print_layout(plan: LaunchPlan, console: Console) -> None:
     """The table of ranks."""
     parallel = plan.experiment.parallel
     title = f"pipe {parallel.pipe} x tensor {parallel.tensor} x data {parallel.data}"
-    table = Table("host", "device", "rank", "replica", "stage", "tensor part", "layers", title=title)
+    short = (Column(name, no_wrap=True) for name in ("rank", "replica", "stage", "tensor"))
+    table = Table("host", "device", *short, "layers", title=title)
     previous = ""
     for row in layout_rows(plan):
         if previous not in ("", row.host):

@@ -45,9 +45,10 @@ Call = Callable[..., Done]
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """Runs `megachar corpus` with arguments in this process; a traceback would come through."""
 
+    monkeypatch.setenv("COLUMNS", "200")
+
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["megachar", "corpus", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capfd.readouterr()
@@ -94,17 +95,18 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def test_help_and_list(call: Call) -> None:
+def test_help_and_list(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("--help")
     assert done.status == 0
     assert all(command in done.out for command in ("list", "fetch", "inspect"))
+    monkeypatch.setenv("COLUMNS", "80")
     done = call("list")
     assert done.status == 0
     for corpus in registry.CORPORA:
         assert corpus.name in done.out
         assert corpus.archive.addresses[0][:60] in done.out
-        assert corpus.licence in done.out
-    assert "text: none known" in done.out  # of lm1b
+        assert f"licence: {corpus.licence}" in done.out
+    assert "known hashes: archive: sha256, text: none known" in done.out  # of lm1b
     assert "Hashes are those that users of the corpora recorded" in done.out
 
 
