@@ -29,7 +29,11 @@ def print_table(table: Table, console: Console) -> None:
     if title is not None:
         _print_folded(_text(title, console), console)
     if widths is None:
-        _print_blocks(headers, [*rows, *footers], console)
+        if len(headers) == 2:  # one thing a line: names and what they are
+            for name, what in shown:
+                _print_folded(Text.assemble(name, ": ", what) if what.plain else name, console, indent=2)
+        else:
+            _print_blocks(headers, [*rows, *footers], console)
     elif shown:
         for column, width in zip(table.columns, widths, strict=True):
             column.width = width

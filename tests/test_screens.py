@@ -168,3 +168,15 @@ def test_help_fits_and_breaks_no_word(width: int, monkeypatch: pytest.MonkeyPatc
     shown = prepare.get_help(prepare.make_context("prepare", [], resilient_parsing=True))
     text = re.sub(r" \\\n +", " ", shown)
     assert "\n    megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205\n" in text
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_names_and_what_they_are_become_lines(head: bool) -> None:
+    """Not blocks of two lines each, as rows of more columns do."""
+    table = Table("protocol", "static", show_header=head)
+    table.add_row("split", "valid")
+    table.add_row("corpus", "/a/long/path/to/the/corpus/of/this/run")
+    screen = Screen(40)
+    print_table(table, screen.console)
+    lines = ["split: valid", "corpus:", "  /a/long/path/to/the/corpus/of/this/run", ""]
+    assert screen.lines == ["protocol: static", *lines] if head else lines

@@ -47,6 +47,13 @@ app = make_group("Inspect, verify, export and import checkpoints.")
 Source = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
 
+WORDS = {
+    "skipped_batches": "batches skipped", "consecutive": "bad steps in a row", "last_bad": "last bad step",
+    "lowest_validation": "lowest validation", "since_lowest": "validations since", "windows": "windows read",
+    "cur_scale": "loss scale", "cur_iter": "steps scaled", "last_overflow_iter": "last overflow",
+    "cur_hysteresis": "overflows until lowered",
+}  # fmt: skip
+"""What a checkpoint calls a figure -> what people do."""
 LAYOUT_NOTE = "none: whole fp32 tensors, which resume on any pipe x tensor x data x ZeRO that fits the model"
 
 
@@ -76,7 +83,8 @@ def inspect(source: Source, step: Step = None) -> None:
         ("validation", _bits(state)),
         ("vocabulary", str(state.vocabulary or "not recorded: that of the data")),
         ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
-        *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
+        *((WORDS.get(name, name), f"{value:,.6g}" if isinstance(value, float) else str(value))
+          for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
           if not isinstance(value, list)),  # the guard's memory of a hundred steps
         ("layout", LAYOUT_NOTE),
     ]  # fmt: skip
