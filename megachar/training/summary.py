@@ -38,7 +38,7 @@ def summarize(experiment: Experiment, ending: Ending) -> list[str]:
                    if math.isfinite(record["bits_per_character"])]  # fmt: skip
     if validations:
         best = min(validations, key=lambda record: record["bits_per_character"])
-        bits = f"{best['bits_per_character']:.4f} bits per character"
+        bits = f"{best['bits_per_character']:.4f} bits per {best.get('unit', 'character')}"
         rows.append(("best", f"{bits} in validation, at step {best['step']:,}"))
     checkpoints = list_checkpoints(folder)
     if checkpoints:

@@ -1,4 +1,4 @@
-"""The last lines of a run."""
+"""The last lines of a run say what it took, what it reached, and what comes next."""
 
 import json
 from pathlib import Path
@@ -42,6 +42,14 @@ def test_a_finished_run_sums_up_and_says_what_comes_next(experiment: Experiment)
         "         megachar plot runs/wide",
     ]
     assert max(map(len, lines)) <= 80
+
+
+def test_bits_are_of_what_the_run_says_they_are(experiment: Experiment) -> None:
+    record = {"kind": "validation", "step": 5000, "bits_per_character": 2.0, "unit": "token"}
+    with RunFolder(Path("runs/wide")).metrics_file.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    lines = summarize(experiment, Ending(0, 6400, 598.4, finished=True))
+    assert "  best   2.0000 bits per token in validation, at step 5,000" in lines
 
 
 def test_a_run_that_was_asked_to_leave_says_how_to_go_on(experiment: Experiment) -> None:
