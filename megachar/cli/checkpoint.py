@@ -89,7 +89,7 @@ def inspect(source: Source, step: Step = None) -> None:
         ("layout", LAYOUT_NOTE),
     ]  # fmt: skip
     console.print(str(source), style="bold", soft_wrap=True, markup=False)
-    table = Table(show_header=False)
+    table = Table(Column(no_wrap=True), "", show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value))
     print_table(table, console)
