@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -104,9 +105,11 @@ def test_offload_with_pipe(ds_json: WriteJson) -> None:
     assert "set parallel.pipe=1" in message
 
 
-def test_timers_of_a_pipeline(ds_json: WriteJson) -> None:
-    path = ds_json({"wall_clock_breakdown": True})
-    refused([f"deepspeed={path}"], r"wall_clock_breakdown \(.*engine\.json\) does not work with parallel\.pipe = 2, ")
+@pytest.mark.parametrize(("key", "value"), [("wall_clock_breakdown", True), ("flops_profiler", {"enabled": True})])
+def test_timers_of_a_pipeline(key: str, value: Any, ds_json: WriteJson) -> None:
+    """DeepSpeed turns the first on where it finds the second."""
+    path = ds_json({key: value})
+    refused([f"deepspeed={path}"], rf"{key} \(.*engine\.json\) does not work with parallel\.pipe = 2, ")
     load_experiment(BASE, [f"deepspeed={path}", "parallel.pipe=1"])
 
 
