@@ -10,7 +10,7 @@ from megachar.launching import ranks
 from megachar.launching.hostfile import Host
 from megachar.launching.local import Place
 from megachar.launching.network import interface_to, is_this_machine, resolve
-from megachar.launching.ranks import expand_counts, rank_environment, slurm_hosts
+from megachar.launching.ranks import expand_counts, is_requeued, rank_environment, slurm_hosts
 from megachar.parallel.store import stay_on_loopback
 
 MEET = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -142,3 +142,8 @@ def test_names_of_this_machine() -> None:
     assert resolve("127.0.0.1") == "127.0.0.1"
     assert is_this_machine("localhost")
     assert not is_this_machine("nowhere.invalid")
+
+
+def test_a_requeued_job_knows_it() -> None:
+    assert [is_requeued(environment) for environment in (
+        {}, {"SLURM_RESTART_COUNT": "0"}, {"SLURM_RESTART_COUNT": "2"})] == [False, False, True]  # fmt: skip
