@@ -9,6 +9,7 @@ from megachar.analysis.sweeps import NOT_COMPARED, RunRecord, Variant, group_by_
 from megachar.config.differences import differences
 from megachar.config.schema import Experiment, TransformerConfig
 from megachar.errors import DataError
+from megachar.pictures import MARK, SERIES, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,6 +139,7 @@ def _find_full(variants: Sequence[Variant]) -> Variant:
     return whole[0]
 
 
+@style()
 def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
     """Left: bits of every variant; right: how far above the full model, with the paper's."""
     from matplotlib.figure import Figure
@@ -145,7 +147,7 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
 
     figure = Figure(figsize=(11, 1.9 + 0.55 * len(compared)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    colors = ["tab:gray", *["tab:blue"] * (len(compared) - 1)]
+    colors = [MARK, *[SERIES[0]] * (len(compared) - 1)]
     errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several else None
     places, full = range(len(compared)), compared[0]
     finals = [ablation.variant.final_bits for ablation in compared]
@@ -162,7 +164,7 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
         if full.paper_bits is not None and ablation.paper_bits is not None and ablation is not full
     ]
     if told:
-        right.plot(*zip(*told, strict=True), "D", color="tab:orange", markersize=6, label=f"the paper's {PAPER}")
+        right.plot(*zip(*told, strict=True), "D", color=SERIES[1], markersize=6, label=f"the paper's {PAPER}")
         right.legend(loc="upper right")
     left.set_yticks(places, [ablation.variant.label for ablation in compared])
     left.invert_yaxis()
@@ -175,7 +177,6 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
     right.margins(x=0.1)
     right.set_xlabel(f"bits per {full.variant.runs[0].unit} above {full.variant.label}")
     for axes in (left, right):
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
+        axes.grid(visible=False, axis="y")
     figure.suptitle("What each part is worth")
     return figure

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from megachar.cli.pictures import Format
 from megachar.errors import DataError
 
 
-def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")]) -> None:
+def plot(
+    run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")], picture_format: Format = "png"
+) -> None:
     """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
     from megachar.training.run_folder import RunFolder
 
@@ -19,7 +22,7 @@ def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/sma
 
     if (remark := read_records(folder, []).remark(folder)) is not None:
         typer.echo(remark, err=True)
-    paths = plot_run(folder)
+    paths = plot_run(folder, picture_format)
     if not paths:
         raise DataError(f"{folder.metrics_file} holds no training record yet; wait for training.log_interval steps")
     for path in paths:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from megachar.losses.auxiliary import silent_from
-from megachar.report.charts import INK, Chart, Curve, depth_color, series_style, thin
+from megachar.pictures import depths
+from megachar.report.charts import INK, Chart, Curve, series_style, thin
 from megachar.report.contents import Record, RunContents
 
 _MOST_POINTS: Final = 500  # of a curve
@@ -89,7 +90,7 @@ def _layer_curve(run: RunContents, layer: int, value: Callable[[Record], float |
     points = _thinned(run.train, value, _MOST_LAYER_POINTS)
     if layer == num_layers - 1:
         return Curve(*points, color=INK, width=1.8)
-    return Curve(*points, color=depth_color(layer, num_layers), width=0.8)
+    return Curve(*points, color=depths(num_layers - 1)[layer], width=0.8)
 
 
 def _thinned(

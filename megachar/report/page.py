@@ -11,7 +11,8 @@ from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from megachar.analysis.result import SavedAnalysis, read_picture
-from megachar.report.charts import NUM_COLORS, Chart, series_style
+from megachar.pictures import series
+from megachar.report.charts import Chart, palette
 from megachar.report.contents import Record, RunContents
 from megachar.report.curves import layer_charts, run_charts, unit_of
 from megachar.report.setting_rows import ABSENT, chosen, differing, rows
@@ -37,7 +38,7 @@ def render(
     heads = {run.label: _head(index, run, _best(runs)) for index, run in enumerate(runs)}
     values = {
         "version": version("megachar"),
-        "style": Markup(_resource("style.css")),
+        "style": Markup(palette() + _resource("style.css")),
         "title": runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared",
         "subtitle": _subtitle(runs),
         "footer": f"Made by megachar {version('megachar')} on {datetime.now().astimezone():%d %B %Y at %H:%M %Z}.",
@@ -132,8 +133,8 @@ def _head(index: int, run: RunContents, best_of_all: float | None) -> Head:
     total = run.experiment.training.total_steps
     return {
         "label": run.label,
-        "color": index % NUM_COLORS,
-        "dashes": " ".join(f"{length:g}" for length in series_style(index)["dashes"]),
+        "color": series(index).color,
+        "dashes": " ".join(f"{length:g}" for length in series(index).dashes),
         "model": run.model,
         "num_parameters": f"{run.num_parameters:,}",
         "steps": f"{run.step:,}" if run.step == total else f"{run.step:,} of {total:,}",

@@ -146,6 +146,27 @@ def test_sizes_of_transformers(tmp_path: Path) -> None:
     assert cells(analysis, "+- (bits)") == pytest.approx([math.sqrt(0.5)] * 2)
 
 
+def test_lines_of_sizes_join_the_best_of_each(tmp_path: Path) -> None:
+    """Two rates at three sizes, one of which is nearly that of another: no line goes back, or up and down a size."""
+    path = tmp_path / "mine.yaml"
+    grid = {"model.num_layers": [2, 4], "model.context": [64, 66], "optimizer.learning_rate": [0.001, 0.003]}
+    path.write_text(json.dumps({"name": "mine", "base": BASE, "grid": grid}))
+    for number, run in enumerate(plan_runs(load_sweep(str(path)), None, [f"output={tmp_path}"])):
+        record(run, 3.0 - 0.1 * number)
+    runs = read_runs(find_runs([tmp_path / "mine"]))
+    analysis = analyze_sizes(runs)
+    assert len({run.parameters for run in runs}) == 4
+    (axes,) = analysis.figure.axes
+    joined, others = axes.lines
+    assert joined.get_ydata() == pytest.approx([2.7, 2.3])
+    assert others.get_linestyle() == "None"
+    assert sorted(others.get_ydata()) == pytest.approx([2.4, 2.5, 2.6, 2.8, 2.9, 3.0])
+    assert "A line joins the best run of each size" in analysis.how_to_read
+    same = [run for run in runs if run.experiment.model.num_layers == 2]
+    with pytest.raises(DataError, match="no architecture is there at two sizes"):
+        analyze_sizes(same)
+
+
 def test_the_commands(ablation: Path, tmp_path: Path, call: Call) -> None:
     for run in plan(tmp_path, "sizes"):
         record(run, 3.0, 2.5)

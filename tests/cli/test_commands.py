@@ -223,6 +223,7 @@ def test_plot(tmp_path: Path, call: Call) -> None:
     refused(call("plot", str(tmp_path)), r"DataError: [^\n]*metrics\.jsonl holds no training record yet; [^\n]*")
     values = {"bits_per_character": 5.0, "learning_rate": 1e-3, "layers": [[6.0, 7.0]] * 12}
     run.metrics_file.write_text(json.dumps({"kind": "train", "step": 10, **values}) + "\n")
+    refused(call("plot", str(tmp_path), "--format", "gif"), r".*'gif' is not one of 'png', 'pdf', 'svg'.*")
     done = call("plot", str(tmp_path))
     assert done.status == 0
     assert done.out.split() == [f"{tmp_path}/plots/loss.png", f"{tmp_path}/plots/layers.png"]

@@ -61,6 +61,14 @@ def test_pictures(tmp_path: Path, num_layers: int, num_targets: int) -> None:
         check_picture(path)
 
 
+def test_pictures_for_print(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    paths = plot_run(run, "pdf")
+    assert [path.name for path in paths] == ["loss.pdf", "layers.pdf"]
+    assert all(path.read_bytes().startswith(b"%PDF") for path in paths)
+    assert sorted(path.name for path in run.plots.iterdir()) == ["layers.pdf", "loss.pdf"]
+
+
 def test_names_that_no_font_has(tmp_path: Path) -> None:
     """A run's name may be no UTF-8, and have what a picture would take for a formula."""
     folder = tmp_path / os.fsdecode(b"caf\xe9 $^$")
