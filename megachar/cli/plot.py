@@ -6,9 +6,14 @@ from typing import Annotated
 import typer
 
 from megachar.errors import DataError
+from megachar.training.axes import AxisName
+
+Over = Annotated[
+    AxisName, typer.Option("--x", help="What losses are drawn over; all but steps need records of this version.")
+]
 
 
-def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")]) -> None:
+def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/small")], x: Over = "step") -> None:
     """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
     from megachar.training.run_folder import RunFolder
 
@@ -19,7 +24,7 @@ def plot(run: Annotated[Path, typer.Argument(help="a run folder such as runs/sma
 
     if (remark := read_records(folder, []).remark(folder)) is not None:
         typer.echo(remark, err=True)
-    paths = plot_run(folder)
+    paths = plot_run(folder, x)
     if not paths:
         raise DataError(f"{folder.metrics_file} holds no training record yet; wait for training.log_interval steps")
     for path in paths:

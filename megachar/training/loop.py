@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizers import build_optimizer, describe_kernels
 from megachar.training.ownership import Claim
 from megachar.training.preflight import check_data, check_steps
+from megachar.training.progress import Progress
 from megachar.training.run_folder import run_folder
 from megachar.training.run_log import RunLog
 from megachar.training.speed import SpeedMeter
@@ -71,12 +73,8 @@ class _Loop:
         self, experiment: Experiment, setup: "_Setup", watch: RankWatch, log: RunLog, claim: Claim | None
     ) -> None:
         self.experiment, self.setup, self.watch, self.log = experiment, setup, watch, log
-        self.engine, self.source, self.guard, self.stopping = (
-            setup.state.engine,
-            setup.source,
-            setup.guard,
-            setup.stopping,
-        )
+        self.engine, self.source = setup.state.engine, setup.source
+        self.guard, self.stopping, self.progress = setup.guard, setup.stopping, setup.progress
         self.step = setup.resumed.position.step
         self.meter = SpeedMeter(experiment, setup.mesh)
         self.validation: float | None = None
@@ -88,6 +86,15 @@ class _Loop:
     def finished(self) -> bool:
         """Whether nothing is left to train."""
         return self.step == self.experiment.training.total_steps or self.stopping.stops
+
+    @property
+    def _windows(self) -> int:
+        """Of the text, read or gone past."""
+        return self.source.windows_before(self.step + self.guard.skipped_batches)
+
+    @property
+    def _so_far(self) -> dict[str, Any]:
+        return self.progress.record(self._windows)
 
     def run(self) -> bool:
         """Train to the end, or until asked to leave; whether it was the end. A whole checkpoint is left."""
@@ -107,7 +114,7 @@ class _Loop:
             leaves = any_rank(self.setup.mesh, self.watch.preempt_asked) and not self.finished
             self._follow_up(weights, rate, leaves)
         self.saver.finish()
-        self.log.end(self.step, self.finished)
+        self.log.end(self.step, self.finished, self._so_far["characters"])
         return self.finished
 
     def _take_step(self) -> tuple[Sequence[float], float]:
@@ -118,6 +125,7 @@ class _Loop:
         batches = self.source.training(step + self.guard.skipped_batches)
         self.engine.train_step(self.watch.each(batches), weights, rate)
         self.step += 1
+        self.progress.count(weights)
         self.watch.progress(self.step)
         return weights, rate
 
@@ -149,18 +157,17 @@ class _Loop:
             bits, norm = losses.bits_per_character(), self.engine.gradient_norm
             report = self.meter.report(step, bits, rate, norm, self.validation)
             with self.saver.finishing():
-                self.log.losses(report, losses, self.engine.skipped_steps)
+                self.log.losses(report, losses, self.engine.skipped_steps, self._so_far)
             self.meter.restart()
         if validates:
             micro_batches = self.watch.each(self.source.validation())
             losses = self.engine.evaluate(micro_batches, self.source.validation_micro_batches, weights)
             with self.saver.finishing():
-                self.validation = self.log.validation(step, losses)
+                self.validation = self.log.validation(step, losses, self._so_far)
             self.stopping.count(self.validation)
             self.meter.restart()
         if saves:
-            windows = self.source.windows_before(step + self.guard.skipped_batches)
-            state = self.guard.state | self.stopping.state | {"windows": windows}
+            state = self.guard.state | self.stopping.state | self.progress.state | {"windows": self._windows}
             self.saver.save(step, self.validation if validates else None, state)
             self.meter.restart()
 
@@ -178,6 +185,7 @@ class _Setup:
     source: MicroBatchSource
     guard: Guard
     stopping: EarlyStopping
+    progress: Progress
     data: DataRecord
     vocabulary: Vocabulary
     resumed: Resumption
@@ -200,7 +208,9 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     source.continue_at(resumed.position.step + guard.skipped_batches, resumed.position.windows)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
-    return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
+    progress = Progress(experiment, source.text_size)
+    progress.continue_from(resumed.position.loop_state, resumed.position.step + guard.skipped_batches)
+    return _Setup(mesh, state, source, guard, stopping, progress, data, blend.vocabulary, resumed)
 
 
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:

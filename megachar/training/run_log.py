@@ -79,19 +79,20 @@ class RunLog:
         """`step` steps are done."""
         self._display.advance(step)
 
-    def losses(self, report: Report, losses: LossSums, skipped_steps: int) -> None:
-        """The figures of an interval, unless all its steps were refused."""
+    def losses(self, report: Report, losses: LossSums, skipped_steps: int, so_far: dict[str, Any]) -> None:
+        """The figures of an interval, unless all its steps were refused; `so_far`: `Progress.record`."""
         if not losses.counts.any():
             return
         self._display.report(report)
         counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
-        self._record("train", report.step, {**report.record(), **counters, **self._named})
+        self._record("train", report.step, {**report.record(), **so_far, **counters, **self._named})
 
-    def validation(self, step: int, losses: LossSums) -> float:
-        """Returns the bits per character, or whatever the unit is."""
+    def validation(self, step: int, losses: LossSums, so_far: dict[str, Any]) -> float:
+        """Returns the bits per character, or whatever the unit is; `so_far`: `Progress.record`."""
         bits = losses.bits_per_character()
         self.note(f"step {step}: validation {bits:.4f} bits per {self._unit}")
-        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses), **self._named})
+        values = {"bits_per_character": bits, "layers": layer_bits(losses)}
+        self._record("validation", step, {**values, **so_far, **self._named})
         return bits
 
     def bad_step(self, bad: BadStep, returned: int | None) -> None:
@@ -118,8 +119,8 @@ class RunLog:
             self.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
             self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
 
-    def end(self, step: int, finished: bool) -> None:
-        """Record what is known only at the end, plot a finished run, and sum up."""
+    def end(self, step: int, finished: bool, characters: int) -> None:
+        """Record what is known only at the end, plot a finished run, and sum up; `characters`: read so far."""
         if finished and step < self.experiment.training.total_steps:
             patience = self.experiment.training.early_stopping_patience
             self.note(f"step {step}: no new lowest validation in {patience} of them: training ends early")
@@ -130,7 +131,7 @@ class RunLog:
             self._writer.close()
             if finished:
                 self._plot()
-            ending = Ending(self._first_step, step, time.monotonic() - self._started, finished)
+            ending = Ending(self._first_step, step, characters, time.monotonic() - self._started, finished)
             self.note("\n".join(summarize(self.experiment, ending)))
 
     def _plot(self) -> None:
