@@ -100,8 +100,8 @@ class _Loop:
         """Train to the end, or until asked to leave; whether it was the end. A whole checkpoint is left."""
         self.log.note(_headline(self.experiment, self.setup, self.step))
         self.log.damaged(self.step, self.setup.resumed.damaged)
-        if self.setup.resumed.changed:
-            self.log.note(self.setup.resumed.changed)
+        for changed in filter(None, (self.setup.resumed.changed, self.log.changed_versions)):
+            self.log.note(changed)
         self.watch.progress(self.step)
         leaves = False
         while not (self.finished or leaves):

@@ -23,6 +23,7 @@ from megachar.training.ownership import Claim
 from megachar.training.plots import plot_run
 from megachar.training.run_folder import run_folder
 from megachar.training.summary import Ending, summarize
+from megachar.training.versions import describe_versions, record_versions
 
 
 class RunLog:
@@ -48,12 +49,16 @@ class RunLog:
         self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
         self._first_step, self._started = step, time.monotonic()
         self._writer: MetricsWriter | None = None
+        self.changed_versions = ""
+        """In one line, what the run trains with or on that it did not before; on the main rank."""
         error: MegacharError | None = None
+        versions = describe_versions(mesh)
         if mesh.is_main:
             rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
             try:
                 self._check_claim()
                 self.folder.record(experiment, rendered, step)
+                self.changed_versions = record_versions(self.folder, versions, step)
                 self._writer = MetricsWriter(self.folder, step)
             except MegacharError as failure:
                 error = failure

@@ -1,7 +1,9 @@
 """A run that stops and resumes is the run that never stopped, bit by bit; and a failed save harms nothing."""
 
 import json
+import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,7 +184,13 @@ def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Pa
     assert all(record["layers"][3][1] is not None for record in records)
     assert sorted(path.name for path in folder.plots.iterdir()) == ["layers.png", "loss.png"]
     assert list(folder.tensorboard.iterdir())
-    assert json.loads((folder.path / "versions.json").read_text())["torch"]
+    [start] = json.loads(folder.versions_file.read_text())["starts"]
+    assert start["from_step"] == 0
+    assert {"python", "megachar", "torch", "deepspeed", "numpy", "devices", "hosts"} <= start.keys()
+    assert start["hosts"] == [socket.gethostname()]
+    assert start["devices"][0].startswith("2 x ")
+    if (Path(__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["commit"])
 
 
 def test_losses_of_tokens_are_not_called_those_of_characters(ranks: Ranks, tmp_path: Path) -> None:
@@ -273,6 +281,14 @@ def test_what_cannot_be_continued_exactly_is_said(ranks: Ranks, corpus: Path, tm
     assert "; windows are drawn in another order from here, so some text may be read twice and some not" in said
     ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
     assert "changed since" not in said
+    assert "other than before" not in said
+    older = json.loads(run_folder(other).versions_file.read_text())["starts"][0] | {"torch": "2.8.0"}
+    del older["from_step"], older["devices"]
+    run_folder(other).versions_file.write_text(json.dumps(older))  # as an older megachar wrote it
+    ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
+    assert re.search(r"^other than before: torch 2\.8\.0 -> [^,\n]*$", said, re.MULTILINE)
+    starts = json.loads(run_folder(other).versions_file.read_text())["starts"]
+    assert [(start.get("from_step"), start["torch"] == "2.8.0") for start in starts] == [(None, True), (3, False)]
 
 
 def leaving_case(values: dict[str, Any], at: int) -> None:

@@ -113,9 +113,12 @@ def test_runs_of_the_same_settings(tmp_path: Path, seed: int) -> None:
     assert "All settings of these runs are the same." in words_of(page_of(read_runs(paths)))
 
 
-def test_other_files_of_the_run_are_settings_too(two_runs: list[RunFolder]) -> None:
+@pytest.mark.parametrize("older", [False, True])
+def test_other_files_of_the_run_are_settings_too(two_runs: list[RunFolder], older: bool) -> None:
     for run, version in zip(two_runs, ("2.13.0", "2.14.0"), strict=True):
-        (run.path / "versions.json").write_text(json.dumps({"torch": version, "numpy": "2.4"}))
+        start: dict[str, object] = {"torch": version, "numpy": "2.4"}
+        values = start if older else {"starts": [{"from_step": 3, **start}]}
+        (run.path / "versions.json").write_text(json.dumps(values))
         (run.path / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 1}}))
     words = words_of(page_of(read_runs([run.path for run in two_runs])))
     differing = words[: words.index("All settings")]
