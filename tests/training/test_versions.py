@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megachar.training import versions
 from megachar.training.run_folder import RunFolder, starts_of
 from megachar.training.versions import record_versions
 
@@ -48,3 +49,16 @@ def test_starts_that_are_none_end_in_no_error(tmp_path: Path, starts: Any) -> No
     folder.versions_file.write_text(json.dumps({"starts": starts}))
     assert record_versions(folder, FIRST, 7) == ""
     assert recorded(folder)[-1] == {"from_step": 7, **FIRST}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs)\n", "570.86.15"),
+        ("something else\n", ""),
+    ],
+)
+def test_the_driver_says_its_version(line: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_read", lambda path: line)
+    assert versions._driver_version() == found
