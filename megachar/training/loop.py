@@ -1,11 +1,11 @@
 """The training loop, from top to bottom."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
+from megachar.bars import waiting
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Vocabulary
@@ -23,6 +23,7 @@ from megachar.training.checkpoints.format import DataRecord
 from megachar.training.checkpoints.reading import restore_checkpoint
 from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.display import Terminal
 from megachar.training.early_stopping import EarlyStopping
 from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
@@ -43,7 +44,7 @@ def train(
     experiment: Experiment,
     resume: bool,
     watch: RankWatch,
-    terminal: Console | None = None,
+    terminal: Terminal | None = None,
     claim: Claim | None = None,
 ) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
@@ -52,13 +53,14 @@ def train(
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
         watch: runs beside it, and ends this process when another one fails.
-        terminal: where the main rank draws its progress bar, if not on standard output.
+        terminal: what the main rank shows things on, if not on standard output alone.
         claim: the main rank's, on the run folder; None where nobody else can be at work there.
 
     Raises:
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
-    setup = _set_up(experiment, resume, watch)
+    with nullcontext() if terminal is None else waiting("setting up training", terminal.console):
+        setup = _set_up(experiment, resume, watch)
     step, unit = setup.resumed.position.step, setup.vocabulary.unit
     with RunLog(experiment, setup.mesh, step, terminal, unit, claim) as log:
         finished = _Loop(experiment, setup, watch, log, claim).run()

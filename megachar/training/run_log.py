@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.schema import Experiment
 from megachar.data.vocabulary import Unit
@@ -15,7 +13,7 @@ from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
 from megachar.training.checkpoints.resuming import Damage
 from megachar.training.checkpoints.saving import SavedCheckpoint
-from megachar.training.display import Display, Report
+from megachar.training.display import Display, Report, Terminal
 from megachar.training.guard import BadStep
 from megachar.training.hardware import peak_memory_of_all_ranks
 from megachar.training.metrics import MetricsWriter, layer_bits
@@ -34,7 +32,7 @@ class RunLog:
         experiment: Experiment,
         mesh: Mesh,
         step: int,
-        terminal: Console | None = None,
+        terminal: Terminal | None = None,
         unit: Unit = "character",
         claim: Claim | None = None,
     ) -> None:
