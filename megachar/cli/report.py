@@ -8,6 +8,7 @@ import typer
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device
+from megachar.cli.plot import Over
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
 
@@ -31,11 +32,13 @@ def report(
         Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
     ] = None,
     device: Device = "auto",
+    x: Over = "step",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
     from megachar.analysis.result import label_sources
     from megachar.report.output import check_output, write_page
     from megachar.report.text_settings import TextSettings
+    from megachar.training.axes import AXES, without
     from megachar.training.run_folder import RunFolder
 
     # All that can be wrong is found before torch is imported, which takes seconds.
@@ -61,8 +64,9 @@ def report(
                 texts[label] = read_with_model(run, corpora[label], settings)
             except CheckpointError as error:
                 notes.append(f"{label}, text: {error}")
-    contents = read_runs(runs)
-    write_page(path, render(contents, texts, settings, notes))
+    contents, axis = read_runs(runs), AXES[x]
+    notes += [str(without(run.label, axis)) for run in contents if run.train and not axis.having(run.train)]
+    write_page(path, render(contents, texts, settings, notes, axis))
     for note in [note for run in contents for note in run.notes] + notes:
         typer.echo(f"not shown: {note}", err=True)
     typer.echo(f"saved {path}")

@@ -37,9 +37,10 @@ _SETTINGS: Final[Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps; None where there is none."""
+    """Values as training goes on; None where there is none."""
 
-    steps: Sequence[int]
+    places: Sequence[float]
+    """Steps, or what else the chart is over."""
     values: Sequence[float | None]
     color: str
     dashes: tuple[float, ...] = ()
@@ -59,7 +60,9 @@ class Chart:
     skip_start: float = 0.0
     """Share of each curve's records whose large values do not stretch the axis."""
     marks: Sequence[float] = field(default=())
-    """Steps with a dotted line."""
+    """Places with a dotted line."""
+    over: str = "step"
+    """What is measured along it, with the unit."""
 
     def svg(self, number: int) -> Markup:
         """The picture, with names inside that no other number gives."""
@@ -82,10 +85,10 @@ def palette() -> str:
 
 
 def thin(
-    steps: Sequence[int], values: Sequence[float | None], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    places: Sequence[float], values: Sequence[float | None], most: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """At most `most` points of a curve that show its course: the lowest and the highest of each stretch."""
-    x, y = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    x, y = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.size <= most:
         return x, y
     kept: list[int] = []
@@ -106,12 +109,12 @@ def _draw(chart: Chart) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(_number)
-    axes.set_xlabel("step")
-    for step in chart.marks:
-        axes.axvline(step, color=INK, alpha=0.6, linestyle=":", linewidth=1)
+    axes.set_xlabel(chart.over)
+    for place in chart.marks:
+        axes.axvline(place, color=INK, alpha=0.6, linestyle=":", linewidth=1)
     for curve in chart.curves:
         dashes: dict[str, Any] = {"dashes": curve.dashes} if curve.dashes else {}
-        axes.plot(curve.steps, np.asarray(curve.values, dtype=float), color=curve.color, linewidth=curve.width,
+        axes.plot(curve.places, np.asarray(curve.values, dtype=float), color=curve.color, linewidth=curve.width,
                   alpha=curve.alpha, marker=curve.marker, markersize=3, **dashes)  # fmt: skip
     _limit(axes, chart)
     picture = io.StringIO()

@@ -228,3 +228,10 @@ def test_plot(tmp_path: Path, call: Call) -> None:
     assert done.status == 0
     assert done.out.split() == [f"{tmp_path}/plots/loss.png", f"{tmp_path}/plots/layers.png"]
     assert all(Path(path).is_file() for path in done.out.split())
+    message = r"DataError: [^\n]*: no record says seconds of training, as it was written by an earlier [^\n]*"
+    refused(call("plot", str(tmp_path), "--x", "time"), message)
+    with run.metrics_file.open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 20, "flops": 2e12, **values}) + "\n")
+    done = call("plot", str(tmp_path), "--x", "flops")
+    assert done.out.split() == [f"{tmp_path}/plots/{name}-over-flops.png" for name in ("loss", "layers")]
+    assert all(Path(path).is_file() for path in done.out.split())
