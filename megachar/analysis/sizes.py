@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from megachar.analysis.result import Analysis, Column, Table
-from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
+from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.errors import DataError
@@ -52,7 +52,7 @@ def analyze_sizes(runs: Sequence[RunRecord]) -> Analysis:
                Column("training (s)", ",.0f"))  # fmt: skip
     reading = (
         "At equal parameters (the same place from left to right) the lower line makes more of them; each point is the "
-        "best validation of its run, and parameters are those in training." + unfinished(runs)
+        "best validation of its run, and parameters are those in training." + caveats(runs)
     )
     return Analysis("sizes", "Validation by number of parameters", tuple(run.subject for run in runs),
                     Table(columns, rows), _draw(lines), reading)  # fmt: skip
