@@ -42,6 +42,13 @@ def print_table(table: Table, console: Console) -> None:
         _print_folded(_text(caption, console), console)
 
 
+def fits(table: Table, console: Console) -> bool:
+    """Whether `print_table` prints it as a table, and not each row as a block."""
+    cells = [[_text(cell, console) for cell in (*([column.header] * table.show_header), *column.cells)]
+             for column in table.columns]  # fmt: skip
+    return fit_widths(cells, [column.no_wrap for column in table.columns], console.width) is not None
+
+
 def fit_widths(columns: Sequence[Sequence[Text]], unbroken: Sequence[bool], room: int) -> list[int] | None:
     """The width of each column of cells in a table of `room` characters; None where the longest words do not fit."""
     wanted = [max((cell_len(line) for cell in cells for line in cell.plain.splitlines()), default=0)

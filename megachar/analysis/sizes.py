@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from megachar.analysis.result import Analysis, Column, Table
-from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
+from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
 from megachar.config.recurrent import RecurrentConfig
 from megachar.config.schema import Experiment
 from megachar.errors import DataError
@@ -58,7 +58,7 @@ def analyze_sizes(runs: Sequence[RunRecord]) -> Analysis:
         "At equal parameters (the same place from left to right) the lower line makes more of them; each point is the "
         "best validation of its run, and parameters are those in training. A line joins the best run of each size; "
         f"hollow points are the others, and sizes within {SAME_SIZE - 1:.0%} of each other count as one."
-        + unfinished(runs)
+        + caveats(runs)
     )
     return Analysis("sizes", "Validation by number of parameters", tuple(run.subject for run in runs),
                     Table(columns, rows), _draw(lines), reading)  # fmt: skip

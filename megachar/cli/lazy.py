@@ -15,6 +15,7 @@ from megachar.files import expanded
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",
     "sweep": "Train all runs of a sweep; called again, it resumes where it was stopped.",
+    "compare": "Table of the runs of a sweep: what differs, best validation, characters, time, state. CSV as well.",
     "selftest": "Test every collective, a tiny model and the speed of links on pipe x tensor x data processes.",
     "evaluate": "Bits per character of a split: every character is scored exactly once, by the last layer's "
     "first target.",

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small.")],
+    sources: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small, or folders of sweeps.")],
     output: Annotated[
-        Path | None, typer.Option(help="HTML file; default: report.html, of one run in its folder, of several here.")
+        Path | None,
+        typer.Option(help="HTML file; default: report.html, of one run or sweep in its folder, of several here."),
     ] = None,
     characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
@@ -40,16 +41,18 @@ def report(
     from megachar.report.text_settings import TextSettings
     from megachar.training.axes import AXES, without
     from megachar.training.run_folder import RunFolder
+    from megachar.training.sweep_folder import find_runs, say_not_begun
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     settings = TextSettings(split, text_start, text_characters, characters, seed, device)
     settings.check()
     check_device(device)
+    runs = find_runs(sources)
     experiments = [RunFolder(run).load_experiment() for run in runs]
     labels = label_sources(runs)
-    path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    path = output or (sources[0] / "report.html" if len(sources) == 1 else Path("report.html"))
     check_output(path)
-    notes: list[str] = []
+    notes = say_not_begun(sources)
     corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
 
     from megachar.report.contents import read_runs

@@ -70,6 +70,10 @@ class RunFolder:
     def load_experiment(self) -> Experiment:
         """The experiment the run was started with."""
         if not self.experiment_file.is_file():
+            inside = runs_inside(self.path)
+            if inside:
+                raise ConfigError(f"{self.path} is a folder of {len(inside)} runs, and one is needed here; name it, "
+                                  f"such as {inside[0]}")  # fmt: skip
             raise ConfigError(f"{self.path} is not a run folder: it has no {self.experiment_file.name}; "
                               f"name one such as runs/small")  # fmt: skip
         return load_saved(self.experiment_file)
@@ -97,3 +101,14 @@ def starts_of(versions: dict[str, Any]) -> list[dict[str, Any]]:
 def run_folder(experiment: Experiment) -> RunFolder:
     """The folder of an experiment: output / name."""
     return RunFolder(Path(experiment.output) / experiment.name)
+
+
+def runs_inside(path: Path) -> list[Path]:
+    """The run folders directly inside a folder, such as that of a sweep, by their names; hidden ones are none.
+
+    OSError where it cannot be looked into.
+    """
+    if not path.is_dir():
+        return []
+    return sorted(one for one in path.iterdir()
+                  if not one.name.startswith(".") and RunFolder(one).experiment_file.is_file())  # fmt: skip
