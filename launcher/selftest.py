@@ -48,7 +48,8 @@ def main() -> int:
     try:
         from megachar.selftest.run import selftest
 
-        console = Console(file=output.terminal.file, width=None if output.terminal.is_terminal else WIDTH)
+        terminal = output.terminal.console
+        console = Console(file=terminal.file, width=None if terminal.is_terminal else WIDTH)
         return selftest(experiment, arguments.timeout, arguments.slow_factor, console)
     except Exception as error:
         traceback.print_exc()

@@ -17,6 +17,7 @@ import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 
+from megachar.bars import waiting
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
@@ -52,7 +53,7 @@ def main() -> int:
     with watch_rank(experiment, output) as watch, claim as claimed:  # the watch ends the process after an error
         if rank == 0:
             check_run_folder(experiment, arguments.resume)
-        with no_collection():
+        with no_collection(), waiting("importing torch and DeepSpeed", output.terminal.console):
             from megachar.training.loop import train
 
         train(experiment, arguments.resume, watch, output.terminal, claimed)

@@ -1,6 +1,7 @@
 """Progress in one line that fits any terminal: what is done, its share and the time left first, then what else fits."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -22,6 +23,26 @@ def fitted_progress(
     """
 
     return Progress(_Line(first, more), console=console, transient=transient, disable=disable, expand=True)
+
+
+@contextmanager
+def waiting(for_what: str, console: Console) -> Iterator[None]:
+    """Say on a terminal what the block is busy with; nothing is left of that at its end, nor shown elsewhere.
+
+    No thread is at work, so a process may fork in the block.
+    """
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    with suppress(OSError):  # nobody is there to be told
+        console.file.write(f"{for_what} ..."[: console.width - 1])  # what wraps would stay
+        console.file.flush()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            console.file.write("\r\x1b[2K")
+            console.file.flush()
 
 
 def share_done(task: Task) -> str:

@@ -29,13 +29,24 @@ def print_table(table: Table, console: Console) -> None:
     if title is not None:
         _print_folded(_text(title, console), console)
     if widths is None:
-        _print_blocks(headers, [*rows, *footers], console)
+        if len(headers) == 2:  # one thing a line: names and what they are
+            for name, what in shown:
+                _print_folded(Text.assemble(name, ": ", what) if what.plain else name, console, indent=2)
+        else:
+            _print_blocks(headers, [*rows, *footers], console)
     elif shown:
         for column, width in zip(table.columns, widths, strict=True):
             column.width = width
         console.print(table, crop=False)
     if caption is not None:
         _print_folded(_text(caption, console), console)
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether `print_table` prints it as a table, and not each row as a block."""
+    cells = [[_text(cell, console) for cell in (*([column.header] * table.show_header), *column.cells)]
+             for column in table.columns]  # fmt: skip
+    return fit_widths(cells, [column.no_wrap for column in table.columns], console.width) is not None
 
 
 def fit_widths(columns: Sequence[Sequence[Text]], unbroken: Sequence[bool], room: int) -> list[int] | None:

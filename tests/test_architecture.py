@@ -18,6 +18,7 @@ FLOORS = {
 }
 """Folder or file under megachar/, in which `*` is any name -> number, from the table of floors."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 70
+MIN_WORDS = 5
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in ("launcher", "tools") for path in (ROOT / folder).rglob("*.py"))
@@ -153,6 +154,16 @@ def test_nothing_grows_too_long() -> None:
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length >= MAX_FUNCTION_LINES:
                     offenders.append(f"{name_of(path)}: {node.name} has {length} lines")
+    assert not offenders, "\n".join(offenders)
+
+
+def test_every_file_of_tests_says_what_it_shows() -> None:
+    """In the first line of its docstring, whose words are a sentence."""
+    offenders = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        first = (ast.get_docstring(tree_of(path)) or "").partition("\n")[0]
+        if len(first.split()) < MIN_WORDS or first[-1] not in ".:":
+            offenders.append(f"{name_of(path)}: {first!r}")
     assert not offenders, "\n".join(offenders)
 
 

@@ -11,12 +11,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar import cli
-from megachar.bars import format_duration, share_done, time_left
+from megachar.bars import format_duration, share_done, time_left, waiting
+from megachar.cli.lazy import COMMANDS, load_command
 from megachar.cli.stages import Stages
 from megachar.config.loading import preset_names
 from megachar.evaluation.progress import show_progress
 from megachar.tables import print_table
-from megachar.training.display import Display, Report
+from megachar.training.display import Display, Report, Terminal
 
 WIDTHS = (40, 80, 200)
 SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -31,10 +32,13 @@ class Screen:
         self.console = Console(file=self._file, width=width, force_terminal=terminal, color_system=None)
 
     @property
+    def sent(self) -> str:
+        return self._bytes.getvalue().decode(self._file.encoding)
+
+    @property
     def lines(self) -> list[str]:
         """Without what moves the cursor."""
-        sent = self._bytes.getvalue().decode(self._file.encoding)
-        return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", sent).replace("\r", "\n").split("\n")
+        return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", self.sent).replace("\r", "\n").split("\n")
 
     @property
     def words(self) -> list[str]:
@@ -43,7 +47,7 @@ class Screen:
 
 def train(screen: Screen, step: int, total: int) -> None:
     report = Report(step, 2.1234, 0.0025, 12345.6, 1.2e12, 0.41, 3 << 30, validation=2.0987)
-    with Display(total, 0, True, screen.console) as display:
+    with Display(total, 0, True, Terminal(screen.console, lambda line: None)) as display:
         display.advance(step)
         display.report(report)
 
@@ -106,6 +110,19 @@ def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_is_waited_for_is_shown_on_a_terminal_and_leaves_nothing(width: int) -> None:
+    """Within one line, for of two only the last would be taken away; and nothing at all where it is piped."""
+    screen, piped = Screen(width, terminal=True), Screen(width)
+    for shown in (screen, piped):
+        with waiting("importing torch, DeepSpeed and all that they import", shown.console):
+            pass
+    assert len(screen.lines) == 2
+    assert 0 < len(screen.lines[0]) < width
+    assert screen.sent.endswith("\r\x1b[2K")
+    assert piped.sent == ""
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -151,3 +168,31 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.Mon
     monkeypatch.setattr(cli, "app", lambda: print("corpus donn\u00e9es"))
     cli.main()
     assert shown.getvalue() == b"corpus donn\\xe9es\n"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_help_fits_and_breaks_no_word(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor at the hyphens of options; examples can be copied, and are the same at any width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in COMMANDS:
+        called = load_command(name)
+        for command in [called, *getattr(called, "commands", {}).values()]:
+            lines = command.get_help(command.make_context(name, [], resilient_parsing=True)).splitlines()
+            assert all(len(line) <= width or "|" in line for line in lines), name
+            assert not [line for line in lines if line.endswith("-")], name
+    prepare = load_command("corpus").commands["prepare"]
+    shown = prepare.get_help(prepare.make_context("prepare", [], resilient_parsing=True))
+    text = re.sub(r" \\\n +", " ", shown)
+    assert "\n    megachar corpus prepare enwik8.zip --vocabulary used-bytes --output data/enwik8-205\n" in text
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_names_and_what_they_are_become_lines(head: bool) -> None:
+    """Not blocks of two lines each, as rows of more columns do."""
+    table = Table("protocol", "static", show_header=head)
+    table.add_row("split", "valid")
+    table.add_row("corpus", "/a/long/path/to/the/corpus/of/this/run")
+    screen = Screen(40)
+    print_table(table, screen.console)
+    lines = ["split: valid", "corpus:", "  /a/long/path/to/the/corpus/of/this/run", ""]
+    assert screen.lines == ["protocol: static", *lines] if head else lines

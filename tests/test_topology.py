@@ -1,3 +1,5 @@
+"""Ranks, coordinates, groups and stages of a grid of processes, against the grid counted out by hand."""
+
 import itertools
 import random
 import secrets

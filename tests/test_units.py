@@ -1,3 +1,5 @@
+"""Nats to bits, bits per character and word perplexity, also of words too long for a float."""
+
 import math
 import random
 import secrets

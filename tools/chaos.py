@@ -1,30 +1,30 @@
-"""Kill real runs and see what becomes of them.
+"""Disturb real runs and see what becomes of them.
 
-    python tools/chaos.py runs --runs 40     # kill -9 at random moments, resume to the end: the same weights?
+    python tools/chaos.py runs --runs 40     # blows at random moments, then --resume: the same weights and metrics?
     python tools/chaos.py times --tries 10   # seconds from a rank's death, error or hang to the last process gone
 
 Runs are of a tiny model over four processes on this machine, started by `megachar launch`. With --folder, results are
-kept there, and the same command goes on where it was stopped.
+kept there, and the same command goes on where it was stopped. The blows are `kill -9` of any process, the signals by
+which schedulers ask a run to leave, a full disk (for root only, who may mount one) and bad steps in a row until the
+guard stops the run. The row begins with the step after a checkpoint and is over when the run is resumed, so that no
+batch is left out that the undisturbed run is trained on.
 """
 
-import hashlib
-import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, get_args
 
 import numpy as np
-import psutil
 import typer
+from chaos_blows import Kind, disturb, draw_blows, small_disk, take_own_mounts
+from chaos_run import END_SECONDS, LAYOUTS, TOTAL_STEPS, Layout, Run, append_line, check, read_lines
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,145 +32,45 @@ from rich.table import Table
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.exit_codes import ExitCode
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder
-from megachar.watch import launchers
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-
-FAULTY_TRAIN = Path(__file__).with_name("faulty_train.py")
-LAUNCH = f"""
-from functools import partial
-from pathlib import Path
-from megachar.cli import launch, main
-from megachar.launching import plan
-plan.TRAIN_SCRIPT = Path({str(FAULTY_TRAIN)!r})
-launch.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
-main()
-"""
-TOTAL_STEPS = 24
-SETTINGS = ["quickstart", "device=cpu", "model.num_layers=4", "model.width=32", "model.num_heads=2",
-            "model.local_offsets=[]", "model.context=64", "model.dropout=0.1", "batch.micro_size=4",
-            "batch.global_size=16", "schedule.warmup_steps=1", f"training.total_steps={TOTAL_STEPS}",
-            "training.log_interval=1", "training.validation_windows=16"]  # fmt: skip
-Layout = Literal["pipe 4", "pipe 2 x data 2", "data 4", "pipe 2 x tensor 2"]
-LAYOUTS: dict[Layout, tuple[int, int, int]] = {
-    "pipe 4": (4, 1, 1),
-    "pipe 2 x data 2": (2, 1, 2),
-    "data 4": (1, 1, 4),
-    "pipe 2 x tensor 2": (2, 2, 1),
-}
-"""Name -> pipe, tensor, data."""
-LAUNCHER = "megachar.launching.local"
-VICTIMS = ("rank 0", "rank 1", "rank 2", "rank 3", "launcher", "launcher", "supervisor", "supervisor")
-END_SECONDS = 120.0
-"""Nothing here takes longer."""
 
 Folder = Annotated[Path | None, typer.Option(help="Where runs and results are kept; default: nowhere.")]
 
 
-class Run:
-    """A run and its processes, which are known by the run folder in their command lines."""
-
-    def __init__(self, root: Path, name: str, layout: Layout, *settings: str) -> None:
-        self.folder = RunFolder(root / "runs" / name)
-        pipe, tensor, data = LAYOUTS[layout]
-        self._arguments = [*SETTINGS, f"data.path={root / 'corpus'}", f"output={root / 'runs'}", f"name={name}",
-                           f"parallel.pipe={pipe}", f"parallel.tensor={tensor}", f"parallel.data={data}",
-                           *settings]  # fmt: skip
-        self._log = root / f"{name}.log"
-
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        """`megachar launch`, going on with the run if it has begun."""
-        resume = ["--resume"] if self.folder.experiment_file.exists() else []
-        command = [sys.executable, "-c", LAUNCH, "launch", *self._arguments, *resume, *options]
-        with self._log.open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                    env={**os.environ, "OMP_NUM_THREADS": "1", **environment})  # fmt: skip
-
-    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        """All of them, by what they are."""
-        marks = (f"{self.folder.path}/", f"name={self.folder.path.name}")
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                command = process.cmdline()
-                if process.status() == psutil.STATUS_ZOMBIE or not any(
-                    mark in word for word in command for mark in marks
-                ):
-                    continue
-                if LAUNCHER not in command:
-                    yield "supervisor", process
-                else:  # the ranks are forks of it, with a name of their own
-                    yield process.name() if process.name().startswith("rank ") else "launcher", process
-
-    def find(self, kind: str) -> psutil.Process | None:
-        """One of them."""
-        return next((process for name, process in self.processes() if name == kind), None)
-
-    def wait_until_gone(self) -> float:
-        """The time at which the last process was gone."""
-        until = time.monotonic() + END_SECONDS
-        while left := list(self.processes()):
-            if time.monotonic() > until:
-                raise TimeoutError(f"still there: {[name for name, _ in left]}; see {self._log}")
-            time.sleep(0.02)
-        return time.time()
-
-    @contextmanager
-    def nothing_left(self) -> Iterator[None]:
-        """Kill what is left of it afterwards, however the block ends."""
-        try:
-            yield
-        finally:
-            for _, process in self.processes():
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-
-    def steps(self) -> int:
-        """Steps in its metrics."""
-        return max((record["step"] for record in read_metrics(self.folder, "train")), default=0)
-
-    def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return any(self.folder.checkpoints.glob(".*"))
-
-    def weights_hash(self) -> str:
-        """sha256 of the final weights."""
-        final = sorted(self.folder.checkpoints.glob(f"step-{TOTAL_STEPS:08d}*"))[-1]
-        digest = hashlib.sha256()
-        for path in sorted((final / "weights").glob("*.safetensors")):
-            digest.update(path.name.encode() + path.read_bytes())
-        return digest.hexdigest()
-
-
 @dataclass(frozen=True)
-class Kill:
+class Disturbed:
     """One run of `runs`."""
 
     number: int
-    layout: str
-    victim: str
-    when: str
-    continued_by: str
-    """The supervisor, or this program in its place."""
+    layout: Layout
+    kinds: list[Kind]
+    """Of the blows that struck."""
+    blows: list[str]
+    """These blows, and when they came."""
+    statuses: list[int]
+    """Of `megachar launch`, start by start."""
     gone_seconds: float | None
     """From a supervisor's death to the last process gone."""
     starts: int
-    same: bool
+    """Of the ranks, by whatever started them again."""
+    same_weights: bool
+    same_metrics: bool
 
 
 @app.command()
 def runs(
-    runs: Annotated[int, typer.Option(min=1, help="runs to kill")] = 40,
+    runs: Annotated[int, typer.Option(min=1, help="runs to disturb")] = 40,
     folder: Folder = None,
-    seed: Annotated[int, typer.Option(help="of layouts, victims and moments")] = 1,
+    seed: Annotated[int, typer.Option(help="of layouts, blows and moments")] = 1,
     limit: Annotated[float, typer.Option(help="begin no further run after as many seconds; 0: no limit")] = 0,
     layout: Annotated[Layout | None, typer.Option(help="default: all in turn")] = None,
 ) -> None:
-    """Kill -9 a random process of each run at a random moment of training or saving; compare the final weights."""
+    """Disturb each run at random moments of starting, training and saving; compare the final weights and metrics."""
     began = time.monotonic()
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if kind != "full disk" or take_own_mounts()]
     with kept(folder) as root:
-        results = [Kill(**record) for record in read_lines(root / "kills.jsonl")]
+        results = [Disturbed(**record) for record in read_lines(root / "disturbed.jsonl")]
         references: dict[Layout, Run] = {}
         for number in track(range(runs), description="runs"):
             if number < len(results) or (limit and time.monotonic() - began > limit):
@@ -178,19 +78,31 @@ def runs(
             name = layout or list(LAYOUTS)[number % len(LAYOUTS)]
             if name not in references:
                 references[name] = reference_run(root, name)
-            chance, kill = random.Random(seed * 1000 + number), None
-            while kill is None:  # the process had ended a moment before
-                kill = kill_one(root, number, name, references[name], chance)
-            results.append(kill)
-            append_line(root / "kills.jsonl", asdict(kill))
-    table = Table("run", "layout", "killed", "when", "continued by", "starts", "gone after", "weights")
-    for kill in results:
-        gone = "" if kill.gone_seconds is None else f"{kill.gone_seconds:.1f} s"
-        table.add_row(str(kill.number), kill.layout, kill.victim, kill.when, kill.continued_by, str(kill.starts), gone,
-                      "the same" if kill.same else "DIFFERENT")  # fmt: skip
-    same = sum(kill.same for kill in results)
-    Console().print(table, f"{same} of {len(results)} runs ended with the undisturbed run's weights, bit by bit")
-    raise typer.Exit(same < len(results))
+            chance, done = random.Random(seed * 1000 + number), None
+            while done is None:  # the run had ended a moment before
+                done = disturbed_run(root, number, references[name], chance, kinds, name)
+            results.append(done)
+            append_line(root / "disturbed.jsonl", asdict(done))
+    show(results, kinds)
+
+
+def show(results: Sequence[Disturbed], kinds: Sequence[Kind]) -> None:
+    """A table of the runs, and their sums; the exit status is 1 where any is another than its undisturbed run."""
+    table = Table("run", "layout", "blows", "statuses", "starts", "gone after", "weights", "metrics")
+    for done in results:
+        gone = "" if done.gone_seconds is None else f"{done.gone_seconds:.1f} s"
+        cells = ("the same" if same else "DIFFERENT" for same in (done.same_weights, done.same_metrics))
+        table.add_row(str(done.number), done.layout, "\n".join(done.blows), " ".join(map(str, done.statuses)),
+                      str(done.starts), gone, *cells)  # fmt: skip
+    console, total = Console(), len(results)
+    counts = Counter(kind for done in results for kind in done.kinds)
+    console.print(table, "blows: " + ", ".join(f"{counts[kind]} {kind}" for kind in kinds), sep="\n")
+    if "full disk" not in kinds:
+        console.print("no full disks: that takes root, who may mount one")
+    for what, same in (("weights", sum(done.same_weights for done in results)),
+                       ("metrics", sum(done.same_metrics for done in results))):  # fmt: skip
+        console.print(f"{same} of {total} runs ended with the undisturbed run's {what}, bit by bit")
+    raise typer.Exit(not all(done.same_weights and done.same_metrics for done in results))
 
 
 def reference_run(root: Path, layout: Layout) -> Run:
@@ -201,34 +113,21 @@ def reference_run(root: Path, layout: Layout) -> Run:
     return run
 
 
-def kill_one(root: Path, number: int, layout: Layout, reference: Run, chance: random.Random) -> Kill | None:
-    """Start a run, kill one of its processes, and see it to its end; None where the process had ended by itself."""
+def disturbed_run(
+    root: Path, number: int, reference: Run, chance: random.Random, kinds: Sequence[Kind], layout: Layout
+) -> Disturbed | None:
+    """Start a run, disturb it, and see it to its end; None where it was there before any blow struck."""
     run = Run(root, f"run-{number}-{chance.randrange(1000)}", layout, "training.checkpoint_interval=2")
-    victim, saving = chance.choice(VICTIMS), chance.random() < 0.5
-    target, delay = chance.randrange(1, TOTAL_STEPS - 3), chance.random()
-    with run.nothing_left():
-        started = run.start("--max-restarts", "3")
-        process: psutil.Process | None = None
-        while run.steps() < target or (saving and not run.saving() and run.steps() < TOTAL_STEPS - 1):
-            check(started.poll() is None, f"{run.folder.path} ended before it was killed")
-            process = process or (run.find(victim) if run.steps() else None)
-            time.sleep(0.001)
-        time.sleep(delay * (0.02 if saving else 0.2))
-        process = process or run.find(victim)
-        when = f"step {run.steps()}" + (", saving" if run.saving() else "")
-        if process is None or launchers.is_gone(process):
+    blows = draw_blows(chance, kinds, kinds[number // len(LAYOUTS) % len(kinds)])
+    full = any(blow.kind == "full disk" for blow in blows)
+    with small_disk(run.folder.path) if full else nullcontext(), run.nothing_left():
+        story = disturb(run, blows)
+        if not story.blows:
             return None
-        process.kill()
-        killed, gone, continued_by = time.time(), None, "supervisor"
-        status = started.wait(END_SECONDS)
-        if victim == "supervisor":
-            gone, continued_by = run.wait_until_gone() - killed, "--resume"
-            status = run.start("--max-restarts", "3").wait(END_SECONDS)
-        check(status == 0, f"{run.folder.path} did not reach its end: status {status}")
-        run.wait_until_gone()
-    starts = len(read_lines(run.folder.launch / "history.jsonl"))
-    same = run.weights_hash() == reference.weights_hash()
-    return Kill(number, layout, victim, when, continued_by, gone, starts, same)
+        same_weights = run.weights_hash() == reference.weights_hash()
+        same_metrics = run.figures() == reference.figures() and run.is_written_once()
+        return Disturbed(number, layout, story.kinds, story.blows, story.statuses,
+                         story.gone_seconds, run.starts(), same_weights, same_metrics)  # fmt: skip
 
 
 FAULTS = {"death": "die", "error": "raise", "stopped": "stop", "asleep": "sleep", "holds the lock": "hold"}
@@ -295,12 +194,6 @@ def end_of(root: Path, name: str, fault: str, *settings: str) -> End:
         return End(fault, ranks_gone - planted, run.wait_until_gone() - planted)
 
 
-def check(holds: bool, otherwise: str) -> None:
-    """Stop with a message."""
-    if not holds:
-        raise SystemExit(otherwise)
-
-
 @contextmanager
 def kept(folder: Path | None) -> Iterator[Path]:
     """A folder with a corpus of random text in it; a temporary one where none is named."""
@@ -312,17 +205,6 @@ def kept(folder: Path | None) -> Iterator[Path]:
             (root / "text").write_bytes(text.tobytes())
             prepare_corpus(cut_by_position(root / "text"), root / "corpus", ByteVocabulary())
         yield root
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; none where it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add a record."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
 KIND:RANK:STEP says what a rank does when it has taken that many steps: `raise` an error, `die` as if killed, `stop` as
 by SIGSTOP, `sleep` for good, or `hold` the interpreter's lock for good. The moment is printed before. A path as a
 fourth part makes the fault happen once: the file is made then, and where it exists nothing happens.
+
+MEGACHAR_BAD_STEPS=PATH: once there is a file PATH that holds the number of a rank, that rank's gradients are not finite
+from the next checkpoint on, for as many steps as the guard lets pass. The file is removed then.
 """
 
 import ctypes
@@ -12,28 +15,57 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launcher"))
 
 import train
+from torch import Tensor
 
 from megachar.training import loop
 
 PRINTED = "planted fault at "
-healthy = loop.layer_weights
 
 
-def faulty(config: Any, num_layers: int, total_steps: int, step: int) -> Any:
-    """What the loop calls first in every step."""
-    kind, rank, at, *mark = os.environ["MEGACHAR_FAULT"].split(":", 3)
-    if (os.environ["RANK"], step) == (rank, int(at)) and not any(Path(path).exists() for path in mark):
-        for path in mark:
-            Path(path).touch()
-        print(f"{PRINTED}{time.time()}", flush=True)
-        act(kind)
-    return healthy(config, num_layers, total_steps, step)
+class FaultyLoop(loop._Loop):
+    """The loop of training, with what is planted before each step."""
+
+    _bad_steps = 0
+    """That are still to come."""
+
+    def _take_step(self) -> tuple[Sequence[float], float]:
+        if "MEGACHAR_FAULT" in os.environ:
+            self._fail()
+        if not self._is_bad():
+            return super()._take_step()
+        self._bad_steps -= 1
+        hook = next(self.engine.stage.parameters()).register_hook(_spoil)
+        try:
+            return super()._take_step()
+        finally:
+            hook.remove()
+
+    def _fail(self) -> None:
+        kind, rank, step, *mark = os.environ["MEGACHAR_FAULT"].split(":", 3)
+        if (os.environ["RANK"], self.step) == (rank, int(step)) and not any(Path(path).exists() for path in mark):
+            for path in mark:
+                Path(path).touch()
+            print(f"{PRINTED}{time.time()}", flush=True)
+            act(kind)
+
+    def _is_bad(self) -> bool:
+        """Whether this step is bad, as the first or a later one of a row."""
+        order = Path(os.environ.get("MEGACHAR_BAD_STEPS", os.devnull))
+        saved = self.step % self.experiment.training.checkpoint_interval == 0
+        if saved and order.is_file() and order.read_text() == os.environ["RANK"]:
+            order.unlink()
+            self._bad_steps = self.experiment.guard.max_consecutive
+        return self._bad_steps > 0
+
+
+def _spoil(gradient: Tensor) -> Tensor:
+    return gradient * float("nan")
 
 
 def act(kind: str) -> None:
@@ -51,6 +83,5 @@ def act(kind: str) -> None:
     raise ValueError(f"MEGACHAR_FAULT names the unknown fault {kind}")
 
 
-if "MEGACHAR_FAULT" in os.environ:
-    loop.layer_weights = faulty
+loop._Loop = FaultyLoop  # type: ignore[misc]
 sys.exit(train.main())

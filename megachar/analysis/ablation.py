@@ -1,17 +1,20 @@
 """What each part of the transformer's training is worth: runs that lack one part against the full one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megachar.analysis.result import Analysis, Cell, Column, Table
-from megachar.analysis.sweeps import RunRecord, Variant, group_by_seed, unfinished
-from megachar.config.differences import differences
+from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
+from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
 from megachar.errors import DataError
+from megachar.pictures import MARK, SERIES, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Differences = dict[str, tuple[Any, Any]]
@@ -25,6 +28,10 @@ class Ablation:
     """A variant beside the full model."""
 
     variant: Variant
+    full: Variant
+    """The full model at the same point of the grid."""
+    point: str
+    """The settings of the grid there; empty where there is no grid."""
     changed: Differences
     """Settings, by `section.key`: the full model's value and its own."""
     difference: float
@@ -33,13 +40,26 @@ class Ablation:
     """What the paper's T64 reaches without the same part (Al-Rfou et al. 2019), on other data; None: not told."""
 
     @property
+    def is_full(self) -> bool:
+        """Whether it is the full model itself."""
+        return self.variant is self.full
+
+    @property
+    def paper_difference(self) -> float | None:
+        """The paper's figure above the one of the full model; None where it does not tell both."""
+        full = paper_bits({}) if has_every_part(self.full.experiment) else None
+        return None if self.paper_bits is None or full is None else self.paper_bits - full
+
+    @property
     def what_differs(self) -> str:
         """Its own values of those settings that it has and the full model has otherwise."""
         return " ".join(f"{key}={now}" for key, (_, now) in self.changed.items() if now is not None)
 
 
 def compare_with_full(runs: Sequence[RunRecord]) -> list[Ablation]:
-    """The full model first, then the others, the best first.
+    """The full model first, then the others, the best first; so at every point of a grid, one after another.
+
+    A point without a full model is left out.
 
     Raises:
         DataError: there is nothing to compare, or which of the models is the full one is not clear.
@@ -47,15 +67,26 @@ def compare_with_full(runs: Sequence[RunRecord]) -> list[Ablation]:
     variants = group_by_seed(runs)
     if len(variants) < 2:
         raise DataError(f"{len(variants)} model cannot be compared; name the full run and one or more that lack a part")
-    full = _find_full(variants)
-    others = sorted((variant for variant in variants if variant is not full), key=lambda variant: variant.final_bits)
+    keys = _point_keys(variants)
+    points = _by_point(variants, keys)
+    by_name = _named_full([there for _, there in points])
     compared = []
-    for variant in (full, *others):
-        changed = differences(full.experiment, variant.experiment, Role.NAMES, Role.COMPUTES)
-        changed.pop("seed", None)
-        above = variant.final_bits - full.final_bits
-        paper = paper_bits(changed) if has_every_part(full.experiment) else None
-        compared.append(Ablation(variant, changed, above, paper))
+    for point, there in points:
+        full = _find_full(there, by_name)
+        if full is None:
+            continue
+        others = sorted((variant for variant in there if variant is not full), key=lambda variant: variant.final_bits)
+        for variant in (full, *others):
+            changed = differences(full.experiment, variant.experiment, Role.NAMES, Role.COMPUTES)
+            changed.pop("seed", None)
+            above = variant.final_bits - full.final_bits
+            paper = paper_bits(changed) if has_every_part(full.experiment) else None
+            compared.append(Ablation(variant, full, point, changed, above, paper))
+    if not compared:
+        raise _unclear(variants)
+    if all(ablation.is_full for ablation in compared):
+        raise DataError(f"at no point of the grid ({', '.join(keys)}) is there a model that lacks a part; name a sweep "
+                        f"with variants")  # fmt: skip
     return compared
 
 
@@ -96,59 +127,142 @@ def analyze_ablation(runs: Sequence[RunRecord]) -> Analysis:
         DataError: as `compare_with_full`.
     """
     compared = compare_with_full(runs)
-    full = compared[0]
-    several = any(len(ablation.variant.runs) > 1 for ablation in compared)
-    spread = (Column("+- (bits)", ".4f"),) if several else ()
+    several_seeds = any(len(ablation.variant.runs) > 1 for ablation in compared)
+    several_points = any(ablation.point != compared[0].point for ablation in compared)
+    spread = (Column("+- (bits)", ".4f"),) if several_seeds else ()
+    place = (Column("point of the grid"),) if several_points else ()
     columns = (
-        Column("run"), Column("final (bits)", ".4f"), *spread,
+        Column("run"), *place, Column("final (bits)", ".4f"), *spread,
         Column("difference (bits)", "+.4f"), Column("best (bits)", ".4f"), Column("parameters", ","),
         Column("training (s)", ",.0f"), Column("paper (bits)", ".3f"), Column("paper: difference (bits)", "+.3f"),
     )  # fmt: skip
 
     def row(ablation: Ablation) -> tuple[Cell, ...]:
-        variant, paper = ablation.variant, ablation.paper_bits
-        above = None if paper is None or full.paper_bits is None else paper - full.paper_bits
-        deviation = (variant.deviation,) if several else ()
-        return (variant.label, variant.final_bits, *deviation, ablation.difference,
-                variant.best_bits, variant.runs[0].parameters, variant.training_seconds, paper, above)  # fmt: skip
+        variant = ablation.variant
+        point, deviation = (ablation.point,) * several_points, (variant.deviation,) * several_seeds
+        return (variant.label, *point, variant.final_bits, *deviation, ablation.difference, variant.best_bits,
+                variant.runs[0].parameters, variant.training_seconds, ablation.paper_bits,
+                ablation.paper_difference)  # fmt: skip
 
     reading = (
-        f"A dot to the right of 0 is what leaving that part out costs; the diamonds are the paper's ({PAPER}), a far "
-        f"deeper model on other text, so only their order and rough size compare. That scale is linear within "
-        f"{LINEAR_WITHIN} bits and logarithmic beyond."
-        + (" Lines: one standard deviation over the seeds." if several else "")
-        + unfinished(runs)
+        f"A dot to the right of 0 is what leaving that part out costs"
+        f"{' against the full model at the same point of the grid' if several_points else ''}; the diamonds are the "
+        f"paper's ({PAPER}), a far deeper model on other text, so only their order and rough size compare. That scale "
+        f"is linear within {LINEAR_WITHIN} bits and logarithmic beyond."
+        + (" Lines: one standard deviation over the seeds." if several_seeds else "")
+        + _without_full(runs, compared)
+        + caveats(runs)
     )
     table = Table(columns, tuple(map(row, compared)))
     details = Table((*columns, Column("what differs")),
                     tuple((*row(ablation), ablation.what_differs) for ablation in compared))  # fmt: skip
-    return Analysis("ablation", f"What each part is worth: {full.variant.label} and models that lack one",
-                    tuple(run.subject for run in runs), table, _draw(compared, several), reading,
+    name = "the full model" if several_points else compared[0].variant.label
+    return Analysis("ablation", f"What each part is worth: {name} and models that lack one",
+                    tuple(run.subject for run in runs), table, _draw(compared, several_seeds), reading,
                     details=details)  # fmt: skip
 
 
-def _find_full(variants: Sequence[Variant]) -> Variant:
-    """The model with every part; of several, or where none has, the one that is called `full`."""
+def _without_full(runs: Sequence[RunRecord], compared: Sequence[Ablation]) -> str:
+    """A sentence on the runs at points of the grid where there is no full model; empty where there is one at all."""
+    found = {run.subject.path for ablation in compared for run in ablation.variant.runs}
+    names = [run.subject.label for run in runs if run.subject.path not in found]
+    return f" Left out, for there is no full model at the same point of the grid: {', '.join(names)}." if names else ""
+
+
+def _point_keys(variants: Sequence[Variant]) -> list[str]:
+    """Settings by which the variants fall into points of a grid; none where there is one full model.
+
+    Those that the sweep says; without its word, those in which models called `full` differ.
+    """
+    told = dict.fromkeys(key for variant in variants for run in variant.runs for key in run.points)
+    if not told:
+        first, *more = [variant for variant in variants if _is_called_full(variant)] or variants[:1]
+        told = dict.fromkeys(key for other in more for key in differences(first.experiment, other.experiment,
+                                                                          Role.NAMES, Role.COMPUTES))  # fmt: skip
+    return [key for key in told if key != "seed"]  # whose runs are one variant
+
+
+def _by_point(variants: Sequence[Variant], keys: Sequence[str]) -> list[tuple[str, list[Variant]]]:
+    """The variants at each point of a grid, which is told in a few words; numbers in their order."""
+    short, groups = short_names(keys), dict[tuple[Any, ...], list[Variant]]()
+    for variant in variants:
+        settings = settings_of(variant.experiment)
+        groups.setdefault(tuple(map(_sortable, map(settings.get, keys))), []).append(variant)
+    return [(" ".join(f"{short[key]}={value}" for key, (*_, value) in zip(keys, point, strict=True)), groups[point])
+            for point in sorted(groups)]  # fmt: skip
+
+
+def _sortable(value: Any) -> tuple[float, str]:
+    """A setting's value, before which smaller numbers come, and its text."""
+    return (value if isinstance(value, int | float) else math.inf, str(value))
+
+
+def _named_full(groups: Sequence[Sequence[Variant]]) -> bool:
+    """Whether the full model of each group is the one that is called so: its settings do not tell it everywhere."""
+    counts = [sum(has_every_part(variant.experiment) for variant in there) for there in groups]
+    named = any(_is_called_full(variant) for there in groups for variant in there)
+    return max(counts) > 1 or (min(counts) == 0 and named)
+
+
+def _find_full(variants: Sequence[Variant], by_name: bool) -> Variant | None:
+    """The model with every part; with `by_name`, of these or where none has, the one that is called `full`.
+
+    None where there is none; DataError where there are several.
+    """
     whole = [variant for variant in variants if has_every_part(variant.experiment)]
-    if len(whole) != 1:
-        whole = [variant for variant in whole or variants if variant.experiment.name.partition("-")[0] == "full"]
-    if len(whole) != 1:
-        names = ", ".join(variant.label for variant in variants)
-        raise DataError(f"which of {names} is the full model is not clear; name the runs of one sweep, one of which is "
-                        f"called full")  # fmt: skip
-    return whole[0]
+    found = [variant for variant in whole or variants if _is_called_full(variant)] if by_name else whole
+    if len(found) > 1:
+        raise _unclear(variants)
+    return found[0] if found else None
 
 
-def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
-    """Left: bits of every variant; right: how far above the full model, with the paper's."""
+def _is_called_full(variant: Variant) -> bool:
+    return variant.experiment.name.partition("-")[0] == "full"
+
+
+def _unclear(variants: Sequence[Variant]) -> DataError:
+    names = ", ".join(variant.label for variant in variants)
+    return DataError(f"which of {names} is the full model is not clear; name the runs of one sweep, one of which is "
+                     f"called full")  # fmt: skip
+
+
+@style()
+def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
+    """Left: bits of every variant; right: how far above the full model, with the paper's. A row for each point."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    figure = Figure(figsize=(11, 1.9 + 0.55 * len(compared)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    colors = ["tab:gray", *["tab:blue"] * (len(compared) - 1)]
-    errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several else None
-    places, full = range(len(compared)), compared[0]
+    points = list(dict.fromkeys(ablation.point for ablation in compared))
+    groups = [[ablation for ablation in compared if ablation.point == point] for point in points]
+    heights = [len(group) + 1 for group in groups]
+    figure = Figure(figsize=(11, 1.4 + 0.55 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(groups), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
+    for (left, right), point, group in zip(panels, points, groups, strict=True):
+        _draw_group(left, right, group, several_seeds)
+        left.set_title(point, loc="left", fontsize="medium")
+        for axes in (left, right):
+            axes.grid(visible=False, axis="y")
+    left, right = panels[-1]
+    unit = compared[0].variant.runs[0].unit
+    left.set_xlabel(f"validation at the end (bits per {unit})")
+    right.set_xscale("symlog", linthresh=LINEAR_WITHIN)
+    right.xaxis.set_major_locator(FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
+    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_formatter("{x:g}")
+    right.margins(x=0.1)
+    right.set_xlabel(f"bits per {unit} above {'the full model' if len(groups) > 1 else compared[0].variant.label}")
+    figure.suptitle("What each part is worth")
+    handles = [handle for axes in panels[:, 1] for handle in axes.get_legend_handles_labels()[0]]
+    if handles:
+        figure.legend(handles=handles[:1], loc="outside upper right")
+    return figure
+
+
+def _draw_group(left: "Axes", right: "Axes", compared: Sequence[Ablation], several_seeds: bool) -> None:
+    """The models at one point of the grid, the full one first."""
+    colors = [MARK, *[SERIES[0]] * (len(compared) - 1)]
+    errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several_seeds else None
+    places = range(len(compared))
     finals = [ablation.variant.final_bits for ablation in compared]
     left.barh(places, finals, xerr=errors, color=colors, capsize=3)
     above = [ablation.difference for ablation in compared]
@@ -158,25 +272,12 @@ def _draw(compared: Sequence[Ablation], several: bool) -> "Figure":
     for place, bits in zip(places, finals, strict=True):
         left.annotate(f" {bits:.3f}", (0, place), ha="left", va="center", color="white", fontweight="bold")
     told = [
-        (ablation.paper_bits - full.paper_bits, place)
+        (ablation.paper_difference, place)
         for place, ablation in zip(places, compared, strict=True)
-        if full.paper_bits is not None and ablation.paper_bits is not None and ablation is not full
+        if ablation.paper_difference is not None and not ablation.is_full
     ]
     if told:
-        right.plot(*zip(*told, strict=True), "D", color="tab:orange", markersize=6, label=f"the paper's {PAPER}")
-        right.legend(loc="upper right")
+        right.plot(*zip(*told, strict=True), "D", color=SERIES[1], markersize=6, label=f"the paper's {PAPER}")
     left.set_yticks(places, [ablation.variant.label for ablation in compared])
     left.invert_yaxis()
-    left.set_xlabel(f"validation at the end (bits per {full.variant.runs[0].unit})")
     right.axvline(0, color="black", linewidth=0.8)
-    right.set_xscale("symlog", linthresh=LINEAR_WITHIN)
-    right.xaxis.set_major_locator(FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
-    right.xaxis.set_minor_locator(NullLocator())
-    right.xaxis.set_major_formatter("{x:g}")
-    right.margins(x=0.1)
-    right.set_xlabel(f"bits per {full.variant.runs[0].unit} above {full.variant.label}")
-    for axes in (left, right):
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
-    figure.suptitle("What each part is worth")
-    return figure

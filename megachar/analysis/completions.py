@@ -10,6 +10,7 @@ from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import shown, word_endings
 from megachar.data.vocabulary import Vocabulary
 from megachar.errors import ConfigError
+from megachar.pictures import legend, series, style
 from megachar.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
@@ -110,8 +111,10 @@ def _figures(completion: Completion) -> tuple[float, float, float]:
     return completion.probability, -completion.spelled / NATS_PER_BIT, -completion.ended / NATS_PER_BIT
 
 
+@style()
 def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     rows = table.rows[:WORDS_DRAWN]
     figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
@@ -121,18 +124,19 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     for number, subject in enumerate(subjects):
         values = [float(row[1 + number] or 0) for row in rows]
         at = places + (number - (len(subjects) - 1) / 2) * height
-        axes.plot(values, at, "o", label=subject.label)
+        axes.plot(values, at, **{**series(number).line(), "linestyle": ""}, label=subject.label)
         for value, y in zip(values, at.tolist(), strict=True):
             axes.annotate(f"{value:.2g}", (value, y), xytext=(6, 0), textcoords="offset points", va="center",
                           fontsize="small")  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.15, y=0.04)
     axes.set_yticks(places, [str(row[0]) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("probability that the word follows, and ends there (logarithmic)")
     part = "" if len(rows) == len(table.rows) else f" (the {len(rows)} likeliest of {len(table.rows)} words)"
     axes.set_title(title + part, fontsize="medium")
-    axes.grid(alpha=0.3)
     if len(subjects) > 1:
-        axes.legend()
+        legend(axes)
     return figure

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.errors import ConfigError, DataError
+from megachar.pictures import MARK, legend, series, style
 from megachar.units import bits_per_character
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def analyze_context(
                     _draw(subjects, losses, lengths, title, unit), reading, split, settings)  # fmt: skip
 
 
+@style()
 def _draw(
     subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequence[int], title: str, unit: str
 ) -> "Figure":
@@ -96,14 +98,16 @@ def _draw(
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for number, (subject, found) in enumerate(zip(subjects, losses, strict=True)):
-        color = f"C{number}"
+        line = series(number).line()
         own = sorted(length for length in found if length is not None)
-        axes.plot(own, [found[length] for length in own], "o-", color=color, markersize=5, label=subject.label)
+        axes.plot(own, [found[length] for length in own], **line, label=subject.label)
         for length in own if len(subjects) == 1 else own[-1:]:
             axes.annotate(f"{found[length]:.3f}", (length, found[length]), xytext=(4, 5), textcoords="offset points",
                           fontsize="small")  # fmt: skip
         if UNBOUNDED in found:
-            axes.axhline(found[UNBOUNDED], color=color, linestyle=":", label=f"{subject.label}: all {unit}s before")
+            axes.axhline(found[UNBOUNDED], color=line["color"], linestyle=":")
+    if any(UNBOUNDED in found for found in losses):
+        axes.plot([], [], color=MARK, linestyle=":", label=f"dotted: all {unit}s before")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.minorticks_off()
@@ -111,6 +115,5 @@ def _draw(
     axes.set_xlabel(f"context ({unit}s before the predicted one)")
     axes.set_ylabel(f"bits per {unit}")
     axes.set_title(title, fontsize="medium")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    legend(axes)
     return figure

@@ -11,6 +11,7 @@ from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import shown
 from megachar.data.vocabulary import Vocabulary
 from megachar.errors import ConfigError
+from megachar.pictures import MARK, series, style
 from megachar.units import bits_per_character
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def _details(
     return Table(columns, rows)
 
 
+@style()
 def _draw(
     subjects: Sequence[Subject],
     names: tuple[str, str],
@@ -170,15 +172,15 @@ def _draw(
     panels = figure.subplots(len(subjects), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     top = 1.08 * max(occurrence.bits for of_model in found for of_name in of_model for occurrence in of_name)
     for axes, subject, of_model, context in zip(panels, subjects, found, contexts, strict=True):
-        for name, what, of_name, style in zip(names, ("original", "invented"), of_model, ("o-", "s--"), strict=True):
-            axes.plot([o.distance for o in of_name], [o.bits for o in of_name], style, label=f"{name} ({what})")
+        for number, (name, what, of_name) in enumerate(zip(names, ("original", "invented"), of_model, strict=True)):
+            axes.plot([o.distance for o in of_name], [o.bits for o in of_name], **series(number).line(),
+                      label=f"{name} ({what})")  # fmt: skip
         last = max(occurrence.distance for of_name in of_model for occurrence in of_name)
         if context is not None and context < last:
-            axes.axvline(context, color="gray", linestyle=":", label=f"context: {context:,} {unit}s")
+            axes.axvline(context, color=MARK, linestyle=":", label=f"context: {context:,} {unit}s")
         axes.set_ylabel(f"bits per {unit} of the name")
         axes.set_ylim(0, top)
         axes.set_title(subject.label, fontsize="medium")
-        axes.grid(alpha=0.3)
         axes.legend()
     panels[-1].set_xlabel(f"{unit}s from the first occurrence (0: the first occurrence itself)")
     figure.suptitle(title, fontsize="medium")

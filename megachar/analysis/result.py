@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.result import MOST_BYTES, replace_file, write_json
 from megachar.files import read_regular, shown
+from megachar.pictures import PictureFormat, save
 from megachar.strict_json import parse_object
 from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
 
@@ -24,7 +26,6 @@ Cell = str | int | float | None
 FOLDER = "analyses"
 """Of the first run, where results go unless told otherwise."""
 _MAX_LABEL = 60  # characters of a file name that go to the runs' names
-_DOTS_PER_INCH = 120
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -93,16 +94,18 @@ class Analysis:
         digest = hashlib.sha256(depends.encode()).hexdigest()[:6]
         return "-".join(part for part in (self.name, labels, self.split, digest) if part)
 
-    def save(self, folder: Path) -> "SavedAnalysis":
+    def save(self, folder: Path, picture_format: PictureFormat = "png") -> "SavedAnalysis":
         """Write CSV, PNG and JSON into `folder`, the JSON last: where it is, the others are whole.
 
-        ConfigError where they cannot be written.
+        A picture of another format lies beside the PNG, which reports show. ConfigError where they cannot be written.
         """
         stem = folder / self.file_stem
         saved = SavedAnalysis(self.name, self.title, self.subjects, self.table, self.how_to_read, self.split,
                               self.settings, _with_ending(stem, "csv"), _with_ending(stem, "png"))  # fmt: skip
         replace_file(saved.csv, self._write_csv)
-        replace_file(saved.figure, lambda path: self.figure.savefig(path, format="png", dpi=_DOTS_PER_INCH))
+        formats: dict[PictureFormat, None] = dict.fromkeys(("png", picture_format))
+        for one in formats:
+            replace_file(_with_ending(stem, one), partial(save, self.figure, picture_format=one))
         write_json(saved.json, saved.as_dict())
         return saved
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
 from megachar.errors import DataError
+from megachar.pictures import INK, SERIES, style
 from megachar.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SYMBOLS_OF_A_LINE = 80
 LINES_DRAWN = 8
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib
+ABOVE, BELOW = SERIES[1], SERIES[0]
+"""Colours of losses above and below the entropy."""
 NUM_HARDEST = 10
 """Characters of the largest losses that are shown in the table."""
 
@@ -83,7 +86,8 @@ def analyze_seed_text(
     details = Table(columns, tuple((i, shown(symbols[i]), *values) for i, values in zip(places, figures, strict=True)))
     reading = (
         "A bar is what a symbol cost, the line what the model expected it to cost (its entropy), a number its rank "
-        "(1, the likeliest, is not written). Red bars, above the line, are surprises. The first symbol has no figures."
+        "(1, the likeliest, is not written). Orange bars, above the line, are surprises. The first symbol has no "
+        "figures."
     )
     title = (
         f"{subject.label} along {len(symbols):,} symbols: mean loss {found.loss_bits.mean():.3f}, mean entropy "
@@ -101,6 +105,7 @@ def _hardest(details: Table, symbols: Sequence[bytes]) -> Table:
     return Table(columns, tuple((row[0], text, *row[1:]) for row, text in zip(order, before, strict=True)))
 
 
+@style()
 def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure":
     """Lines of text one below the other, with a bar, a step of the line and a number above each symbol."""
     from matplotlib.figure import Figure
@@ -136,8 +141,8 @@ def _draw_line(
     ranks: npt.NDArray[np.int64],
 ) -> None:
     places = np.arange(len(labels))
-    axes.bar(places, losses, width=0.8, color=np.where(losses > entropies, "tab:red", "tab:blue"))
-    axes.stairs(entropies, np.arange(len(labels) + 1) - 0.5, color="black", linewidth=1, baseline=None)
+    axes.bar(places, losses, width=0.8, color=np.where(losses > entropies, ABOVE, BELOW))
+    axes.stairs(entropies, np.arange(len(labels) + 1) - 0.5, color=INK, linewidth=1, baseline=None)
     for place, rank in zip(places.tolist(), ranks.tolist(), strict=True):
         if rank > 1:
             axes.annotate(str(rank), (place, max(losses[place], entropies[place])), xytext=(0, 1), ha="center",
@@ -146,10 +151,7 @@ def _draw_line(
     axes.set_xticks(places, labels, family=_FONT, fontsize=9, rotation=90 if longest > 1 else 0)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, SYMBOLS_OF_A_LINE - 0.4)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.grid(visible=False, axis="x")
 
 
 def _legend() -> list[Any]:
@@ -157,8 +159,8 @@ def _legend() -> list[Any]:
     from matplotlib.patches import Patch
 
     return [
-        Patch(color="tab:red", label="loss above entropy"),
-        Patch(color="tab:blue", label="loss below entropy"),
-        Line2D([], [], color="black", linewidth=1, label="entropy"),
+        Patch(color=ABOVE, label="loss above entropy"),
+        Patch(color=BELOW, label="loss below entropy"),
+        Line2D([], [], color=INK, linewidth=1, label="entropy"),
         Line2D([], [], linestyle="", label="number: rank where it is not 1"),
     ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.errors import ConfigError
+from megachar.pictures import MARK, series, style
 from megachar.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def analyze_surprise(
                     reading, split, {**text, **asdict(settings)}, details)  # fmt: skip
 
 
+@style()
 def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "Figure":
     from matplotlib.figure import Figure
 
@@ -207,28 +209,27 @@ def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     overall, *after = compared
     offsets = np.arange(len(after))
-    for label, color, shift, intervals, whole in (
-        (one, "tab:blue", -0.06, [c.first for c in after], overall.first),
-        (two, "tab:orange", 0.06, [c.second for c in after], overall.second),
+    for number, label, intervals, whole in (
+        (0, one, [c.first for c in after], overall.first),
+        (1, two, [c.second for c in after], overall.second),
     ):
-        upper.errorbar(offsets + shift, [i.mean for i in intervals], _bars(intervals), fmt="o-", color=color, capsize=3,
-                       linewidth=1.2, markersize=5, label=label)  # fmt: skip
-        upper.axhline(whole.mean, color=color, linestyle="--", linewidth=1, label=f"{label}: all {unit}s")
+        line, places = series(number).line(), offsets + 0.12 * number - 0.06
+        upper.errorbar(places, [i.mean for i in intervals], _bars(intervals), **line, capsize=3, label=label)
+        upper.axhline(whole.mean, color=line["color"], linestyle="--", linewidth=1, label=f"{label}: all {unit}s")
     differences = [c.difference for c in after]
-    lower.errorbar(offsets, [i.mean for i in differences], _bars(differences), fmt="o-", color="tab:red", capsize=3,
-                   linewidth=1.2, markersize=5, label="surprises and after")  # fmt: skip
+    lower.errorbar(offsets, [i.mean for i in differences], _bars(differences), **series(2).line(), capsize=3,
+                   label="surprises and after")  # fmt: skip
     band = overall.difference
-    lower.axhspan(band.low, band.high, color="gray", alpha=0.3, linewidth=0)
-    lower.axhline(band.mean, color="gray", label=f"all {unit}s")
+    lower.axhspan(band.low, band.high, color=MARK, alpha=0.3, linewidth=0)
+    lower.axhline(band.mean, color=MARK, label=f"all {unit}s")
     lower.axhline(0, color="black", linewidth=0.8)
     upper.set_ylabel(f"mean loss (bits per {unit})")
     upper.set_ylim(bottom=0)
     lower.set_ylabel(f"{one} minus {two}\n(bits per {unit})")
     lower.set_xlabel(f"{unit}s after a surprise (0: the surprising {unit} itself)")
     lower.set_xticks(offsets)
-    for axes in (upper, lower):
-        axes.grid(alpha=0.3)
-        axes.legend()
+    upper.legend()
+    lower.legend()
     upper.set_title(textwrap.fill(title, 80), fontsize="medium")
     return figure
 

@@ -13,8 +13,9 @@ from megachar.config.sections.section import Role
 from megachar.errors import DataError
 from megachar.families.counting import count_parameters
 from megachar.training.early_stopping import is_finished
-from megachar.training.records import Record, read_records, validation_order
+from megachar.training.outcome import read_outcome
 from megachar.training.run_folder import RunFolder
+from megachar.training.sweep_folder import read_plan
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class RunRecord:
     """Whether its last validation was at the end of training."""
     unit: str = "character"
     """What its bits are of."""
+    points: tuple[str, ...] = ()
+    """Settings at each point of which its sweep trains every variant."""
+    remark: str | None = None
+    """On damaged records."""
 
     @property
     def parameters(self) -> int:
@@ -82,31 +87,22 @@ class Variant:
         return statistics.fmean(run.training_seconds for run in self.runs)
 
 
-def find_runs(sources: Iterable[Path]) -> list[Path]:
-    """The run folders that these folders, of runs and of sweeps, stand for, in order.
-
-    DataError where one is neither.
-    """
-    found = []
-    for source in sources:
-        if RunFolder(source).experiment_file.is_file():
-            found.append(source)
-            continue
-        inside = sorted(file.parent for file in source.glob(f"*/{RunFolder(source).experiment_file.name}"))
-        if not inside:
-            raise DataError(f"{source} is neither a run folder nor a folder of runs; name one such as runs/ablation")
-        found += inside
-    return found
-
-
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """The records of some runs.
+    """The records of those of some runs that have a validation to compare them by.
 
     Raises:
         ConfigError: one is given twice, or its settings cannot be read.
-        DataError: one has no validation to compare it by.
+        DataError: none has a validation.
     """
-    return [_read_run(folder, label) for folder, label in zip(folders, label_sources(folders), strict=True)]
+    labels = label_sources(folders)
+    found = [_read_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    runs = [run for run in found if run is not None]
+    if not runs:
+        names = f"{folders[0]} has" if len(folders) == 1 else f"the {len(folders)} runs have"
+        raise DataError(
+            f"{names} no validation yet; train until training.validation_interval, on a corpus with a valid split"
+        )
+    return runs
 
 
 def group_by_seed(runs: Iterable[RunRecord]) -> list[Variant]:
@@ -119,41 +115,32 @@ def group_by_seed(runs: Iterable[RunRecord]) -> list[Variant]:
     return [Variant(tuple(group)) for group in groups.values()]
 
 
-def unfinished(runs: Iterable[RunRecord]) -> str:
-    """A sentence on those runs that are not at their end, to go behind another one; empty where all are."""
+def caveats(runs: Sequence[RunRecord]) -> str:
+    """Sentences on runs that are not at their end, and on damaged records, to go behind others; or nothing."""
     names = [f"{run.subject.label} (step {run.subject.step:,})" for run in runs if not run.finished]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f" Not finished, so not to be compared yet: {', '.join(names[:3])}{more}." if names else ""
+    unfinished = f" Not finished, so not to be compared yet: {', '.join(names[:3])}{more}." if names else ""
+    return unfinished + "".join(f" {run.remark}." for run in runs if run.remark is not None)
 
 
-def _read_run(path: Path, label: str) -> RunRecord:
+def _read_run(path: Path, label: str) -> RunRecord | None:
     folder = RunFolder(path)
-    records = read_records(folder, ["train", "validation"])
-    experiment, validation = folder.load_experiment(), records.of("validation")
-    if not validation:
-        raise DataError(
-            f"{path} has no validation yet; train until training.validation_interval, on a corpus with a valid split"
-        )
-    best = min(validation, key=validation_order)
-    subject = Subject(label, str(path.resolve()), int(validation[-1]["step"]))
+    experiment = folder.load_experiment()
+    outcome = read_outcome(folder, experiment)
+    if outcome.validation is None:
+        return None
+    best = outcome.best or outcome.validation
+    plan = read_plan(path.resolve().parent)
+    subject = Subject(label, str(path.resolve()), int(outcome.validation["step"]))
     return RunRecord(
         subject,
         experiment,
-        float(validation[-1]["bits_per_character"]),
+        float(outcome.validation["bits_per_character"]),
         float(best["bits_per_character"]),
         int(best["step"]),
-        _training_seconds(records.of("train"), experiment),
+        outcome.training_seconds,
         subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
-        str(validation[-1].get("unit", "character")),
+        str(outcome.validation.get("unit", "character")),
+        () if plan is None else tuple(plan.points),
+        outcome.remark,
     )
-
-
-def _training_seconds(train: list[Record], experiment: Experiment) -> float:
-    """From the speed of every interval between two records, each of which counts steps alone."""
-    seconds, before = 0.0, 0
-    for record in train:
-        characters = (record["step"] - before) * experiment.batch.global_size * experiment.model.window_length
-        if record.get("characters_per_second") is not None:
-            seconds += characters / record["characters_per_second"]
-        before = record["step"]
-    return seconds

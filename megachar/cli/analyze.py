@@ -14,6 +14,7 @@ from megachar.cli.generate import check_device, read_prompt
 from megachar.cli.given_model import check_model
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
 from megachar.cli.lazy import make_group
+from megachar.cli.pictures import Format
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.cli.results import Output, finish
 from megachar.errors import ConfigError, DataError
@@ -63,6 +64,7 @@ def surprise(
     device: Device = "auto",
     data: Data = None,
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
     from megachar.analysis.result import result_folder
@@ -85,6 +87,7 @@ def surprise(
     finish(
         analyze_surprise([model.subject for model in models], nats, settings, split, text, corpus.vocabulary.unit),
         folder,
+        picture_format,
     )
 
 
@@ -101,6 +104,7 @@ def context(
     device: Device = "auto",
     data: Data = None,
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
     from megachar.analysis.context import analyze_context, check_lengths, losses_by_context
@@ -130,6 +134,7 @@ def context(
             [model.subject for model in models], found, split, num_scored, settings, corpus.vocabulary.unit
         ),
         folder,
+        picture_format,
     )
 
 
@@ -141,6 +146,7 @@ def seed_text(
     batch_size: BatchSize = 32,
     device: Device = "auto",
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
     from megachar.analysis.result import result_folder
@@ -157,7 +163,9 @@ def seed_text(
         found = expectations(models[0].load(device, 1, batch_size), tokens, progress)
     models[0].check_finite(found.loss_bits)
     symbols = [vocabulary.decode([token]) for token in tokens.tolist()]
-    finish(analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": _sha256(given)}), folder)
+    finish(
+        analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": _sha256(given)}), folder, picture_format
+    )
 
 
 @app.command()
@@ -170,6 +178,7 @@ def completions(
     batch_size: BatchSize = 32,
     device: Device = "auto",
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """The exact probability of each of some words after a prompt (Al-Rfou et al. 2019).
 
@@ -198,7 +207,9 @@ def completions(
             found.append(complete(model.load(device, 1, batch_size), before, encoded, vocabulary, progress))
             model.check_finite([completion.ended for completion in found[-1]])
     settings = {"prompt_sha256": _sha256(before), "words": words}
-    finish(analyze_completions([model.subject for model in models], before, words, found, settings), folder)
+    finish(
+        analyze_completions([model.subject for model in models], before, words, found, settings), folder, picture_format
+    )
 
 
 @app.command()
@@ -211,6 +222,7 @@ def copy(
     batch_size: BatchSize = 32,
     device: Device = "auto",
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
     from megachar.analysis.copying import analyze_copying, occurrences, swap_name
@@ -235,7 +247,7 @@ def copy(
     settings = {"text_sha256": _sha256(passages[0].text), "name": name, "invented": invented}
     contexts = [model.context for model in models]
     finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings,
-                           vocabulary.unit), folder)  # fmt: skip
+                           vocabulary.unit), folder, picture_format)  # fmt: skip
 
 
 @app.command()
@@ -243,6 +255,7 @@ def layers(
     run: Annotated[Path, typer.Argument(help="Run folder of a transformer, such as runs/small.")],
     records: Annotated[str, typer.Option(metavar="<train|validation>", help="Which of the run's records.")] = "train",
     output: Output = None,
+    picture_format: Format = "png",
 ) -> None:
     """What each layer's own classifiers reached over training, both targets (Al-Rfou et al. 2019)."""
     from megachar.analysis.layers import analyze_layers, check_layers
@@ -250,7 +263,7 @@ def layers(
 
     check_layers(run, records)
     folder = result_folder(run, output)
-    finish(analyze_layers(run, label_sources([run])[0], records), folder)
+    finish(analyze_layers(run, label_sources([run])[0], records), folder, picture_format)
 
 
 def _find_models(sources: list[Path]) -> "list[AnalyzedModel]":

@@ -1,7 +1,7 @@
 """`megachar checkpoint`: look at checkpoints, compare them with their hashes, take them out into one file and back."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from megachar.cli.given_model import check_model
 from megachar.cli.lazy import make_group
 from megachar.errors import CheckpointError, ConfigError
 from megachar.families.counting import describe_model
+from megachar.files import shown
 from megachar.tables import print_table
 from megachar.training.checkpoints.format import (
     TrainingState,
@@ -40,20 +41,32 @@ from megachar.training.checkpoints.tensors import (
     tensor_shapes,
 )
 from megachar.training.checkpoints.vocabularies import carried_vocabulary
-from megachar.training.run_folder import RunFolder
+from megachar.training.run_folder import RunFolder, runs_inside
 
 app = make_group("Inspect, verify, export and import checkpoints.")
 
-Source = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
+Source = Annotated[
+    Path, typer.Argument(help="Folder of a run such as runs/small, of a checkpoint or of a sweep, or an exported file.")
+]
 Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
 
+WORDS = {
+    "skipped_batches": "batches skipped", "consecutive": "bad steps in a row", "last_bad": "last bad step",
+    "lowest_validation": "lowest validation", "since_lowest": "validations since", "windows": "windows read",
+    "cur_scale": "loss scale", "cur_iter": "steps scaled", "last_overflow_iter": "last overflow",
+    "cur_hysteresis": "overflows until lowered",
+}  # fmt: skip
+"""What a checkpoint calls a figure -> what people do."""
 LAYOUT_NOTE = "none: whole fp32 tensors, which resume on any pipe x tensor x data x ZeRO that fits the model"
 
 
 @app.command()
 def inspect(source: Source, step: Step = None) -> None:
-    """What is in a checkpoint, and which ones a run has."""
+    """What is in a checkpoint, and which ones a run has, or each run of a sweep."""
     console = Console(highlight=False)
+    if runs := _runs_of_sweep(source, step):
+        _print_runs(runs, console)
+        return
     experiment = load_settings(source)
     check_model(source, step)
     state: TrainingState
@@ -62,7 +75,7 @@ def inspect(source: Source, step: Step = None) -> None:
     else:
         checkpoint = find_source(source, step)
         if not is_checkpoint(source):
-            _print_run(RunFolder(source), console)
+            _print_runs([RunFolder(source)], console)
         source, state, shapes = checkpoint.path, checkpoint.manifest, checkpoint_shapes(checkpoint)
     model = experiment.model
     rows = [
@@ -76,12 +89,13 @@ def inspect(source: Source, step: Step = None) -> None:
         ("validation", _bits(state)),
         ("vocabulary", str(state.vocabulary or "not recorded: that of the data")),
         ("data", f"{state.data.description} ({state.data.fingerprint})" if state.data else "not recorded"),
-        *((name, str(value)) for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
+        *((WORDS.get(name, name), f"{value:,.6g}" if isinstance(value, float) else str(value))
+          for name, value in (*state.loss_scaler.items(), *state.loop_state.items())
           if not isinstance(value, list)),  # the guard's memory of a hundred steps
         ("layout", LAYOUT_NOTE),
     ]  # fmt: skip
     console.print(str(source), style="bold", soft_wrap=True, markup=False)
-    table = Table(show_header=False)
+    table = Table(Column(no_wrap=True), "", show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value))
     print_table(table, console)
@@ -89,7 +103,7 @@ def inspect(source: Source, step: Step = None) -> None:
 
 @app.command()
 def verify(source: Source, step: Step = None) -> None:
-    """Compare every file with its sha256: of all checkpoints of a run, or of the one that is named."""
+    """Compare every file with its sha256: of all checkpoints of a run or of a sweep, or of the one that is named."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     problems: list[str] = []
     if source.is_file():
@@ -140,24 +154,48 @@ def import_(
     typer.echo(f"resume with: megachar launch {RunFolder(run).experiment_file} --resume")
 
 
-def _print_run(folder: RunFolder, console: Console) -> None:
-    """One line per checkpoint."""
-    found = list_checkpoints(folder)
-    best = best_of(found)
-    table = Table("checkpoint", Column("validation", justify="right"), Column("size", justify="right"), "")
-    for checkpoint in found:
-        table.add_row(
-            checkpoint.path.name,
-            _bits(checkpoint.manifest),
-            decimal(checkpoint.num_bytes),
-            "best" if checkpoint == best else "",
+def _runs_of_sweep(source: Path, step: int | None) -> list[RunFolder]:
+    """The runs of the folder of a sweep; none where `source` is something else. ConfigError with a `step`."""
+    if source.is_file() or is_checkpoint(source) or RunFolder(source).experiment_file.is_file():
+        return []
+    runs = [RunFolder(path) for path in runs_inside(source)]
+    if runs and step is not None:
+        raise ConfigError(
+            f"--step {step}: {source} is a folder of runs; leave --step out, or name one, such as {runs[0].path}"
         )
+    return runs
+
+
+def _print_runs(runs: Sequence[RunFolder], console: Console) -> None:
+    """One line per checkpoint; of several runs, each with its run's name. What is damaged is told on stderr."""
+    several = len(runs) > 1
+    columns = ("checkpoint", Column("validation", justify="right"), Column("size", justify="right"), "")
+    table = Table(*(("run", *columns) if several else columns))
+    for run in runs:
+        name = (Text(shown(run.path.name)),) if several else ()
+        best = best_of(list_checkpoints(run))
+        for path in checkpoint_folders(run):
+            try:
+                checkpoint = read_checkpoint(path)
+            except CheckpointError as error:
+                typer.echo(f"left out: {error}", err=True)
+                table.add_row(*name, path.name, "-", "-", "damaged")
+                continue
+            kept = "best" if best is not None and path == best.path else ""
+            table.add_row(*name, path.name, _bits(checkpoint.manifest), decimal(checkpoint.num_bytes), kept)
+        if not checkpoint_folders(run):
+            table.add_row(*name, "none yet", "-", "-", "")
     print_table(table, console)
 
 
 def _folders(source: Path, step: int | None) -> list[Path]:
     """The checkpoints to verify, also those whose manifests are damaged."""
     run = RunFolder(source)
+    if runs := _runs_of_sweep(source, step):
+        found = [path for run in runs for path in checkpoint_folders(run)]
+        if not found:
+            raise CheckpointError(f"no run in {source} has a checkpoint yet; train until training.checkpoint_interval")
+        return found
     if step is None and not is_checkpoint(source) and run.experiment_file.is_file() and checkpoint_folders(run):
         return checkpoint_folders(run)
     return [find_source(source, step).path]

@@ -35,17 +35,15 @@ def list_corpora() -> None:
     from megachar.data.corpora.registry import CORPORA
 
     table = Table(
-        "name",
-        "download, text",
-        "known hashes",
-        Column("what it is, licence, splits, publisher", overflow="fold"),
+        "name", "what it is", "licence", "splits", Column("download", no_wrap=True), Column("text", no_wrap=True),
+        "known hashes", "from",
         caption="Hashes are those that users of the corpora recorded; the publishers give hardly any.",
         show_lines=True,
-    )
+    )  # fmt: skip
     for corpus in CORPORA:
-        sizes = f"{decimal(corpus.archive.num_bytes)}\n{decimal(corpus.text_bytes)}"
-        what = (corpus.summary, f"licence: {corpus.licence}", f"splits: {corpus.splits}", *corpus.archive.addresses)
-        table.add_row(corpus.name, sizes, corpus.verified_by, Text("\n".join(what)))
+        shown = (corpus.name, corpus.summary, corpus.licence, corpus.splits, decimal(corpus.archive.num_bytes),
+                 decimal(corpus.text_bytes), corpus.verified_by.replace("\n", ", "))  # fmt: skip
+        table.add_row(*map(Text, shown), Text("\n".join(corpus.archive.addresses)))
     print_table(table, Console())
 
 

@@ -34,12 +34,14 @@ from megachar.cli.evaluation_options import (
 from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.generate import Threads
 from megachar.cli.given_model import check_model
+from megachar.cli.pictures import Format
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, StreamSettings
 from megachar.evaluation.windows import WindowPlan
+from megachar.pictures import PictureFormat
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,6 +68,7 @@ def evaluate(
     data: Data = None,
     json: Json = None,
     by_position: ByPosition = False,
+    picture_format: Format = "png",
     dynamic: Dynamic = None,
     learning_rate: LearningRate = None,
     decay: Decay = None,
@@ -110,7 +113,7 @@ def evaluate(
     report = Report(static, TextSize.of(static, corpus), provenance)
     publish(report, result_path(run, f"{name}.json"), json)  # at once: what follows may take long, or fail
     if by_position:
-        work.draw_positions(static, result_path(run, static.positions_name(label)))
+        work.draw_positions(static, result_path(run, static.positions_name(label)), picture_format)
     if chosen.dynamic is not None:
         followed = work.follow(chosen.dynamic, device)
         publish(replace(report, dynamic=followed), result_path(run, f"{name}-dynamic{followed.label}.json"), json)
@@ -160,7 +163,7 @@ class Work:
                 self.loaded.model, self.tokens, settings, device, mean_squares=mean_squares, progress=progress
             )
 
-    def draw_positions(self, static: Evaluation, path: Path) -> None:
+    def draw_positions(self, static: Evaluation, path: Path, picture_format: PictureFormat) -> None:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
         from megachar.device import choose_device
         from megachar.evaluation import positions
@@ -177,9 +180,14 @@ class Work:
         found = positions.ByPosition(nats, WindowPlan(nats.size, length, length))
         positions.write_csv(path.with_name(f"{path.name}.csv"), found.bins)
         positions.plot(
-            path.with_name(f"{path.name}.png"), found.bins, f"{self.loaded.experiment.name}: {self.split}", since
+            path.with_name(f"{path.name}.{picture_format}"),
+            found.bins,
+            f"{self.loaded.experiment.name}: {self.split}",
+            since,
+            self.corpus.vocabulary.unit,
+            picture_format,
         )
-        typer.echo(f"saved {path}.csv and .png")
+        typer.echo(f"saved {path}.csv and .{picture_format}")
         typer.echo(found.how_to_read(since))
 
 

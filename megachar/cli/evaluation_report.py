@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from megachar.cli.provenance import Provenance
 from megachar.data.vocabulary import Unit
@@ -136,7 +136,7 @@ class Report:
             characters = f"({size.num_characters:,} characters)"
             rows.append(("bits per character", [f"{f['bits_per_character']:.4f} {characters}" for f in figures]))
         rows.append((f"bits per {unit}", [f"[bold]{result.bits_per_character:.4f}[/bold]" for result in results]))
-        table = Table("protocol", "static", *(["dynamic"] if self.dynamic else []))
+        table = Table(Column("protocol", no_wrap=True), "static", *(["dynamic"] if self.dynamic else []))
         for name, cells in rows:
             table.add_row(name, *(cells if len(cells) > 1 else cells * len(results)))
         return table

@@ -4,7 +4,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import numpy as np
 import typer
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megachar.cli.pictures import Format
 from megachar.cli.stages import Stages, errors_of_the_system
 from megachar.data.batches import evenly_spaced_starts
 from megachar.data.histogram import draw_histogram
@@ -19,6 +20,7 @@ from megachar.data.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figur
 from megachar.errors import ConfigError, DataError
 from megachar.files import json_text
 from megachar.generation.decoding import TerminalDecoder, for_encoding
+from megachar.pictures import PictureFormat
 from megachar.tables import print_table
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ def inspect(
     window_tokens: Annotated[int, typer.Option(help="Length of each.")] = 320,
     sample: Annotated[int, typer.Option(help="Tokens to measure at most, spread evenly.")] = DEFAULT_SAMPLE,
     picture: Annotated[
-        Path | None, typer.Option(help="PNG of the histogram; default: NAME.SPLIT.png beside the corpus.")
+        Path | None, typer.Option(help="File of the histogram; default: NAME.SPLIT.png, or such, beside the corpus.")
     ] = None,
+    picture_format: Format = "png",
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every split, or that of --split, with its sha256 in the card.")
     ] = False,
@@ -47,7 +50,9 @@ def inspect(
     if windows < 0 or window_tokens < 1:
         raise ConfigError(f"--windows {windows} of --window-tokens {window_tokens}: set 0 or more of 1 or more")
     opened = open_split(path, split)
-    picture = _default_picture(path, opened) if picture is None else picture
+    picture = _default_picture(path, opened, picture_format) if picture is None else picture
+    if picture.suffix[1:] in get_args(PictureFormat) and picture.suffix[1:] != picture_format:
+        raise ConfigError(f"--picture {picture} is to be a {picture_format}; set --format {picture.suffix[1:]} as well")
     for option, file in (("--picture", picture), ("--json", json_file)):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"{option} {file}: the folder {file.parent} does not exist; make it first")
@@ -64,6 +69,7 @@ def inspect(
             _symbols(opened, figures),
             f"{opened.title}: {used} in {_sample_size(opened, figures)}",
             picture,
+            picture_format,
         )
     typer.echo(f"histogram: {picture}")
     if json_file is not None:
@@ -90,10 +96,10 @@ def print_title(title: str, console: Console) -> None:
     console.print(Text(title, style="bold"), soft_wrap=True)
 
 
-def _default_picture(path: Path, opened: OpenedSplit) -> Path:
+def _default_picture(path: Path, opened: OpenedSplit, ending: str) -> Path:
     """Beside the corpus, not in it: `--overwrite` refuses to replace a folder that holds anything else."""
     path = path.resolve() if opened.corpus is not None else opened.dataset.prefix
-    return path.with_name(f"{path.name}.{opened.name}.png" if opened.name else f"{path.name}.png")
+    return path.with_name(f"{path.name}.{opened.name}.{ending}" if opened.name else f"{path.name}.{ending}")
 
 
 def _verify(opened: OpenedSplit, split: str | None, stages: Stages, console: Console) -> list[str]:

@@ -1,5 +1,6 @@
 """`megachar launch`: check everything that can be checked on every host, then start the processes."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
@@ -16,11 +17,16 @@ from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
+from megachar.launching.ranks import is_requeued
 from megachar.launching.supervisor import supervise
 from megachar.tables import print_table
 from megachar.training.early_stopping import is_finished
 from megachar.training.ownership import OwnClaim
 from megachar.training.preflight import check_data, check_run_folder, load_run
+from megachar.training.run_folder import run_folder
+
+REQUEUED_SECONDS = 120.0
+"""How long a requeued job waits for what is left of its start before: Slurm gives that 30 s to end by itself."""
 
 
 def print_slurm_script(asked: bool) -> None:
@@ -59,13 +65,15 @@ def launch(
     loaded = load_run(experiment, overrides or [])
     check_data(loaded)
     processes = Processes(hostfile, launcher, node_rank, master_port)
+    requeued = is_requeued(os.environ)
+    resume = resume or (requeued and run_folder(loaded).experiment_file.exists())
     plan = processes.plan(loaded, experiment, tuple(overrides or ()), resume)
     if dry_run:
         check_run_folder(loaded, resume)
         print_layout(plan, Console())
         typer.echo(shell_command(examined(plan, timeout, "the run")))
         return
-    with claim_plan(plan) as claim:
+    with claim_plan(plan, REQUEUED_SECONDS if requeued else 0.0) as claim:
         check_run_folder(loaded, resume)
         if resume and is_finished(plan.folder, loaded):
             typer.echo(f"run {plan.folder.path} is finished already; a higher training.total_steps trains it further")
@@ -99,14 +107,16 @@ class Processes:
         )
 
 
-def claim_plan(plan: LaunchPlan) -> AbstractContextManager[OwnClaim | None]:
+def claim_plan(plan: LaunchPlan, patience_seconds: float = 0.0) -> AbstractContextManager[OwnClaim | None]:
     """The run folder for this process; of supervisors that each start their own host, for the first host's.
+
+    Another owner has `patience_seconds` to come to its end.
 
     Raises:
         OwnershipError: somebody else trains there.
         PlatformError: the folder cannot be written.
     """
-    return OwnClaim(plan.folder) if plan.node_rank == 0 else nullcontext()
+    return OwnClaim(plan.folder, patience_seconds) if plan.node_rank == 0 else nullcontext()
 
 
 def ready(plan: LaunchPlan, timeout: float) -> LaunchPlan:
@@ -127,7 +137,8 @@ def print_layout(plan: LaunchPlan, console: Console) -> None:
     """The table of ranks."""
     parallel = plan.experiment.parallel
     title = f"pipe {parallel.pipe} x tensor {parallel.tensor} x data {parallel.data}"
-    table = Table("host", "device", "rank", "replica", "stage", "tensor part", "layers", title=title)
+    short = (Column(name, no_wrap=True) for name in ("rank", "replica", "stage", "tensor"))
+    table = Table("host", "device", *short, "layers", title=title)
     previous = ""
     for row in layout_rows(plan):
         if previous not in ("", row.host):

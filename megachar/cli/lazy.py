@@ -9,11 +9,13 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from megachar.cli.help import HelpContext
 from megachar.files import expanded
 
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",
     "sweep": "Train all runs of a sweep; called again, it resumes where it was stopped.",
+    "compare": "Table of the runs of a sweep: what differs, best validation, characters, time, state. CSV as well.",
     "selftest": "Test every collective, a tiny model and the speed of links on pipe x tensor x data processes.",
     "evaluate": "Bits per character of a split: every character is scored exactly once, by the last layer's "
     "first target.",
@@ -32,6 +34,8 @@ COMMANDS = {
 
 class Group(TyperGroup):
     """A group whose help says of each command all that its first paragraph does, and cuts none."""
+
+    context_class = HelpContext
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -73,6 +77,7 @@ def load_command(name: str) -> Any:
     command.name = name
     for called in getattr(command, "commands", {"": command}).values():
         called.callback = _with_home(called.callback)
+        called.context_class = HelpContext
     return command
 
 

@@ -19,7 +19,7 @@ def presets() -> None:
         experiment = load_experiment(name)
         parameters = sum(part.training for part in count_parameters(experiment.model, experiment.auxiliary))
         parallel = experiment.parallel
-        layout = f"{parallel.pipe} x {parallel.tensor} x {parallel.data}"
+        layout = f"{parallel.pipe}x{parallel.tensor}x{parallel.data}"
         table.add_row(
             name, _first_line(PRESETS / f"{name}.yaml"), f"{parameters / 1e6:.1f}M", str(experiment.deepspeed), layout
         )

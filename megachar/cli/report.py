@@ -8,6 +8,7 @@ import typer
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device
+from megachar.cli.plot import Over
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small.")],
+    sources: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small, or folders of sweeps.")],
     output: Annotated[
-        Path | None, typer.Option(help="HTML file; default: report.html, of one run in its folder, of several here.")
+        Path | None,
+        typer.Option(help="HTML file; default: report.html, of one run or sweep in its folder, of several here."),
     ] = None,
     characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
@@ -31,22 +33,26 @@ def report(
         Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
     ] = None,
     device: Device = "auto",
+    x: Over = "step",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
     from megachar.analysis.result import label_sources
     from megachar.report.output import check_output, write_page
     from megachar.report.text_settings import TextSettings
+    from megachar.training.axes import AXES, without
     from megachar.training.run_folder import RunFolder
+    from megachar.training.sweep_folder import find_runs, say_not_begun
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     settings = TextSettings(split, text_start, text_characters, characters, seed, device)
     settings.check()
     check_device(device)
+    runs = find_runs(sources)
     experiments = [RunFolder(run).load_experiment() for run in runs]
     labels = label_sources(runs)
-    path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    path = output or (sources[0] / "report.html" if len(sources) == 1 else Path("report.html"))
     check_output(path)
-    notes: list[str] = []
+    notes = say_not_begun(sources)
     corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
 
     from megachar.report.contents import read_runs
@@ -61,8 +67,9 @@ def report(
                 texts[label] = read_with_model(run, corpora[label], settings)
             except CheckpointError as error:
                 notes.append(f"{label}, text: {error}")
-    contents = read_runs(runs)
-    write_page(path, render(contents, texts, settings, notes))
+    contents, axis = read_runs(runs), AXES[x]
+    notes += [str(without(run.label, axis)) for run in contents if run.train and not axis.having(run.train)]
+    write_page(path, render(contents, texts, settings, notes, axis))
     for note in [note for run in contents for note in run.notes] + notes:
         typer.echo(f"not shown: {note}", err=True)
     typer.echo(f"saved {path}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.analysis.result import Analysis, Cell
+from megachar.pictures import PictureFormat
 from megachar.tables import print_table
 
 Output = Annotated[
@@ -17,7 +18,7 @@ Output = Annotated[
 ]
 
 
-def finish(analysis: Analysis, folder: Path) -> None:
+def finish(analysis: Analysis, folder: Path, picture_format: PictureFormat = "png") -> None:
     """Show an analysis on stdout, then save it: a full disk must not cost the figures."""
     columns = zip(analysis.table.columns, zip(*analysis.table.rows, strict=True), strict=True)
     table = Table(
@@ -29,8 +30,9 @@ def finish(analysis: Analysis, folder: Path) -> None:
     console = Console(highlight=False, markup=False)
     print_table(table, console)
     console.print(f"How to read it: {analysis.how_to_read}")
-    saved = analysis.save(folder)
-    for path in (saved.csv, saved.figure, saved.json):
+    saved = analysis.save(folder, picture_format)
+    pictures = dict.fromkeys((saved.figure, saved.figure.with_suffix(f".{picture_format}")))
+    for path in (saved.csv, *pictures, saved.json):
         typer.echo(f"saved {path}")
 
 

@@ -1,6 +1,7 @@
 """`megachar sweep`: all runs of a sweep, one after another, each started as `megachar launch` starts it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,17 +9,21 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.cli.compare import show_results
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
 from megachar.cli.launch import Processes, claim_plan, ready, usable_hosts
 from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.families.counting import count_parameters
+from megachar.files import describe
 from megachar.launching.supervisor import Supervisor
 from megachar.sweeps.progress import State, progress_of
+from megachar.sweeps.results import read_results
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
 from megachar.tables import print_table
 from megachar.training.preflight import check_data
+from megachar.training.sweep_folder import record_plan
 
 
 def sweep(
@@ -55,14 +60,22 @@ def sweep(
     if dry_run:
         return
 
+    folder = Path(runs[0].experiment.output)
+
     def start(run: SweepRun, resume: bool) -> RunEnd:
         plan = processes.plan(run.experiment, run.source, run.overrides, resume)
         with claim_plan(plan) as claim:
             plan = ready(plan, timeout)
+            record_plan(folder, loaded.points, {run.name: run.own for run in runs})
             supervisor = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim)
             return RunEnd(supervisor.run(), supervisor.asked_to_leave)
 
-    raise typer.Exit(run_sweep(runs, start, lambda text: typer.echo(f"megachar sweep: {text}")))
+    end = run_sweep(runs, start, lambda text: typer.echo(f"megachar sweep: {text}"))
+    try:
+        show_results(read_results(folder, end.failed), folder, Console(highlight=False))
+    except OSError as error:  # which is no reason for another status
+        typer.echo(f"megachar sweep: the results cannot be shown: {describe(error)}", err=True)
+    raise typer.Exit(end.status)
 
 
 def print_runs(name: str, runs: Sequence[SweepRun], console: Console) -> None:

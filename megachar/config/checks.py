@@ -101,6 +101,13 @@ def _check_engine(experiment: Experiment, engine: EngineConfig) -> None:
             f"offload ({experiment.deepspeed}) does not work with parallel.pipe = {parallel.pipe}; "
             f"take a DeepSpeed JSON without offload, or set parallel.pipe=1"
         )
+    settings = engine.settings
+    if parallel.pipe > 1 and (settings.wall_clock_breakdown or settings.flops_profiler.enabled):
+        key = "wall_clock_breakdown" if settings.wall_clock_breakdown else "flops_profiler"
+        raise ConfigError(
+            f"{key} ({experiment.deepspeed}) does not work with parallel.pipe = {parallel.pipe}, where DeepSpeed would "
+            f"start its timer of the backward pass twice; leave it out, or set parallel.pipe=1"
+        )
     if engine.precision != "fp32" and engine.zero_stage == 0:
         raise ConfigError(
             f"{engine.precision} ({experiment.deepspeed}) needs ZeRO stage 1 or more, which holds the fp32 master "

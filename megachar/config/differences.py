@@ -1,6 +1,7 @@
 """Experiments compared setting by setting."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from megachar.config.experiment import Experiment
@@ -38,3 +39,10 @@ def differences(old: Experiment, new: Experiment, *ignored: Role) -> dict[str, t
         for key in dict.fromkeys((*before, *after))
         if before.get(key) != after.get(key)
     }
+
+
+def short_names(keys: Collection[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """`section.key` -> the last part of it, or all of it where another one, or one that is `taken`, ends alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    counts = Counter(ends) + Counter(set(taken))
+    return {key: end if counts[end] == 1 else key for key, end in zip(keys, ends, strict=True)}

@@ -13,14 +13,17 @@ import numpy.typing as npt
 
 from megachar.evaluation.result import replace_file
 from megachar.evaluation.windows import WindowPlan
+from megachar.pictures import SERIES, PictureFormat, save, style
 from megachar.units import NATS_PER_BIT
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 STREAM_LENGTH = 1024
 """Of a recurrent model: characters after which the state is zero again."""
-SINGLE_POSITIONS, BINS_PER_OCTAVE = 64, 4
-"""Positions that are a bin each, and bins for every doubling beyond them."""
+SINGLE_POSITIONS, BINS_PER_OCTAVE = 8, 4
+"""Positions that are a bin each, and bins for every doubling beyond them: the mean of a single position further on is
+noise, unless the text has a hundred thousand windows.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,14 @@ class ByPosition:
         """One line on what the picture says: what the second half of the context is worth."""
         line = f"how to read it: bits of characters by how many are before them since {since}"
         longest = self.bins[-1].last
-        far = [entry for entry in self.bins if entry.first > longest // 2]
-        near = [entry for entry in self.bins if longest // 4 < entry.first and entry.last <= longest // 2]
-        if not near:
+        if longest < 2:
             return line
-        gain, error = self._difference((near[0].first, near[-1].last), (far[0].first, longest))
+        near, far = (longest // 4 + 1, longest // 2), (longest // 2 + 1, longest)
+        gain, error = self._difference(near, far)
         margin = f"(+- {2 * error:.3f})" if math.isfinite(error) else "(of one window: how surely, it cannot tell)"
         return (
-            f"{line}; with {far[0].first:,} to {longest:,} of them they cost {abs(gain):.3f} bits "
-            f"{'less' if gain >= 0 else 'more'} {margin} than with {near[0].first:,} to {near[-1].last:,}: "
+            f"{line}; with {far[0]:,} to {far[1]:,} of them they cost {abs(gain):.3f} bits "
+            f"{'less' if gain >= 0 else 'more'} {margin} than with {near[0]:,} to {near[1]:,}: "
             "while that falls clearly, more context would pay"
         )
 
@@ -137,23 +139,42 @@ def write_csv(path: Path, bins: Sequence[Bin]) -> None:
     replace_file(path, write)
 
 
-def plot(path: Path, bins: Sequence[Bin], title: str, since: str) -> None:
-    """A picture, as PNG: the means, with a band of two standard errors. `since`: what the position is counted from."""
-    import matplotlib as mpl
+@style()
+def plot(
+    path: Path,
+    bins: Sequence[Bin],
+    title: str,
+    since: str,
+    unit: str = "character",
+    picture_format: PictureFormat = "png",
+) -> None:
+    """A picture of the means, with bars of two standard errors.
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    Args:
+        path: of its file.
+        bins: of the positions.
+        title: above it.
+        since: what the position is counted from.
+        unit: what a position is counted in.
+        picture_format: of the file.
+    """
+    from matplotlib.figure import Figure
 
     centers = np.array([math.sqrt(entry.first * entry.last) for entry in bins])
     bits, errors = (np.array([getattr(entry, name) for entry in bins]) for name in ("bits", "standard_error"))
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.fill_between(centers, bits - 2 * errors, bits + 2 * errors, alpha=0.25, linewidth=0)
-    axes.plot(centers, bits, linewidth=1.2)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.errorbar(centers, bits, 2 * errors, color=SERIES[0], fmt="o-", markersize=3, linewidth=1.2, elinewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel(f"characters since {since}")
-    axes.set_ylabel("bits per character (band: two standard errors)")
+    axes.minorticks_off()
+    axes.set_xlabel(f"{unit}s since {since}")
+    axes.set_ylabel(f"bits per {unit}")
     axes.set_title(title)
-    axes.grid(alpha=0.3)
-    replace_file(path, lambda file: figure.savefig(file, dpi=120, format="png"))
-    plt.close(figure)
+    binned = (
+        f"from {SINGLE_POSITIONS + 1} {unit}s on of {BINS_PER_OCTAVE} bins to each doubling; "
+        if (bins[-1].last > SINGLE_POSITIONS)
+        else ""
+    )
+    figure.supxlabel(f"Points: means, {binned}bars: two standard errors.", fontsize="small")
+    replace_file(path, lambda file: save(figure, file, picture_format))

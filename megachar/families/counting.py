@@ -55,3 +55,11 @@ def training_flops_per_character(model: ModelConfig, num_classifiers: float = 1.
     Recomputed activations do not count: this is the work the model needs, not what a layout spends.
     """
     return 3.0 * forward_flops_per_character(model, num_classifiers)
+
+
+def step_flops(model: ModelConfig, auxiliary: AuxiliaryConfig, num_windows: int, num_layers: float) -> float:
+    """Operations of one training step over so many windows; `num_layers`: whose classifiers predict, the last's too."""
+    classifiers = num_layers * auxiliary.num_targets
+    if not auxiliary.multiple_positions:
+        classifiers /= model.window_length
+    return training_flops_per_character(model, classifiers) * num_windows * model.window_length

@@ -19,7 +19,16 @@ from pydantic import Field
 from megachar.errors import PlatformError
 from megachar.launching.plan import LaunchPlan
 from megachar.watch.secret import SEEN_SECONDS, Secret
-from megachar.watch.wire import STRANGER_BYTES, STRANGER_SECONDS, Digest, Lines, Message, encode, receive_line
+from megachar.watch.wire import (
+    STRANGER_BYTES,
+    STRANGER_SECONDS,
+    Digest,
+    Lines,
+    Message,
+    Strangers,
+    encode,
+    receive_line,
+)
 
 TakeCall = Callable[["Call", asyncio.StreamReader, asyncio.StreamWriter], None]
 
@@ -78,13 +87,19 @@ def call(connection: socket.socket, plan: LaunchPlan) -> None:
 async def take_calls(plan: LaunchPlan, secret: Secret, take: TakeCall) -> asyncio.Server:
     """Listen at the plan's port; `take` gets the calls of those who have the secret, all others are hung up on.
 
+    So many of them at once as the hub of the ranks takes.
+
     Raises:
         OSError: the port is taken.
     """
 
+    strangers = Strangers(len(plan.hosts))
+
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            found = await asyncio.wait_for(_identify(Lines(reader), writer, secret), SEEN_SECONDS + STRANGER_SECONDS)
+            with strangers.with_one(writer):
+                seconds = SEEN_SECONDS + STRANGER_SECONDS
+                found = await asyncio.wait_for(_identify(Lines(reader), writer, secret), seconds)
         except (OSError, ValueError, asyncio.TimeoutError):  # not one of us
             writer.close()
             return

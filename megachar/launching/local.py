@@ -7,6 +7,7 @@ none. Where there are GPUs every rank is a new process: what importing torch may
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import runpy
@@ -16,12 +17,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from megachar.bars import waiting
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import load_experiment
 from megachar.errors import MegacharError
 from megachar.exit_codes import ExitCode
 from megachar.launching.gpus import count_gpus
+from megachar.launching.output import led_aside
 from megachar.training.garbage import no_collection
+from megachar.training.run_folder import RunFolder
 
 LEAVE_SECONDS = 30.0
 """The ranks that are left are killed as long after the first failure; the watch over them needs a few seconds."""
@@ -56,13 +62,11 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
     given = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)  # first: a thread that did not block them would take them
-    forked = is_cpu(given.device) and import_once()
-    if forked and given.settings is not None:
-        try:
-            check_engine(given.settings)
-        except MegacharError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            return ExitCode.USER_ERROR
+    try:
+        forked = make_ready(given.device, given.settings)
+    except MegacharError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return ExitCode.USER_ERROR
     ranks: set[int] = set()
     for rank in range(given.ranks):
         launcher, process = os.getpid(), os.fork()
@@ -71,6 +75,24 @@ def main() -> int:
             run(given.script, given.arguments, forked)
         ranks.add(process)
     return status_of(wait_for(ranks))
+
+
+def make_ready(device: str, experiment: Path | None) -> bool:
+    """Do once what all ranks would; whether they can be forked.
+
+    What libraries say meanwhile stands in launcher.log, beside the logs of the run in whose folder the experiment is.
+
+    Raises:
+        ConfigError: DeepSpeed refuses its settings.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(waiting("importing torch and DeepSpeed", Console()))
+        if experiment is not None:
+            stack.enter_context(led_aside(RunFolder(experiment.parent.parent).logs / "launcher.log"))
+        forked = is_cpu(device) and import_once()
+        if forked and experiment is not None:
+            check_engine(experiment)
+        return forked
 
 
 def is_cpu(device: str) -> bool:

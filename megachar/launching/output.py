@@ -1,20 +1,26 @@
-"""Output by rank: everything a rank prints goes to its log; the terminal shows rank 0's, and the first error of any."""
+"""Output by rank: everything a rank prints goes to its log.
+
+The terminal shows what rank 0's megachar has to say, and the first error of any rank. What libraries print, such as
+warnings of torch and DeepSpeed, stands in the logs.
+"""
 
 import os
 import socket
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from io import TextIOWrapper
 from pathlib import Path
+from queue import SimpleQueue
 
 from rich.console import Console
 
 from megachar.errors import PlatformError
+from megachar.training.display import Terminal
 from megachar.training.run_folder import RunFolder
 
-FOLLOW_SECONDS = 0.2
 FIRST_ERROR = "first-error"
 
 
@@ -43,16 +49,18 @@ class RankOutput:
         sys.stdout.flush()
         sys.stderr.flush()
         self._stderr = os.dup(2)
-        self.terminal = Console(
+        console = Console(
             file=os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace"),
-            # Open MPI gives every rank a terminal of its own and copies what is on it: no place for a progress bar.
-            force_terminal=False if "OMPI_COMM_WORLD_RANK" in os.environ else None,
+            # Rank 0's alone. Open MPI gives every rank a terminal of its own and copies what is on it: no place for
+            # what moves the cursor.
+            force_terminal=False if rank or "OMPI_COMM_WORLD_RANK" in os.environ else None,
             highlight=False,
             soft_wrap=True,
             markup=False,
         )
+        self._shower = _Shower(console)
+        self.terminal = Terminal(console, self._shower.show)
         """What was standard output before."""
-        self._follower = _Follower(self.log, os.fstat(log).st_size, self.terminal) if rank == 0 else None
         for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
             os.dup2(log, descriptor)
             if isinstance(stream, TextIOWrapper):  # the log is in UTF-8, whatever the terminal can show
@@ -60,8 +68,7 @@ class RankOutput:
         os.close(log)
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         print(f"--- {started} rank {rank}, process {os.getpid()} on {socket.gethostname()}", flush=True)
-        if self._follower is not None:
-            self._follower.start()
+        self._shower.start()
 
     def report_error(self, summary: str, rank: int) -> None:
         """Show an error of a rank on the terminal if no rank has shown one before."""
@@ -77,11 +84,10 @@ class RankOutput:
             os.write(self._stderr, f"{summary}\nits output: {log_of(self.log.parent, rank)}\n".encode())
 
     def close(self) -> None:
-        """Show what rank 0 has printed to the last line. Whatever comes after stands in the log alone."""
+        """See that the terminal has shown all that it was given. Whatever comes after stands in the log alone."""
         sys.stdout.flush()
         sys.stderr.flush()
-        if self._follower is not None:
-            self._follower.finish()
+        self._shower.finish()
 
 
 def log_of(folder: Path, rank: int) -> Path:
@@ -89,30 +95,47 @@ def log_of(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:04d}.log"
 
 
-class _Follower(threading.Thread):
-    """Shows what is appended to a log."""
+@contextmanager
+def led_aside(log: Path) -> Iterator[None]:
+    """Lead what this process prints in the block into a log, at its end, where that can be written."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:  # the ranks will say so
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    for descriptor, _ in before:
+        os.dup2(file, descriptor)
+    os.close(file)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, kept in before:
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
-    def __init__(self, log: Path, start: int, terminal: Console) -> None:
-        super().__init__(name="log follower", daemon=True)
-        self._log, self._start, self._terminal = log, start, terminal
-        self._finished = threading.Event()
+
+class _Shower(threading.Thread):
+    """Shows lines on a terminal, which may be slow, stopped or gone; whoever has lines to show goes on."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(name="terminal", daemon=True)
+        self._console = console
+        self._lines = SimpleQueue[str | None]()
+
+    def show(self, text: str) -> None:
+        self._lines.put(text)
 
     def run(self) -> None:
-        with suppress(OSError), self._log.open(encoding="utf-8", errors="replace", newline="") as file:
-            file.seek(self._start)
-            file.readline()  # the heading
-            line = ""
-            while True:
-                last = self._finished.wait(FOLLOW_SECONDS)
-                while part := file.readline():
-                    line += part
-                    if line.endswith("\n"):
-                        self._terminal.print(line[:-1])
-                        line = ""
-                if last:
-                    self._terminal.print(line, end="")
-                    return
+        while (text := self._lines.get()) is not None:
+            with suppress(OSError):
+                self._console.print(text)
 
     def finish(self) -> None:
-        self._finished.set()
+        self._lines.put(None)
         self.join()

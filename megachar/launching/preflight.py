@@ -24,6 +24,7 @@ from megachar.launching.network import is_this_machine
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
 from megachar.watch.secret import Secret
+from megachar.watch.wire import TRIES
 
 SSH_SECONDS = 10
 CLOSE_SECONDS = 2
@@ -121,26 +122,36 @@ def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
     """Call the first host, answer what it asks, and return what it found."""
     first, own = plan.hosts[0].name, plan.hosts[plan.node_rank].name
-    deadline = time.monotonic() + timeout
+    try:
+        connection = _call_first_host(plan, timeout)
+    except PlatformError as error:
+        return Verdict([Failure(own, "call", str(error))], {})
+    with connection, connection.makefile("r") as lines, connection.makefile("w") as out:
+        verdict = serve(lines, out)
+    return verdict or Verdict([Failure(own, "call", f"{first} hung up; see what the command says there")], {})
+
+
+def _call_first_host(plan: LaunchPlan, timeout: float) -> socket.socket:
+    """A connection on which both have shown that they have the run folder. `PlatformError` where there is none."""
+    where, deadline, tries = f"{plan.master_address} port {plan.master_port}", time.monotonic() + timeout, TRIES
     while True:
         try:
             connection = socket.create_connection((plan.master_address, plan.master_port), SSH_SECONDS)
-            break
         except OSError as error:
             if time.monotonic() > deadline:
-                problem = (f"{first} does not answer at {plan.master_address} port {plan.master_port} within "
-                           f"{timeout:g} s: {error}; run the same command there")  # fmt: skip
-                return Verdict([Failure(own, "call", problem)], {})
+                raise PlatformError(f"{plan.hosts[0].name} does not answer at {where} within {timeout:g} s: {error}; "
+                                    f"run the same command there") from error  # fmt: skip
             time.sleep(0.2)
-    with connection:
+            continue
         try:
             call(connection, plan)
         except PlatformError as error:
-            problem = f"{error}; see what listens at {plan.master_address} port {plan.master_port}"
-            return Verdict([Failure(own, "call", problem)], {})
-        with connection.makefile("r") as lines, connection.makefile("w") as out:
-            verdict = serve(lines, out)
-    return verdict or Verdict([Failure(own, "call", f"{first} hung up; see what the command says there")], {})
+            connection.close()
+            tries -= 1
+            if not tries:
+                raise PlatformError(f"{error}; see what listens at {where}") from error
+        else:
+            return connection
 
 
 async def _examine(plan: LaunchPlan, timeout: float) -> Verdict:

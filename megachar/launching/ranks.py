@@ -146,6 +146,11 @@ def slurm_hosts(environment: Mapping[str, str]) -> tuple[Host, ...]:
     return tuple(Host(name, count) for name, count in zip(names, counts, strict=True))
 
 
+def is_requeued(environment: Mapping[str, str]) -> bool:
+    """Whether this is a job that Slurm has put back into the queue, and whose command it now runs once more."""
+    return environment.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def slurm_host_names(nodelist: str) -> list[str]:
     """`node[1-3]` -> node1, node2, node3, as Slurm's scontrol expands it."""
     try:

@@ -1,4 +1,4 @@
-"""Where the ranks of one machine listen for each other: nobody elsewhere reaches torch's store, nor gloo."""
+"""Where the ranks of one machine listen for each other: nobody elsewhere reaches torch's store, gloo, or NCCL."""
 
 import os
 import socket
@@ -9,10 +9,12 @@ import torch.distributed as dist
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 """A MASTER_ADDR that says that all ranks are on one machine. A host's own name may lead there too, and says nothing."""
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Which interface a library listens on; what a user has set stays."""
 
 
 def stay_on_loopback() -> dist.Store | None:
-    """Where MASTER_ADDR is the loopback: have gloo stay there, and on rank 0 serve the ranks' store there.
+    """Where MASTER_ADDR is the loopback: have gloo and NCCL stay there, and on rank 0 serve the ranks' store there.
 
     torch itself would listen on all interfaces. What it opens at MASTER_PORT later, in this process, is this store,
     which lives until the last that holds it is gone. A MASTER_PORT of 0 is replaced by that of the store.
@@ -25,7 +27,8 @@ def stay_on_loopback() -> dist.Store | None:
         return None
     for name, entries in psutil.net_if_addrs().items():
         if "127.0.0.1" in (entry.address for entry in entries):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            for variable in INTERFACE_VARIABLES:
+                os.environ.setdefault(variable, name)
     if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return None
     try:

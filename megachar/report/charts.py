@@ -13,41 +13,34 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-NUM_COLORS: Final = 8
-"""Series that the page's style has colours for; more of them repeat these with another dash."""
-DASHES: Final = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
+from megachar.pictures import SERIES, SERIES_ON_BLACK, series, style
+
 INK: Final = "#00fe01"
 """The page's own colour of text."""
 _WIDTH, _HEIGHT = 5.2, 2.9  # inches: a phone's width at the size at which it is drawn
 _LINE = "#00fe02"  # like INK, stands for the page's colour until the picture is drawn
 _SERIES = "#00fd{:02x}"
-_DEPTHS = LinearSegmentedColormap.from_list("depths", ["#cf9a00", "#d1495b", "#4f6df5"])  # seen on white and on black
 _DIGITS = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough
 _SETTINGS: Final[Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "megachar",  # the same picture from the same numbers
     "font.size": 8,
     "path.simplify_threshold": 0.5,
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.edgecolor": _LINE,
     "grid.color": _LINE,
-    "axes.grid": True,
+    "grid.alpha": 1.0,
     "grid.linewidth": 0.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.formatter.useoffset": False,
 }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over steps; None where there is none."""
+    """Values as training goes on; None where there is none."""
 
-    steps: Sequence[int]
+    places: Sequence[float]
+    """Steps, or what else the chart is over."""
     values: Sequence[float | None]
     color: str
     dashes: tuple[float, ...] = ()
@@ -67,32 +60,35 @@ class Chart:
     skip_start: float = 0.0
     """Share of each curve's records whose large values do not stretch the axis."""
     marks: Sequence[float] = field(default=())
-    """Steps with a dotted line."""
+    """Places with a dotted line."""
+    over: str = "step"
+    """What is measured along it, with the unit."""
 
     def svg(self, number: int) -> Markup:
         """The picture, with names inside that no other number gives."""
-        with mpl.rc_context(_SETTINGS):
+        with style(), mpl.rc_context(_SETTINGS):
             return _as_markup(_draw(self), f"c{number}-", self.title)
 
 
 def series_style(index: int) -> dict[str, Any]:
     """Colour and dashes of run `index`, as `Curve` takes them."""
-    return {
-        "color": _SERIES.format(index % NUM_COLORS),
-        "dashes": DASHES[index // NUM_COLORS % len(DASHES)],
-    }
+    return {"color": _SERIES.format(series(index).color), "dashes": series(index).dashes}
 
 
-def depth_color(layer: int, num_layers: int) -> str:
-    """Of an intermediate layer, from 0."""
-    return str(to_hex(_DEPTHS(layer / max(num_layers - 2, 1))))
+def palette() -> str:
+    """The colours of series as CSS, for light pages and for dark ones."""
+    light, dark = (
+        "; ".join(f"--series-{place}: {color}" for place, color in enumerate(colors))
+        for colors in (SERIES, SERIES_ON_BLACK)
+    )
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
 
 def thin(
-    steps: Sequence[int], values: Sequence[float | None], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    places: Sequence[float], values: Sequence[float | None], most: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """At most `most` points of a curve that show its course: the lowest and the highest of each stretch."""
-    x, y = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    x, y = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if x.size <= most:
         return x, y
     kept: list[int] = []
@@ -113,13 +109,13 @@ def _draw(chart: Chart) -> str:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(_number)
-    axes.set_xlabel("step")
-    for step in chart.marks:
-        axes.axvline(step, color=INK, alpha=0.6, linestyle=":", linewidth=1)
+    axes.set_xlabel(chart.over)
+    for place in chart.marks:
+        axes.axvline(place, color=INK, alpha=0.6, linestyle=":", linewidth=1)
     for curve in chart.curves:
-        style: dict[str, Any] = {"dashes": curve.dashes} if curve.dashes else {}
-        axes.plot(curve.steps, np.asarray(curve.values, dtype=float), color=curve.color, linewidth=curve.width,
-                  alpha=curve.alpha, marker=curve.marker, markersize=3, **style)  # fmt: skip
+        dashes: dict[str, Any] = {"dashes": curve.dashes} if curve.dashes else {}
+        axes.plot(curve.places, np.asarray(curve.values, dtype=float), color=curve.color, linewidth=curve.width,
+                  alpha=curve.alpha, marker=curve.marker, markersize=3, **dashes)  # fmt: skip
     _limit(axes, chart)
     picture = io.StringIO()
     figure.patch.set_visible(False)

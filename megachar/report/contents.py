@@ -16,7 +16,7 @@ from megachar.report.setting_rows import Settings, flatten, flatten_json
 from megachar.strict_json import parse_object
 from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
 from megachar.training.records import Record, read_records, validation_order
-from megachar.training.run_folder import RunFolder
+from megachar.training.run_folder import RunFolder, starts_of
 
 KINDS: Final = ("train", "validation", "guard")
 """Of records."""
@@ -83,9 +83,11 @@ def _read_run(path: Path, label: str) -> RunContents:
     folder, notes = RunFolder(path), list[str]()
     experiment = folder.load_experiment()
     settings = flatten(experiment)
-    for name, prefix in (("deepspeed.json", "DeepSpeed: "), ("versions.json", "version: ")):
-        if (path / name).is_file():
-            settings |= flatten_json(_read_object(path / name, notes), prefix)
+    if (path / "deepspeed.json").is_file():
+        settings |= flatten_json(_read_object(path / "deepspeed.json", notes), "DeepSpeed: ")
+    if folder.versions_file.is_file():
+        for start in starts_of(_read_object(folder.versions_file, notes))[-1:]:
+            settings |= flatten_json({name: start[name] for name in start if name != "from_step"}, "version: ")
     records = read_records(folder, KINDS, thinned=True)
     train, validation, guard = (records.of(kind) for kind in KINDS)
     if (remark := records.remark(folder)) is not None:

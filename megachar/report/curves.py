@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from megachar.losses.auxiliary import silent_from
-from megachar.report.charts import INK, Chart, Curve, depth_color, series_style, thin
+from megachar.pictures import depths
+from megachar.report.charts import INK, Chart, Curve, series_style, thin
 from megachar.report.contents import Record, RunContents
+from megachar.training.axes import STEPS, Axis
 
 _MOST_POINTS: Final = 500  # of a curve
 _MOST_LAYER_POINTS: Final = 120
@@ -18,14 +20,17 @@ def unit_of(runs: Sequence[RunContents]) -> str:
     return " or ".join(sorted(units)) or "character"
 
 
-def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
-    """Pictures in which every run has a curve; those without any curve are left out."""
-    training = _curves(runs, "bits_per_character", width=1.0, alpha=0.55)
+def run_charts(runs: Sequence[RunContents], axis: Axis = STEPS) -> list[Chart]:
+    """Pictures in which every run has a curve; those without any curve are left out.
+
+    Losses are drawn over `axis`, by the records that have it; what is no loss, over steps.
+    """
+    training = _curves(runs, "bits_per_character", axis, width=1.0, alpha=0.55)
     validation = [
-        Curve(*_thinned(run.validation, _value("bits_per_character"), _MOST_POINTS), **series_style(index),
+        Curve(*_thinned(axis, records, _value("bits_per_character"), _MOST_POINTS), **series_style(index),
               width=1.6, marker="o")
         for index, run in enumerate(runs)
-        if run.validation
+        if (records := axis.having(run.validation))
     ]  # fmt: skip
     charts = [
         Chart(
@@ -33,6 +38,7 @@ def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
             [*training, *validation],
             "Thin: training; with dots: validation. The first twentieth may run out of the picture.",
             skip_start=_SKIP,
+            over=axis.label,
         ),
         Chart(f"Speed ({unit_of(runs)}s per second)", _curves(runs, "characters_per_second")),
         Chart("Learning rate", _curves(runs, "learning_rate")),
@@ -46,13 +52,14 @@ def run_charts(runs: Sequence[RunContents]) -> list[Chart]:
     return [chart for chart in charts if chart.curves]
 
 
-def layer_charts(run: RunContents) -> list[Chart]:
+def layer_charts(run: RunContents, axis: Axis = STEPS) -> list[Chart]:
     """Bits of each layer and target, and how far they are above the last layer's; none for a single layer."""
-    shapes = {(len(record["layers"]), len(record["layers"][0])) for record in run.train if record.get("layers")}
+    train = axis.having(run.train)
+    shapes = {(len(record["layers"]), len(record["layers"][0])) for record in train if record.get("layers")}
     if len(shapes) != 1:
         return []
     num_layers, num_targets = shapes.pop()
-    if num_layers == 1 or all(row[0] is None for record in run.train for row in record["layers"][:-1]):
+    if num_layers == 1 or all(row[0] is None for record in train for row in record["layers"][:-1]):
         return []
     charts = []
     for target in range(num_targets):
@@ -60,43 +67,45 @@ def layer_charts(run: RunContents) -> list[Chart]:
         charts += [
             Chart(
                 f"Bits for {words}",
-                [_layer_curve(run, layer, _layer_value(layer, target)) for layer in range(num_layers)],
+                [_layer_curve(run, axis, layer, _layer_value(layer, target)) for layer in range(num_layers)],
                 skip_start=_SKIP,
-                marks=_silence(run),
+                marks=_silence(run, axis),
+                over=axis.label,
             ),
             Chart(
                 f"Bits above the last layer, for {words}",
-                [_layer_curve(run, layer, _layer_distance(layer, target)) for layer in range(num_layers)],
+                [_layer_curve(run, axis, layer, _layer_distance(layer, target)) for layer in range(num_layers)],
                 skip_start=_SKIP,
-                marks=_silence(run),
+                marks=_silence(run, axis),
+                over=axis.label,
             ),
         ]
     return charts
 
 
-def _curves(runs: Sequence[RunContents], name: str, **style: Any) -> list[Curve]:
+def _curves(runs: Sequence[RunContents], name: str, axis: Axis = STEPS, **style: Any) -> list[Curve]:
     """One of each run's training records that have a value: a gradient norm may not be known at every step."""
-    known = [[record for record in run.train if record.get(name) is not None] for run in runs]
+    known = [[record for record in axis.having(run.train) if record.get(name) is not None] for run in runs]
     return [
-        Curve(*_thinned(records, _value(name), _MOST_POINTS), **{**series_style(index), **style})
+        Curve(*_thinned(axis, records, _value(name), _MOST_POINTS), **{**series_style(index), **style})
         for index, records in enumerate(known)
         if records
     ]
 
 
-def _layer_curve(run: RunContents, layer: int, value: Callable[[Record], float | None]) -> Curve:
+def _layer_curve(run: RunContents, axis: Axis, layer: int, value: Callable[[Record], float | None]) -> Curve:
     num_layers = len(run.train[0]["layers"])
-    points = _thinned(run.train, value, _MOST_LAYER_POINTS)
+    points = _thinned(axis, axis.having(run.train), value, _MOST_LAYER_POINTS)
     if layer == num_layers - 1:
         return Curve(*points, color=INK, width=1.8)
-    return Curve(*points, color=depth_color(layer, num_layers), width=0.8)
+    return Curve(*points, color=depths(num_layers - 1)[layer], width=0.8)
 
 
 def _thinned(
-    records: Sequence[Record], value: Callable[[Record], float | None], most: int
-) -> tuple[list[int], list[float | None]]:
-    steps, values = thin([record["step"] for record in records], [value(record) for record in records], most)
-    return steps.tolist(), [None if number != number else number for number in values.tolist()]
+    axis: Axis, records: Sequence[Record], value: Callable[[Record], float | None], most: int
+) -> tuple[list[float], list[float | None]]:
+    places, values = thin(axis.places(records), [value(record) for record in records], most)
+    return places.tolist(), [None if number != number else number for number in values.tolist()]
 
 
 def _value(name: str) -> Callable[[Record], float | None]:
@@ -115,9 +124,11 @@ def _layer_distance(layer: int, target: int) -> Callable[[Record], float | None]
     return distance
 
 
-def _silence(run: RunContents) -> list[float]:
-    """The step from which no intermediate layer predicts, if there is one."""
+def _silence(run: RunContents, axis: Axis) -> list[float]:
+    """The place from which no intermediate layer predicts, if there is one."""
     auxiliary, total = run.experiment.auxiliary, run.experiment.training.total_steps
     num_layers = len(run.train[0]["layers"])
     end = silent_from(num_layers - 1, num_layers, total, auxiliary.interval_steps)
-    return [end] if auxiliary.intermediate_layers and end <= run.train[-1]["step"] else []
+    if not auxiliary.intermediate_layers or end > run.train[-1]["step"]:
+        return []
+    return [axis.place_of(end, axis.having(run.train))]

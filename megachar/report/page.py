@@ -11,20 +11,26 @@ from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from megachar.analysis.result import SavedAnalysis, read_picture
-from megachar.report.charts import NUM_COLORS, Chart, series_style
+from megachar.pictures import series
+from megachar.report.charts import Chart, palette
 from megachar.report.contents import Record, RunContents
 from megachar.report.curves import layer_charts, run_charts, unit_of
 from megachar.report.setting_rows import ABSENT, chosen, differing, rows
 from megachar.report.text import safe
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import LEVELS, ModelTexts
+from megachar.training.axes import STEPS, Axis
 
 Head = dict[str, Any]
 """A run as the overview shows it; other sections take its name and colour from there."""
 
 
 def render(
-    runs: Sequence[RunContents], texts: Mapping[str, ModelTexts], settings: TextSettings, notes: Sequence[str]
+    runs: Sequence[RunContents],
+    texts: Mapping[str, ModelTexts],
+    settings: TextSettings,
+    notes: Sequence[str],
+    axis: Axis = STEPS,
 ) -> str:
     """The page.
 
@@ -33,11 +39,12 @@ def render(
         texts: what the models made of text, by the runs' labels; a run without is left out there.
         settings: of those texts.
         notes: what is not shown, and why, beside the runs' own notes.
+        axis: what losses are drawn over.
     """
     heads = {run.label: _head(index, run, _best(runs)) for index, run in enumerate(runs)}
     values = {
         "version": version("megachar"),
-        "style": Markup(_resource("style.css")),
+        "style": Markup(palette() + _resource("style.css")),
         "title": runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared",
         "subtitle": _subtitle(runs),
         "footer": f"Made by megachar {version('megachar')} on {datetime.now().astimezone():%d %B %Y at %H:%M %Z}.",
@@ -46,21 +53,21 @@ def render(
         "differing": differing([run.settings for run in runs]) if len(runs) > 1 else None,
         "chosen": chosen(runs[0].experiment) if len(runs) == 1 else None,
         "settings": rows([run.settings for run in runs]),
-        **_of_runs(runs, heads),
+        **_of_runs(runs, heads, axis),
         **_of_texts([(heads[run.label], texts[run.label]) for run in runs if run.label in texts], settings),
     }
     return _environment().from_string(_resource("page.html")).render(values)
 
 
-def _of_runs(runs: Sequence[RunContents], heads: Mapping[str, Head]) -> dict[str, Any]:
+def _of_runs(runs: Sequence[RunContents], heads: Mapping[str, Head], axis: Axis) -> dict[str, Any]:
     """What their folders hold."""
     page = _Numbered()
     return {
-        "curves": [page.figure(chart) for chart in run_charts(runs)],
+        "curves": [page.figure(chart) for chart in run_charts(runs, axis)],
         "layers": [
             {"run": heads[run.label], "charts": [page.figure(chart) for chart in charts]}
             for run in runs
-            if (charts := layer_charts(run))
+            if (charts := layer_charts(run, axis))
         ],
         "unit": unit_of(runs),
         "evaluations": [_evaluation(heads[run.label], record) for run in runs for record in run.evaluations],
@@ -132,8 +139,8 @@ def _head(index: int, run: RunContents, best_of_all: float | None) -> Head:
     total = run.experiment.training.total_steps
     return {
         "label": run.label,
-        "color": index % NUM_COLORS,
-        "dashes": " ".join(f"{length:g}" for length in series_style(index)["dashes"]),
+        "color": series(index).color,
+        "dashes": " ".join(f"{length:g}" for length in series(index).dashes),
         "model": run.model,
         "num_parameters": f"{run.num_parameters:,}",
         "steps": f"{run.step:,}" if run.step == total else f"{run.step:,} of {total:,}",

@@ -20,14 +20,24 @@ class RunEnd:
     """Whether a signal came, whatever the status: no other run is to be started."""
 
 
+@dataclass(frozen=True)
+class SweepEnd:
+    """How a sweep came to its end."""
+
+    status: int
+    """An `ExitCode`, or 128 + the signal that ended a run at once."""
+    failed: tuple[str, ...] = ()
+    """Names of the runs that failed."""
+
+
 Start = Callable[[SweepRun, bool], RunEnd]
 """Trains a run to its end; True: goes on with it."""
 
 
-def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]) -> int:
-    """Train every run that is not finished; returns an `ExitCode`, or 128 + the signal that ended a run at once.
+def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]) -> SweepEnd:
+    """Train every run that is not finished.
 
-    A run that fails is reported, and the others still run; 1 is returned then. Where training is asked to leave, the
+    A run that fails is reported, and the others still run; the status is 1 then. Where training is asked to leave, the
     sweep leaves too, and called again it goes on.
 
     Raises:
@@ -59,12 +69,12 @@ def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]
             say(f"{title}: failed with status {end.status}; see {run_folder(run.experiment).logs}")
         if left or (end.asked_to_leave and (end.status != ExitCode.DONE or run.name != to_do[-1])):
             say("left on request; the same command goes on with the sweep")
-            return end.status or ExitCode.PREEMPTED
+            return SweepEnd(end.status or ExitCode.PREEMPTED, tuple(failed))
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the same command tries them again")
-        return ExitCode.FAILED
+        return SweepEnd(ExitCode.FAILED, tuple(failed))
     say(f"all {len(runs)} runs are finished")
-    return ExitCode.DONE
+    return SweepEnd(ExitCode.DONE)
 
 
 def _outlook(run: SweepRun, before: Progress) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from megachar.config.differences import differences, flatten
+from megachar.config.differences import differences, flatten, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.sections.section import Role, Section
@@ -20,10 +20,9 @@ from megachar.config.text import is_text_setting
 from megachar.data.corpus import Corpus
 from megachar.errors import ConfigError
 from megachar.training.preflight import load_run
+from megachar.training.sweep_folder import RunName
 
 SWEEPS = Path(__file__).parent / "presets"
-NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
-RunName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Sweep(Section):
@@ -43,6 +42,11 @@ class Sweep(Section):
     """Name of a run -> its own settings."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Setting -> its values."""
+
+    @property
+    def points(self) -> list[str]:
+        """Settings of the grid, where every variant is trained at each point of it."""
+        return list(self.grid) if self.variants else []
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,7 @@ def _run(
 
 def _points(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and own settings of every run."""
-    names = [key.rpartition(".")[2] for key in sweep.grid]
-    short = {key: name if names.count(name) == 1 else key for key, name in zip(sweep.grid, names, strict=True)}
+    short = short_names(sweep.grid)
     seen: dict[str, dict[str, Any]] = {}
     for variant, settings in (sweep.variants or {"": {}}).items():
         own = flatten(settings or {})

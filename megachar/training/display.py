@@ -1,5 +1,6 @@
 """What the main rank shows while it trains: a progress bar on a terminal, plain lines elsewhere."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -48,24 +49,41 @@ class Report:
         return parts
 
 
+@dataclass(frozen=True)
+class Terminal:
+    """What the main rank shows things on, where its standard output is led into a log."""
+
+    console: Console
+    """For the bar."""
+    show: Callable[[str], None]
+    """Shows a line of ours above the bar, and never waits for the terminal."""
+
+
 class Display:
     """A context manager around training; silent on all ranks but the main one.
 
-    The bar is drawn on `terminal`, where standard output is led into a log and shown above the bar from there.
+    What it prints goes to standard output, and where that is led into a log, to `terminal` as well, which shows nothing
+    else: what libraries print stands in the log alone.
     """
 
     def __init__(
-        self, total_steps: int, first_step: int, active: bool, terminal: Console | None = None, unit: Unit = "character"
+        self,
+        total_steps: int,
+        first_step: int,
+        active: bool,
+        terminal: Terminal | None = None,
+        unit: Unit = "character",
     ) -> None:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total, self._unit = active, total_steps, unit
-        terminal = terminal or self.console
+        self._show = terminal.show if terminal is not None and active else None
+        drawn_on = self.console if terminal is None else terminal.console
         self._figures: list[str] = []
         self._progress = fitted_progress(
             lambda task: f"step {task.completed}/{total_steps}",
             lambda task: [*self._figures, f"after {format_duration(task.elapsed or 0)}"],
-            terminal,
-            disable=not (active and terminal.is_terminal),
+            drawn_on,
+            disable=not (active and drawn_on.is_terminal),
         )
         self._task: TaskID = self._progress.add_task("", total=total_steps, completed=first_step, first=first_step)
 
@@ -88,11 +106,13 @@ class Display:
         if self._active and not self.console.is_terminal:
             task = self._progress.tasks[0]
             head = f"step {report.step}/{self._total}  {share_done(task)}  {time_left(task)} left"
-            self.console.print("  ".join([head, *self._figures]))
+            self.note("  ".join([head, *self._figures]))
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text)
+        if self._show is not None:
+            self._show(text)
 
 
 def _scaled(value: float) -> str:

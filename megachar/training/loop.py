@@ -1,10 +1,11 @@
 """The training loop, from top to bottom."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
-from rich.console import Console
-
+from megachar.bars import waiting
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ from megachar.training.checkpoints.format import DataRecord
 from megachar.training.checkpoints.reading import restore_checkpoint
 from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
 from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.training.display import Terminal
 from megachar.training.early_stopping import EarlyStopping
 from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
@@ -30,6 +32,7 @@ from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizer import build_optimizer, describe_kernels
 from megachar.training.ownership import Claim
 from megachar.training.preflight import check_data, check_steps
+from megachar.training.progress import Progress
 from megachar.training.run_folder import run_folder
 from megachar.training.run_log import RunLog
 from megachar.training.speed import SpeedMeter
@@ -41,7 +44,7 @@ def train(
     experiment: Experiment,
     resume: bool,
     watch: RankWatch,
-    terminal: Console | None = None,
+    terminal: Terminal | None = None,
     claim: Claim | None = None,
 ) -> None:
     """Train on this process's part of the layout; RANK, WORLD_SIZE and the like come from the environment.
@@ -50,13 +53,14 @@ def train(
         experiment: what to train; every rank must be given the same.
         resume: go on from the newest checkpoint of the run's folder.
         watch: runs beside it, and ends this process when another one fails.
-        terminal: where the main rank draws its progress bar, if not on standard output.
+        terminal: what the main rank shows things on, if not on standard output alone.
         claim: the main rank's, on the run folder; None where nobody else can be at work there.
 
     Raises:
         Preempted: on every rank, after a checkpoint, if any was asked to leave.
     """
-    setup = _set_up(experiment, resume, watch)
+    with nullcontext() if terminal is None else waiting("setting up training", terminal.console):
+        setup = _set_up(experiment, resume, watch)
     step, unit = setup.resumed.position.step, setup.vocabulary.unit
     with RunLog(experiment, setup.mesh, step, terminal, unit, claim) as log:
         finished = _Loop(experiment, setup, watch, log, claim).run()
@@ -71,12 +75,8 @@ class _Loop:
         self, experiment: Experiment, setup: "_Setup", watch: RankWatch, log: RunLog, claim: Claim | None
     ) -> None:
         self.experiment, self.setup, self.watch, self.log = experiment, setup, watch, log
-        self.engine, self.source, self.guard, self.stopping = (
-            setup.state.engine,
-            setup.source,
-            setup.guard,
-            setup.stopping,
-        )
+        self.engine, self.source = setup.state.engine, setup.source
+        self.guard, self.stopping, self.progress = setup.guard, setup.stopping, setup.progress
         self.step = setup.resumed.position.step
         self.meter = SpeedMeter(experiment, setup.mesh)
         self.validation: float | None = None
@@ -89,12 +89,21 @@ class _Loop:
         """Whether nothing is left to train."""
         return self.step == self.experiment.training.total_steps or self.stopping.stops
 
+    @property
+    def _windows(self) -> int:
+        """Of the text, read or gone past."""
+        return self.source.windows_before(self.step + self.guard.skipped_batches)
+
+    @property
+    def _so_far(self) -> dict[str, Any]:
+        return self.progress.record(self._windows)
+
     def run(self) -> bool:
         """Train to the end, or until asked to leave; whether it was the end. A whole checkpoint is left."""
         self.log.note(_headline(self.experiment, self.setup, self.step))
         self.log.damaged(self.step, self.setup.resumed.damaged)
-        if self.setup.resumed.changed:
-            self.log.note(self.setup.resumed.changed)
+        for changed in filter(None, (self.setup.resumed.changed, self.log.changed_versions)):
+            self.log.note(changed)
         self.watch.progress(self.step)
         leaves = False
         while not (self.finished or leaves):
@@ -107,7 +116,7 @@ class _Loop:
             leaves = any_rank(self.setup.mesh, self.watch.preempt_asked) and not self.finished
             self._follow_up(weights, rate, leaves)
         self.saver.finish()
-        self.log.end(self.step, self.finished)
+        self.log.end(self.step, self.finished, self._so_far["characters"])
         return self.finished
 
     def _take_step(self) -> tuple[Sequence[float], float]:
@@ -118,6 +127,7 @@ class _Loop:
         batches = self.source.training(step + self.guard.skipped_batches)
         self.engine.train_step(self.watch.each(batches), weights, rate)
         self.step += 1
+        self.progress.count(weights)
         self.watch.progress(self.step)
         return weights, rate
 
@@ -149,18 +159,17 @@ class _Loop:
             bits, norm = losses.bits_per_character(), self.engine.gradient_norm
             report = self.meter.report(step, bits, rate, norm, self.validation)
             with self.saver.finishing():
-                self.log.losses(report, losses, self.engine.skipped_steps)
+                self.log.losses(report, losses, self.engine.skipped_steps, self._so_far)
             self.meter.restart()
         if validates:
             micro_batches = self.watch.each(self.source.validation())
             losses = self.engine.evaluate(micro_batches, self.source.validation_micro_batches, weights)
             with self.saver.finishing():
-                self.validation = self.log.validation(step, losses)
+                self.validation = self.log.validation(step, losses, self._so_far)
             self.stopping.count(self.validation)
             self.meter.restart()
         if saves:
-            windows = self.source.windows_before(step + self.guard.skipped_batches)
-            state = self.guard.state | self.stopping.state | {"windows": windows}
+            state = self.guard.state | self.stopping.state | self.progress.state | {"windows": self._windows}
             self.saver.save(step, self.validation if validates else None, state)
             self.meter.restart()
 
@@ -178,6 +187,7 @@ class _Setup:
     source: MicroBatchSource
     guard: Guard
     stopping: EarlyStopping
+    progress: Progress
     data: DataRecord
     vocabulary: Vocabulary
     resumed: Resumption
@@ -200,7 +210,9 @@ def _set_up(experiment: Experiment, resume: bool, watch: RankWatch) -> _Setup:
     source.continue_at(resumed.position.step + guard.skipped_batches, resumed.position.windows)
     stopping = EarlyStopping(experiment.training.early_stopping_patience)
     stopping.restore(resumed.position.loop_state)
-    return _Setup(mesh, state, source, guard, stopping, data, blend.vocabulary, resumed)
+    progress = Progress(experiment, source.text_size)
+    progress.continue_from(resumed.position.loop_state, resumed.position.step + guard.skipped_batches)
+    return _Setup(mesh, state, source, guard, stopping, progress, data, blend.vocabulary, resumed)
 
 
 def _join(experiment: Experiment, watch: RankWatch) -> Mesh:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -26,6 +26,10 @@ def layer_bits(losses: "LossSums") -> list[list[float | None]]:
     whole = losses.counts == losses.counts.max()
     bits = losses.nats / np.where(whole, losses.counts, np.nan)[:, None] / math.log(2)
     return [[round(float(value), 6) if math.isfinite(value) else None for value in row] for row in bits]
+
+
+_AMOUNTS: Final = ("seconds", "characters", "flops")
+"""Straight lines over steps, or nearly so: no curves for TensorBoard."""
 
 
 class MetricsWriter:
@@ -61,7 +65,7 @@ class MetricsWriter:
 
     def _mirror(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and name not in _AMOUNTS:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         for layer, targets in enumerate(values.get("layers", []), start=1):
             for target, value in enumerate(targets, start=1):

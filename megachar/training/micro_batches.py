@@ -27,6 +27,8 @@ class MicroBatchSource(ABC):
     def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
         self.seed, self.batch, self.mesh, self._blend = experiment.seed, experiment.batch, mesh, blend
         self.draws_masks = experiment.model.drops_out
+        self.text_size = sum(corpus.split("train").tokens.size for corpus in blend.corpora)
+        """Symbols of the training text, of all corpora."""
 
     def windows_before(self, step: int) -> int:
         """Windows that the training steps before `step` have read, or gone past."""

@@ -73,10 +73,17 @@ class Claim:
         self.folder, self.token = folder, token
 
     def check(self) -> None:
-        """`OwnershipError` where another owner has taken the run over: to be called before anything is written."""
+        """`OwnershipError` where another owner has taken the run over, and perhaps given it back since.
+
+        To be called before anything is written.
+        """
         owner = read_owner(self.folder)
         if owner is not None and owner.token != self.token:
             raise _taken(self.folder, owner)
+        if owner is None and not self.folder.owner_file.exists():
+            raise OwnershipError(f"run {self.folder.path} is not this process's any more: its "
+                                 f"{self.folder.owner_file.name} is gone, as where another process has taken the run "
+                                 f"over and ended; see how far that has come, and go on with --resume")  # fmt: skip
 
     def __enter__(self) -> "Claim":
         return self
@@ -90,14 +97,37 @@ class Claim:
 class OwnClaim(Claim):
     """A claim of this process's own: made at once, given back at the end of the block, or with the process."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, patience_seconds: float = 0.0) -> None:
         """Make the folder, and this process its owner.
+
+        Args:
+            folder: the run's.
+            patience_seconds: how long to wait for the end of another owner.
 
         Raises:
             OwnershipError: it has another, who is alive.
             PlatformError: the folder cannot be written.
         """
         super().__init__(folder, secrets.token_hex(4))
+        until, told = time.monotonic() + patience_seconds, False
+        while True:
+            try:
+                self._take()
+                break
+            except OwnershipError as error:
+                if time.monotonic() > until:
+                    raise
+                if not told:
+                    print(f"megachar: {error}. Waiting {patience_seconds:.0f} s for its end", file=sys.stderr,
+                          flush=True)  # fmt: skip
+                told = True
+                time.sleep(BEAT_SECONDS)
+        self._over = threading.Event()
+        self._beats = threading.Thread(target=self._beat, name="owner", daemon=True)
+        self._beats.start()
+
+    def _take(self) -> None:
+        folder = self.folder
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             self._file, locked = _open_locked(folder)
@@ -112,9 +142,6 @@ class OwnClaim(Claim):
         except BaseException:
             os.close(self._file)
             raise
-        self._over = threading.Event()
-        self._beats = threading.Thread(target=self._beat, name="owner", daemon=True)
-        self._beats.start()
 
     def renew(self) -> None:
         """Begin another attempt: what is left of those before may write no more. `PlatformError` as above."""

@@ -36,6 +36,7 @@ def _nan_of_none(value: float | None) -> float:
 
 _Measured = Annotated[_Bits | None, BeforeValidator(finite_or_none), AfterValidator(_nan_of_none)]
 _Optional = Annotated[_Number | None, BeforeValidator(finite_or_none)]
+_Amount = Annotated[float, Field(ge=0, le=1e40)] | None
 
 
 class _Line(BaseModel):
@@ -56,6 +57,10 @@ class _Losses(_Line):
     learning_rate: _Optional = None
     gradient_norm: _Optional = None
     characters_per_second: Annotated[float, Field(gt=0, le=1e30)] | None = None
+    seconds: _Amount = None
+    characters: _Amount = None
+    epoch: _Amount = None
+    flops: _Amount = None
 
 
 class _BadStep(_Line):

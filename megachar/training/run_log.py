@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Unit
@@ -15,7 +13,7 @@ from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
 from megachar.training.checkpoints.resuming import Damage
 from megachar.training.checkpoints.saving import SavedCheckpoint
-from megachar.training.display import Display, Report
+from megachar.training.display import Display, Report, Terminal
 from megachar.training.guard import BadStep
 from megachar.training.hardware import peak_memory_of_all_ranks
 from megachar.training.metrics import MetricsWriter, layer_bits
@@ -23,6 +21,7 @@ from megachar.training.ownership import Claim
 from megachar.training.plots import plot_run
 from megachar.training.run_folder import run_folder
 from megachar.training.summary import Ending, summarize
+from megachar.training.versions import describe_versions, record_versions
 
 
 class RunLog:
@@ -33,7 +32,7 @@ class RunLog:
         experiment: Experiment,
         mesh: Mesh,
         step: int,
-        terminal: Console | None = None,
+        terminal: Terminal | None = None,
         unit: Unit = "character",
         claim: Claim | None = None,
     ) -> None:
@@ -48,12 +47,16 @@ class RunLog:
         self._display = Display(experiment.training.total_steps, step, mesh.is_main, terminal, unit)
         self._first_step, self._started = step, time.monotonic()
         self._writer: MetricsWriter | None = None
+        self.changed_versions = ""
+        """In one line, what the run trains with or on that it did not before; on the main rank."""
         error: MegacharError | None = None
+        versions = describe_versions(mesh)
         if mesh.is_main:
             rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
             try:
                 self._check_claim()
                 self.folder.record(experiment, rendered, step)
+                self.changed_versions = record_versions(self.folder, versions, step)
                 self._writer = MetricsWriter(self.folder, step)
             except MegacharError as failure:
                 error = failure
@@ -79,19 +82,20 @@ class RunLog:
         """`step` steps are done."""
         self._display.advance(step)
 
-    def losses(self, report: Report, losses: LossSums, skipped_steps: int) -> None:
-        """The figures of an interval, unless all its steps were refused."""
+    def losses(self, report: Report, losses: LossSums, skipped_steps: int, so_far: dict[str, Any]) -> None:
+        """The figures of an interval, unless all its steps were refused; `so_far`: `Progress.record`."""
         if not losses.counts.any():
             return
         self._display.report(report)
         counters = {"skipped_steps": skipped_steps, "layers": layer_bits(losses)}
-        self._record("train", report.step, {**report.record(), **counters, **self._named})
+        self._record("train", report.step, {**report.record(), **so_far, **counters, **self._named})
 
-    def validation(self, step: int, losses: LossSums) -> float:
-        """Returns the bits per character, or whatever the unit is."""
+    def validation(self, step: int, losses: LossSums, so_far: dict[str, Any]) -> float:
+        """Returns the bits per character, or whatever the unit is; `so_far`: `Progress.record`."""
         bits = losses.bits_per_character()
         self.note(f"step {step}: validation {bits:.4f} bits per {self._unit}")
-        self._record("validation", step, {"bits_per_character": bits, "layers": layer_bits(losses), **self._named})
+        values = {"bits_per_character": bits, "layers": layer_bits(losses)}
+        self._record("validation", step, {**values, **so_far, **self._named})
         return bits
 
     def bad_step(self, bad: BadStep, returned: int | None) -> None:
@@ -118,8 +122,8 @@ class RunLog:
             self.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
             self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
 
-    def end(self, step: int, finished: bool) -> None:
-        """Record what is known only at the end, plot a finished run, and sum up."""
+    def end(self, step: int, finished: bool, characters: int) -> None:
+        """Record what is known only at the end, plot a finished run, and sum up; `characters`: read so far."""
         if finished and step < self.experiment.training.total_steps:
             patience = self.experiment.training.early_stopping_patience
             self.note(f"step {step}: no new lowest validation in {patience} of them: training ends early")
@@ -130,7 +134,7 @@ class RunLog:
             self._writer.close()
             if finished:
                 self._plot()
-            ending = Ending(self._first_step, step, time.monotonic() - self._started, finished)
+            ending = Ending(self._first_step, step, characters, time.monotonic() - self._started, finished)
             self.note("\n".join(summarize(self.experiment, ending)))
 
     def _plot(self) -> None:

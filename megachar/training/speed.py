@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import Experiment
-from megachar.families.counting import training_flops_per_character
+from megachar.families.counting import step_flops
 from megachar.parallel.mesh import Mesh
 from megachar.training.display import Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes
@@ -16,7 +16,8 @@ class SpeedMeter:
 
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
         self.model, self.auxiliary, self.device = experiment.model, experiment.auxiliary, mesh.device
-        self.characters_per_step = experiment.batch.global_size * experiment.model.window_length
+        self.windows_per_step = experiment.batch.global_size
+        self.characters_per_step = self.windows_per_step * experiment.model.window_length
         peak = peak_flops(mesh.device, load_engine_config(experiment.deepspeed).precision)
         self.peak = peak * mesh.topology.world_size if peak is not None else None
         self.restart()
@@ -27,10 +28,8 @@ class SpeedMeter:
 
     def count(self, weights: Sequence[float]) -> None:
         """One more step was taken, with these layer weights."""
-        classifiers = float(sum(weight > 0 for weight in weights) * self.auxiliary.num_targets)
-        if not self.auxiliary.multiple_positions:
-            classifiers /= self.model.window_length
-        self._flops += training_flops_per_character(self.model, classifiers) * self.characters_per_step
+        num_layers = sum(weight > 0 for weight in weights)
+        self._flops += step_flops(self.model, self.auxiliary, self.windows_per_step, num_layers)
         self._steps += 1
 
     def report(

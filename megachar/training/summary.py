@@ -19,7 +19,10 @@ class Ending:
     first_step: int
     """Where it began: 0, or the step it was resumed at."""
     step: int
+    characters: int
+    """Read by all starts so far."""
     seconds: float
+    """Of this start."""
     finished: bool
     """All steps, or early stopping; if not, the run was asked to leave."""
 
@@ -29,16 +32,15 @@ def summarize(experiment: Experiment, ending: Ending) -> list[str]:
     folder, step = run_folder(experiment), ending.step
     run = shlex.quote(str(_near(folder.path)))
     since = f" since step {ending.first_step:,}" if ending.first_step else ""
-    per_step = experiment.batch.global_size * experiment.model.window_length
     rows = [
         ("time", f"{format_duration(ending.seconds)}{since}"),
-        ("read", f"{step * per_step:,} characters in {step:,} of {experiment.training.total_steps:,} steps"),
+        ("read", f"{ending.characters:,} characters in {step:,} of {experiment.training.total_steps:,} steps"),
     ]
     validations = [record for record in read_metrics(folder, "validation")
                    if math.isfinite(record["bits_per_character"])]  # fmt: skip
     if validations:
         best = min(validations, key=lambda record: record["bits_per_character"])
-        bits = f"{best['bits_per_character']:.4f} bits per character"
+        bits = f"{best['bits_per_character']:.4f} bits per {best.get('unit', 'character')}"
         rows.append(("best", f"{bits} in validation, at step {best['step']:,}"))
     checkpoints = list_checkpoints(folder)
     if checkpoints:

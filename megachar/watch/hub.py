@@ -32,6 +32,7 @@ from megachar.watch.wire import (
     Opening,
     Order,
     Reply,
+    Strangers,
     encode,
     plain,
 )
@@ -40,8 +41,6 @@ SHARE = 0.8
 """Part of a timeout after which it counts as passed, so that everyone has ended when it has."""
 SETTLE_SECONDS = 1.0
 """Wait for a better explanation after an error that another one may have caused."""
-STRANGERS = 64
-"""Connections, beside one for each rank, that may stand without a greeting; a further one ends the oldest."""
 SAY_SECONDS = 60.0
 """Between two lines about strangers."""
 
@@ -97,7 +96,7 @@ class Hub:
         self._why = ""
         self._decision: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
-        self._strangers: dict[asyncio.StreamWriter, None] = {}
+        self._strangers = Strangers(world_size)
         self._turned_away, self._say_again = 0, 0.0
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
@@ -225,18 +224,12 @@ class Hub:
 
     async def _admit(self, lines: Lines, writer: asyncio.StreamWriter) -> Member | None:
         """The rank at the other end; None if it is none of ours, or is here already."""
-        while len(self._strangers) >= self.world_size + STRANGERS:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.transport.abort()
-        self._strangers[writer] = None
         try:
-            greeting = await asyncio.wait_for(self._greeting(lines, writer), STRANGER_SECONDS)
+            with self._strangers.with_one(writer):
+                greeting = await asyncio.wait_for(self._greeting(lines, writer), STRANGER_SECONDS)
         except Exception as error:  # whatever it may be: a stranger ends no run
             self._turn_away(writer, plain(error) if str(error) else "it kept silent")
             return None
-        finally:
-            self._strangers.pop(writer, None)
         if greeting.rank >= self.world_size or greeting.rank in self.members:
             what = "is here already" if greeting.rank in self.members else "is none of this run"
             writer.write(encode(Order(refused=f"rank {greeting.rank} {what}")))

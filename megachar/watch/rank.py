@@ -26,6 +26,7 @@ from megachar.watch.hub import SETTLE_SECONDS, SHARE, Hub, beat_interval
 from megachar.watch.secret import Secret
 from megachar.watch.wire import (
     MESSAGE_BYTES,
+    TRIES,
     Asked,
     Beat,
     Failed,
@@ -43,8 +44,6 @@ LEAVE_SECONDS = 8
 """A rank that has decided to end is killed by its alarm after this long, whatever it waits for."""
 CONNECT_SECONDS = 5
 """An address of the hub has to answer within."""
-TRIES = 2
-"""Of an address that answers, but not as the hub does: strangers may fill its door for a moment."""
 PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 Item = TypeVar("Item")
 

@@ -13,6 +13,8 @@ import asyncio
 import json
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -22,6 +24,10 @@ from megachar.watch.secret import Secret
 
 STRANGER_BYTES, STRANGER_SECONDS = 1024, 5.0
 """What a connection may send, and how long it may last, until it has shown that it belongs to the run."""
+STRANGERS = 64
+"""Connections, beside those that are expected, that may stand without it; a further one ends the oldest."""
+TRIES = 2
+"""Of an address that answers, but not as ours does: strangers may fill its door for a moment."""
 MESSAGE_BYTES = 1 << 20
 """And what a line of a rank may have: a failure has a traceback."""
 
@@ -175,6 +181,28 @@ class Lines:
             self._received += data
         line, _, self._received = self._received.partition(b"\n")
         return line
+
+
+class Strangers:
+    """The connections of a listener that have not yet shown that they belong to the run."""
+
+    def __init__(self, num_expected: int) -> None:
+        """`num_expected` of ours may come at once."""
+        self._most = num_expected + STRANGERS
+        self._writers: dict[asyncio.StreamWriter, None] = {}
+
+    @contextmanager
+    def with_one(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """While a connection shows it. The oldest makes room where there are too many."""
+        while len(self._writers) >= self._most:
+            oldest = next(iter(self._writers))
+            del self._writers[oldest]
+            oldest.transport.abort()
+        self._writers[writer] = None
+        try:
+            yield
+        finally:
+            self._writers.pop(writer, None)
 
 
 def plain(error: Exception) -> str:

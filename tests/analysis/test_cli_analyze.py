@@ -1,3 +1,5 @@
+"""`megachar analyze` as a user calls it: each analysis on small models of both families, and what is refused."""
+
 import csv
 import json
 import subprocess

@@ -1,3 +1,5 @@
+"""Probabilities of completing words are those of a slow table, add up to 1, and are refused where they mean nothing."""
+
 import itertools
 from pathlib import Path
 

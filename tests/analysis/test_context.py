@@ -1,3 +1,5 @@
+"""Losses by length of context are taken over the same characters for every length, state carried or not."""
+
 from pathlib import Path
 from typing import Any
 

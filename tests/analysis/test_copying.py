@@ -1,3 +1,5 @@
+"""Losses on names that occur again equal plain sums, and only names that are words of their own are swapped."""
+
 from pathlib import Path
 
 import numpy as np

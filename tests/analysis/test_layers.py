@@ -1,3 +1,5 @@
+"""Losses by layer are read from a run's records, and a run that has none is told so."""
+
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from megachar.analysis.result import read_analysis
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
 from megachar.errors import ConfigError, DataError
+from megachar.training.plots import draw_layers
+from megachar.training.records import read_records
 from megachar.training.run_folder import RunFolder
 from tests.training.test_plots import check_picture, layers_at, write_run
 
@@ -44,6 +48,19 @@ def test_validation_records(tmp_path: Path) -> None:
     saved = analyze_layers(run.path, "run", "validation").save(tmp_path)
     assert len({line.split(",")[0] for line in saved.csv.read_text().splitlines()[1:]}) == 4
     assert saved.table.rows[0][1] is None  # silent before the first validation
+
+
+def test_the_dotted_line_is_explained_where_there_is_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    records = read_records(run, ["train"]).of("train")
+    for seen, told in ((records, ["layer 12, the last", "step 183: from here on no intermediate layer predicts"]),
+                       (records[:15], ["layer 12, the last"])):  # fmt: skip
+        figure = draw_layers(run, seen, "run")
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == told
+        dotted = [line for axes in figure.axes for line in axes.lines if line.get_linestyle() == ":"]
+        assert len(dotted) == 4 * (len(told) - 1)
+        assert all(axes.get_xlim()[1] < 1.1 * seen[-1]["step"] for axes in figure.axes[:4])
 
 
 def test_runs_without_intermediate_classifiers(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Results of an analysis are saved, named, read again and found in a run; one never replaces another."""
+
 import csv
 import json
 import os
@@ -47,6 +49,13 @@ def test_saved_and_read(tmp_path: Path) -> None:
         ]
     assert read_analysis(saved.json) == saved
     assert saved.table.texts() == [["32", "1.23"], ["64", "-"], ["all, whole", "1.00"]]
+
+
+def test_a_picture_for_print_lies_beside_the_one_of_reports(tmp_path: Path) -> None:
+    saved = make_analysis().save(tmp_path, "svg")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".png", ".json", ".svg"}
+    assert saved.figure.with_suffix(".svg").read_text().startswith("<?xml")
+    assert read_analysis(saved.json) == saved
 
 
 def test_details_go_to_the_csv(tmp_path: Path) -> None:

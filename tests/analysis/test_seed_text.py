@@ -1,3 +1,5 @@
+"""Entropy, rank and loss per character equal plain loops, and are right for predictions known in advance."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Means after a surprise and their intervals equal plain loops, and neighboring surprises widen the intervals."""
+
 from pathlib import Path
 from typing import Any
 

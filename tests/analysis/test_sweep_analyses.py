@@ -9,12 +9,13 @@ import pytest
 from megachar.analysis.ablation import analyze_ablation, compare_with_full
 from megachar.analysis.result import Analysis, read_analysis
 from megachar.analysis.sizes import analyze_sizes
-from megachar.analysis.sweeps import find_runs, group_by_seed, read_runs
+from megachar.analysis.sweeps import group_by_seed, read_runs
 from megachar.config.loading import save_experiment
 from megachar.errors import ConfigError, DataError
 from megachar.families.counting import count_parameters
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
-from megachar.training.run_folder import run_folder
+from megachar.training.run_folder import RunFolder, run_folder
+from megachar.training.sweep_folder import find_runs, plan_file, record_plan
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
 from tests.config.conftest import BASE
@@ -146,6 +147,27 @@ def test_sizes_of_transformers(tmp_path: Path) -> None:
     assert cells(analysis, "+- (bits)") == pytest.approx([math.sqrt(0.5)] * 2)
 
 
+def test_lines_of_sizes_join_the_best_of_each(tmp_path: Path) -> None:
+    """Two rates at three sizes, one of which is nearly that of another: no line goes back, or up and down a size."""
+    path = tmp_path / "mine.yaml"
+    grid = {"model.num_layers": [2, 4], "model.context": [64, 66], "optimizer.learning_rate": [0.001, 0.003]}
+    path.write_text(json.dumps({"name": "mine", "base": BASE, "grid": grid}))
+    for number, run in enumerate(plan_runs(load_sweep(str(path)), None, [f"output={tmp_path}"])):
+        record(run, 3.0 - 0.1 * number)
+    runs = read_runs(find_runs([tmp_path / "mine"]))
+    analysis = analyze_sizes(runs)
+    assert len({run.parameters for run in runs}) == 4
+    (axes,) = analysis.figure.axes
+    joined, others = axes.lines
+    assert joined.get_ydata() == pytest.approx([2.7, 2.3])
+    assert others.get_linestyle() == "None"
+    assert sorted(others.get_ydata()) == pytest.approx([2.4, 2.5, 2.6, 2.8, 2.9, 3.0])
+    assert "A line joins the best run of each size" in analysis.how_to_read
+    same = [run for run in runs if run.experiment.model.num_layers == 2]
+    with pytest.raises(DataError, match="no architecture is there at two sizes"):
+        analyze_sizes(same)
+
+
 def test_the_commands(ablation: Path, tmp_path: Path, call: Call) -> None:
     for run in plan(tmp_path, "sizes"):
         record(run, 3.0, 2.5)
@@ -165,7 +187,7 @@ def test_the_commands(ablation: Path, tmp_path: Path, call: Call) -> None:
 
 def test_what_is_refused(ablation: Path, tmp_path: Path, call: Call) -> None:
     refused(
-        call("analyze", "ablation", "/nowhere"), r"DataError: /nowhere is neither a run folder nor a folder of runs.*"
+        call("analyze", "ablation", "/nowhere"), r"ConfigError: /nowhere is neither a run folder nor a folder of runs.*"
     )
     refused(call("analyze", "sizes", str(ablation / "full")), r"DataError: no architecture is there at two sizes; .*")
     runs = find_runs([ablation])
@@ -181,8 +203,101 @@ def test_what_is_refused(ablation: Path, tmp_path: Path, call: Call) -> None:
         compare_with_full(read_runs(runs[1:3]))
     (ablation / "full" / "metrics.jsonl").unlink()
     with pytest.raises(DataError, match=r"full has no validation yet; train until training.validation_interval"):
-        read_runs(runs)
+        read_runs([ablation / "full"])
 
 
 def test_runs_of_one_seed_are_kept_apart_by_all_else(ablation: Path) -> None:
     assert [len(variant.runs) for variant in group_by_seed(read_runs(find_runs([ablation])))] == [1] * 6
+
+
+GRID = {"optimizer.learning_rate": [0.003, 0.0004, 0.01], "seed": [1, 2]}
+LEARNING_RATE_BITS = {0.003: 2.0, 0.0004: 3.0, 0.01: 4.0}
+
+
+def variants_at_points(folder: Path, variants: dict[str, object], grid: dict[str, list[object]]) -> list[SweepRun]:
+    """Every run, recorded: the bits are those of the learning rate, and half a bit more with one target."""
+    path = folder / "rates.yaml"
+    path.write_text(json.dumps({"name": "rates", "base": BASE, "variants": variants, "grid": grid}))
+    sweep = load_sweep(str(path))
+    runs = plan_runs(sweep, None, [f"output={folder}", "training.total_steps=100"])
+    for run in runs:
+        alone, seed = 0.5 * (run.experiment.auxiliary.num_targets == 1), run.experiment.seed
+        record(run, LEARNING_RATE_BITS.get(run.experiment.optimizer.learning_rate, 2.0) + alone + 0.1 * seed)
+    record_plan(folder / "rates", sweep.points, {run.name: run.own for run in runs})
+    return list(runs)
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("full", ["full", "all"])
+def test_variants_at_every_point_of_a_grid(tmp_path: Path, full: str, planned: bool) -> None:
+    """Each against the full model of its own point; runs of an older version, without a plan, by the name `full`."""
+    variants_at_points(tmp_path, {"one-target": {"auxiliary.num_targets": 1}, full: {}}, GRID)
+    if not planned:
+        plan_file(tmp_path / "rates").unlink()
+    runs = read_runs(find_runs([tmp_path / "rates"]))
+    if not planned and full == "all":
+        with pytest.raises(DataError, match=r"which of all-learning_rate-0\.0004 .* is the full model is not clear"):
+            analyze_ablation(runs)
+        return
+    analysis = analyze_ablation(runs)
+    assert cells(analysis, "run") == [f"{name}-learning_rate-{rate} (2 seeds)" for rate in ("0.0004", "0.003", "0.01")
+                                      for name in (full, "one-target")]  # fmt: skip
+    assert cells(analysis, "point of the grid") == [f"learning_rate={rate}" for rate in (0.0004, 0.003, 0.01)
+                                                    for _ in range(2)]  # fmt: skip
+    assert cells(analysis, "final (bits)") == pytest.approx([3.15, 3.65, 2.15, 2.65, 4.15, 4.65])
+    assert cells(analysis, "difference (bits)") == pytest.approx([0, 0.5] * 3)
+    assert cells(analysis, "paper: difference (bits)") == pytest.approx([0, 0.006] * 3)
+    assert cells(analysis, "what differs") == ["", "auxiliary.num_targets=1"] * 3
+    assert "against the full model at the same point of the grid" in analysis.how_to_read
+    assert [axes.get_title("left") for axes in analysis.figure.axes[::2]] == [
+        "learning_rate=0.0004", "learning_rate=0.003", "learning_rate=0.01"]  # fmt: skip
+
+
+def test_a_point_without_its_full_model_is_left_out_and_said(tmp_path: Path) -> None:
+    """Also where another model there has every part, and could be taken for it."""
+    variants: dict[str, object] = {"full": {}, "dropout": {"model.dropout": 0.1}}
+    for run in variants_at_points(tmp_path, variants, {"optimizer.learning_rate": [0.003, 0.01]}):
+        if run.name == "full-learning_rate-0.01":
+            (run_folder(run.experiment).metrics_file).unlink()
+    analysis = analyze_ablation(read_runs(find_runs([tmp_path / "rates"])))
+    assert cells(analysis, "run") == ["full-learning_rate-0.003", "dropout-learning_rate-0.003"]
+    assert ("Left out, for there is no full model at the same point of the grid: dropout-learning_rate-0.01."
+            in analysis.how_to_read)  # fmt: skip
+
+
+def test_a_grid_over_a_part_of_the_model(tmp_path: Path) -> None:
+    """At one point the full model lacks a part: there it is the one called so. A grid alone has no points."""
+    grid: dict[str, list[object]] = {"auxiliary.num_targets": [2, 1]}
+    variants_at_points(tmp_path, {"full": {}, "sinusoidal": {"model.positions": "sinusoidal"}}, grid)
+    analysis = analyze_ablation(read_runs(find_runs([tmp_path / "rates"])))
+    assert cells(analysis, "run") == ["full-num_targets-1", "sinusoidal-num_targets-1",
+                                      "full-num_targets-2", "sinusoidal-num_targets-2"]  # fmt: skip
+    assert cells(analysis, "paper (bits)") == [None, None, 1.062, 1.069]
+    (tmp_path / "alone").mkdir()
+    variants_at_points(tmp_path / "alone", {}, grid)
+    alone = analyze_ablation(read_runs(find_runs([tmp_path / "alone" / "rates"])))
+    assert cells(alone, "run") == ["num_targets-2", "num_targets-1"]
+
+
+def test_a_grid_of_full_models_alone_is_no_ablation(tmp_path: Path) -> None:
+    variants_at_points(tmp_path, {"full": {}}, {"optimizer.learning_rate": [0.003, 0.01]})
+    with pytest.raises(DataError, match=r"at no point of the grid \(optimizer.learning_rate\) is there a model that"):
+        analyze_ablation(read_runs(find_runs([tmp_path / "rates"])))
+
+
+@pytest.mark.parametrize("name", ["ablation", "sizes"])
+def test_what_is_left_out_is_said(ablation: Path, tmp_path: Path, call: Call, name: str) -> None:
+    """Runs that have not begun, or have no validation yet, and damaged lines."""
+    if name == "sizes":
+        for run in plan(tmp_path, "sizes"):
+            record(run, 3.0, 2.5)
+    second, first, *_ = find_runs([tmp_path / name])
+    record_plan(tmp_path / name, [], {"later": ["seed=7"]})
+    RunFolder(first).metrics_file.write_text("")
+    with RunFolder(second).metrics_file.open("a") as file:
+        file.write("no record\n{}\n")
+    done = call("analyze", name, str(tmp_path / name))
+    assert done.status == 0, done.err
+    assert f"{tmp_path / name} has runs that have not begun: later" in done.err
+    assert f"left out: {first} has no validation yet" in done.err
+    assert f"{second}/metrics.jsonl: 2 lines are damaged or cut off and left out." in " ".join(done.out.split())

@@ -1,3 +1,5 @@
+"""How symbols are written in tables and pictures, and which of them end a word."""
+
 import string
 
 import pytest

@@ -68,6 +68,38 @@ def test_verify(call: Call, run: RunFolder) -> None:
     assert call("checkpoint", "verify", str(run.path), "--step", "100").status == 0
 
 
+def test_the_folder_of_a_sweep_stands_for_its_runs(call: Call, run: RunFolder) -> None:
+    """Every checkpoint of every run, the damaged ones too; a step is of one run."""
+    runs = run.path.parent
+    shutil.copytree(run.path, runs / "other")
+    (runs / "new").mkdir()
+    shutil.copy(run.experiment_file, runs / "new")
+    (runs / "other" / "checkpoints" / "step-00000020" / "manifest.json").write_text("{")
+    done = call("checkpoint", "inspect", str(runs))
+    assert done.status == 0, done.err
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if "│" in line]
+    assert [line[:3] for line in lines] == [
+        ["new", "none yet", "-"],
+        ["other", "step-00000005", "3.2500 bits per character"], ["other", "step-00000020", "-"],
+        ["other", "step-00000100", "2.5000 bits per character"],
+        ["small", "step-00000005", "3.2500 bits per character"], ["small", "step-00000020", lines[-2][2]],
+        ["small", "step-00000100", "2.5000 bits per character"],
+    ]  # fmt: skip
+    assert [line[0] for line in lines if line[4] == "best"] == ["other", "small"]
+    assert [line[:2] for line in lines if line[4] == "damaged"] == [["other", "step-00000020"]]
+    assert "left out: " in done.err
+    assert "other/checkpoints/step-00000020/manifest.json is damaged" in done.err
+    done = call("checkpoint", "verify", str(runs))
+    assert done.status == 2
+    assert (done.out.count(": whole"), done.out.count(": damaged")) == (5, 1)
+    message = r"ConfigError: --step 5: \S+ is a folder of runs; leave --step out, or name one, such as \S+/new"
+    for command in ("inspect", "verify"):
+        refused(call("checkpoint", command, str(runs), "--step", "5"), message)
+    for path in (runs / "small", runs / "other"):
+        shutil.rmtree(path)
+    refused(call("checkpoint", "verify", str(runs)), r"CheckpointError: no run in \S+ has a checkpoint yet; train .*")
+
+
 def test_an_older_checkpoint_is_not_taken_without_a_word(call: Call, run: RunFolder, tmp_path: Path) -> None:
     (run.checkpoints / "step-00000100" / "manifest.json").write_text("{")
     output, data = str(tmp_path / "a.safetensors"), ["--split", "test", "--device", "cpu"]

@@ -217,13 +217,41 @@ def test_dry_run_with_a_hostfile(corpus: Path, tmp_path: Path, call: Call) -> No
 
 
 def test_plot(tmp_path: Path, call: Call) -> None:
-    refused(call("plot", str(tmp_path)), r"ConfigError: [^\n]* is not a run folder: [^\n]*")
+    refused(call("plot", str(tmp_path)), r"ConfigError: [^\n]* is neither a run folder nor a folder of runs: [^\n]*")
     run = RunFolder(tmp_path)
     save_experiment(load_experiment(BASE), run.experiment_file)
     refused(call("plot", str(tmp_path)), r"DataError: [^\n]*metrics\.jsonl holds no training record yet; [^\n]*")
     values = {"bits_per_character": 5.0, "learning_rate": 1e-3, "layers": [[6.0, 7.0]] * 12}
     run.metrics_file.write_text(json.dumps({"kind": "train", "step": 10, **values}) + "\n")
+    refused(call("plot", str(tmp_path), "--format", "gif"), r".*'gif' is not one of 'png', 'pdf', 'svg'.*")
     done = call("plot", str(tmp_path))
     assert done.status == 0
     assert done.out.split() == [f"{tmp_path}/plots/loss.png", f"{tmp_path}/plots/layers.png"]
     assert all(Path(path).is_file() for path in done.out.split())
+    message = r"DataError: [^\n]*: no record says seconds of training, as it was written by an earlier [^\n]*"
+    refused(call("plot", str(tmp_path), "--x", "time"), message)
+    with run.metrics_file.open("a") as file:
+        file.write(json.dumps({"kind": "train", "step": 20, "flops": 2e12, **values}) + "\n")
+    done = call("plot", str(tmp_path), "--x", "flops")
+    assert done.out.split() == [f"{tmp_path}/plots/{name}-over-flops.png" for name in ("loss", "layers")]
+    assert all(Path(path).is_file() for path in done.out.split())
+
+
+def test_plots_of_a_sweep(tmp_path: Path, call: Call) -> None:
+    """Those of each of its runs; a run without records, and damaged lines of any kind, are told."""
+    runs = [RunFolder(tmp_path / name) for name in ("a", "b", "c")]
+    for run in runs:
+        run.path.mkdir()
+        save_experiment(load_experiment(BASE), run.experiment_file)
+    values = {"bits_per_character": 5.0, "learning_rate": 1e-3}
+    lines = [{"kind": "train", "step": step, **values} for step in (10, 20)]
+    odd = {"kind": "train", "step": 30, **values, "layers": [[1.0]]}
+    runs[0].metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs[2].metrics_file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, odd]) + "{\n")
+    done = call("plot", str(tmp_path))
+    assert done.status == 0, done.err
+    assert done.out.split() == [f"{tmp_path}/a/plots/loss.png", f"{tmp_path}/c/plots/loss.png"]
+    assert done.err.splitlines() == [
+        f"left out: {tmp_path}/b/metrics.jsonl holds no training record yet",
+        f"{tmp_path}/c/metrics.jsonl: 2 lines are damaged or cut off and left out",
+    ]

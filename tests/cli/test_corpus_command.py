@@ -45,9 +45,10 @@ Call = Callable[..., Done]
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """Runs `megachar corpus` with arguments in this process; a traceback would come through."""
 
+    monkeypatch.setenv("COLUMNS", "200")
+
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["megachar", "corpus", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capfd.readouterr()
@@ -94,17 +95,18 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def test_help_and_list(call: Call) -> None:
+def test_help_and_list(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("--help")
     assert done.status == 0
     assert all(command in done.out for command in ("list", "fetch", "inspect"))
+    monkeypatch.setenv("COLUMNS", "80")
     done = call("list")
     assert done.status == 0
     for corpus in registry.CORPORA:
         assert corpus.name in done.out
         assert corpus.archive.addresses[0][:60] in done.out
-        assert corpus.licence in done.out
-    assert "text: none known" in done.out  # of lm1b
+        assert f"licence: {corpus.licence}" in done.out
+    assert "known hashes: archive: sha256, text: none known" in done.out  # of lm1b
     assert "Hashes are those that users of the corpora recorded" in done.out
 
 
@@ -244,8 +246,9 @@ def test_inspect_escapes(call: Call, tmp_path: Path) -> None:
     text = b"\x1b]0;owned\x07 [red]caf\xc3\xa9 \xff\x9b" * 20
     (tmp_path / "text").write_bytes(text)
     prepare_corpus(cut_by_position(tmp_path / "text", "100,0,0"), tmp_path / "corpus", ByteVocabulary())
-    done = call("inspect", tmp_path / "corpus", "--sample", 10, "--picture", tmp_path / "here.png")
+    done = call("inspect", tmp_path / "corpus", "--sample", 10, "--format", "svg")
     assert done.status == 0, done.err
+    assert (tmp_path / "corpus.train.svg").read_text().startswith("<?xml")
     assert r"\x1b]0;owned\x07 [red]café \xff\x9b" in done.out
     assert "\x1b" not in done.out
     assert f"measured on 10 of {len(text)} characters, spread evenly" in done.out
@@ -278,6 +281,7 @@ def test_inspect_finds_damage(corpus: Path, call: Call) -> None:
         (["corpus", "--sample", "0"], "a sample of 0 tokens is out of range"),
         (["corpus", "--json", "no/where.json"], r"--json no/where\.json: the folder no does not exist"),
         (["corpus", "--picture", "no/where.png"], r"--picture no/where\.png: the folder no does not exist"),
+        (["corpus", "--picture", "a.svg"], r"--picture a\.svg is to be a png; set --format svg as well"),
         (["corpus", "--picture", "corpus"], "corpus: Is a directory; mend that"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import random
 import re
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,14 @@ def test_offload_with_pipe(ds_json: WriteJson) -> None:
     path = ds_json({"zero_optimization": {"stage": 1, **OFFLOAD}})
     message = refused([f"deepspeed={path}"], r"offload \(.*engine\.json\) does not work with parallel\.pipe = 2; ")
     assert "set parallel.pipe=1" in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("wall_clock_breakdown", True), ("flops_profiler", {"enabled": True})])
+def test_timers_of_a_pipeline(key: str, value: Any, ds_json: WriteJson) -> None:
+    """DeepSpeed turns the first on where it finds the second."""
+    path = ds_json({key: value})
+    refused([f"deepspeed={path}"], rf"{key} \(.*engine\.json\) does not work with parallel\.pipe = 2, ")
+    load_experiment(BASE, [f"deepspeed={path}", "parallel.pipe=1"])
 
 
 @pytest.mark.parametrize("stage", [0, 1])

@@ -1,4 +1,7 @@
+"""Which DeepSpeed JSONs are read, what is refused in them, and that DeepSpeed accepts whatever is not refused."""
+
 import contextlib
+import copy
 import json
 import random
 import secrets
@@ -207,7 +210,7 @@ def mutant(draw: random.Random) -> dict[str, Any]:
             )
             section = raw.setdefault(name, {})
             section = section if isinstance(section, dict) else {}
-        section[draw.choice(sorted(model.model_fields))] = draw.choice(VALUES)
+        section[draw.choice(sorted(model.model_fields))] = copy.deepcopy(draw.choice(VALUES))  # may be filled later
     return raw
 
 

@@ -1,3 +1,5 @@
+"""Settings from presets, files and the command line: which wins, what is kept as written, and every refusal."""
+
 import random
 from pathlib import Path
 from typing import Any

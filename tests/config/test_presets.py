@@ -1,3 +1,5 @@
+"""Every preset loads under its name, says what it is, and has the size and recipe of its paper."""
+
 import pytest
 
 from megachar.config.loading import PRESETS, load_experiment, preset_names

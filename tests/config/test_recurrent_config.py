@@ -1,3 +1,5 @@
+"""Settings of recurrent models: described, bounded, and refused where they do not fit the others."""
+
 import sys
 from pathlib import Path
 from typing import Any

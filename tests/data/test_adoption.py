@@ -1,3 +1,5 @@
+"""Datasets made by other tools get a card by `megachar corpus adopt`, or a refusal that says what is wrong."""
+
 import os
 from pathlib import Path
 from typing import Any

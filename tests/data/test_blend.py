@@ -1,3 +1,5 @@
+"""Several corpora read together: every prefix has its shares, every corpus is read as it would be alone."""
+
 import secrets
 from fractions import Fraction
 from pathlib import Path

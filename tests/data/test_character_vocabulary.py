@@ -1,3 +1,5 @@
+"""Characters as tokens: every text comes back, and what cannot be encoded is named with its place."""
+
 import functools
 import operator
 import pickle

@@ -1,3 +1,5 @@
+"""Downloads from servers that stall, lie and cut off: whole and right in the end, or an error that says why."""
+
 import hashlib
 import secrets
 import time

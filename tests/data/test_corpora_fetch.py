@@ -1,3 +1,5 @@
+"""Published corpora are fetched, unpacked and checked by hash; where that fails, nothing half-done is left."""
+
 import hashlib
 import io
 import lzma

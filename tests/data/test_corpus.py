@@ -1,3 +1,5 @@
+"""A corpus is opened by its card alone, its fingerprint tells it from others, and damaged cards are refused."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Inputs and targets cut from a text by hand, and where evenly spaced windows start."""
+
 from pathlib import Path
 
 import numpy as np

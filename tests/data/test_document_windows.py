@@ -1,3 +1,5 @@
+"""Windows that stay inside one document: every document is read by its length, every epoch reads all once."""
+
 import secrets
 from collections import Counter
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The dataset format byte by byte: written, mapped and read back; crashes mix nothing, damage is refused."""
+
 import struct
 from pathlib import Path
 

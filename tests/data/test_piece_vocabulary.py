@@ -1,3 +1,5 @@
+"""SentencePiece tokens are the library's, every text comes back, and models that change text are refused."""
+
 import io
 import itertools
 import pickle

@@ -1,3 +1,5 @@
+"""Text is cut into splits exactly as asked, words are counted, and a failure leaves the corpus before as it was."""
+
 import hashlib
 import lzma
 import os

@@ -1,3 +1,5 @@
+"""Streams read side by side: each is contiguous text, an epoch reads nothing twice and leaves hardly anything out."""
+
 import secrets
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Bytes as tokens, cards of vocabularies, and cards that are refused."""
+
 import secrets
 
 import numpy as np

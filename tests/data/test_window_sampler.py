@@ -1,3 +1,5 @@
+"""Which windows are read: a function of seed and number, uniform or each once an epoch, however batches are cut."""
+
 import secrets
 from collections import Counter
 

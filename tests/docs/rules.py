@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar corpus prepare .*--vocabulary-size", works("--vocabulary-size", "300")),
     (r"megachar corpus prepare .*--workers", works("--workers", "1")),
     (r"megachar corpus (list|inspect|adopt|prepare)", works()),
-    (r"megachar (presets|count|plot|checkpoint) ?", works()),
+    (r"megachar (presets|count|plot|checkpoint|compare) ?", works()),
     (r"megachar evaluate .*--dynamic rms", works(*TINY_TEXT, "--statistics", "600")),
     (r"megachar evaluate ", works(*TINY_TEXT)),
     (r"megachar generate ", works("--characters", "20")),

@@ -1,3 +1,5 @@
+"""`megachar evaluate` as a user calls it: what it shows and saves, and what it refuses before importing torch."""
+
 import io
 import json
 import subprocess

@@ -151,7 +151,7 @@ def test_settings_that_differ_late_have_other_names() -> None:
 @pytest.mark.parametrize("family", ["transformer", "recurrent"])
 def test_by_position(make_run: MakeRun, text: npt.NDArray[np.uint8], family: str) -> None:
     run = make_run(text.tobytes() * 3, ByteVocabulary(), family)
-    output = invoke(run, "--by-position")
+    output = invoke(run, "--by-position", "--format", "svg")
     with (run / "positions-valid-step70.csv").open() as file:
         rows = list(csv.DictReader(file))
     model, tokens = model_of(run), tokens_of(run, "valid")
@@ -161,7 +161,8 @@ def test_by_position(make_run: MakeRun, text: npt.NDArray[np.uint8], family: str
     assert sum(int(row["count"]) for row in rows) == tokens.size - 1
     assert sum(int(row["count"]) * float(row["bits"]) for row in rows) == pytest.approx(total / NATS_PER_BIT, rel=1e-6)
     assert (int(rows[0]["first"]), int(rows[-1]["last"])) == (1, length)
-    assert (run / "positions-valid-step70.png").read_bytes().startswith(b"\x89PNG")
+    picture = (run / "positions-valid-step70.svg").read_text()
+    assert "on of 4 bins to each doubling; bars: two standard errors." in picture
     since = "the window began" if family == "transformer" else "the state was zero"
     assert f"how to read it: bits of characters by how many are before them since {since}" in " ".join(output.split())
 

@@ -1,3 +1,5 @@
+"""Dynamic evaluation takes the paper's steps, gives the trained weights back, and without them is the static loss."""
+
 import math
 import random
 from typing import Any

@@ -1,3 +1,5 @@
+"""Windows of an evaluation score every character but the first exactly once."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Parameters and FLOPs of transformers: the paper's counts, those of the built model, and torch's."""
+
 import random
 
 import pytest

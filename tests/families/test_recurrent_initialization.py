@@ -1,3 +1,5 @@
+"""Initial weights of recurrent models are drawn as in the papers, by seed and layer alone."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""The transformer against a slow transcription of its equations: losses, gradients, and no look at the future."""
+
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,3 +1,5 @@
+"""`megachar generate` as a user calls it: text, raw bytes, prompts, terminals of any encoding, and refusals."""
+
 import io
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""Text appears as soon as its characters are whole, and no bytes of a model can take over the terminal."""
+
 import numpy as np
 
 from megachar.generation.decoding import TerminalDecoder, for_encoding

@@ -1,3 +1,5 @@
+"""Text written with a cache is the text without one, whatever the window, its slide and the prompt."""
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A recurrent model writes what passes over the whole text would choose, and is left as it was."""
+
 from collections.abc import Callable
 from itertools import product
 

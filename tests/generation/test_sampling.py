@@ -1,3 +1,5 @@
+"""Temperature, top-k and top-p equal a direct computation, and draws come as often as they should."""
+
 import math
 from typing import Any
 

@@ -1,9 +1,11 @@
 """The commands that the tests of launching start, and what they look at afterwards."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from megachar.training.metrics import read_metrics
@@ -34,6 +36,22 @@ def losses(output: Path, name: str) -> list[tuple[int, float]]:
     """(step, bits per character) of a run."""
     records = read_metrics(RunFolder(output / name), "train")
     return [(record["step"], record["bits_per_character"]) for record in records]
+
+
+def steps_once(folder: RunFolder) -> list[int]:
+    """Steps whose losses count. Each process that trained must have recorded its own in order, from where it began."""
+    at, steps = 0, list[int]()
+    for line in folder.metrics_file.read_text().splitlines():
+        with suppress(ValueError):  # where one was killed within a line
+            record = json.loads(line)
+            if record["kind"] == "start":
+                at = record["step"]
+                steps = [step for step in steps if step <= at]
+            elif record["kind"] == "train":
+                assert record["step"] == at + 1, line
+                at = record["step"]
+                steps.append(at)
+    return steps
 
 
 def left_over(marker: str) -> list[str]:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from megachar.config.loading import load_experiment
@@ -17,6 +19,7 @@ from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port
 from megachar.launching.plan import LaunchPlan
 from megachar.watch.secret import Secret
+from megachar.watch.wire import STRANGERS
 
 
 def plan_in(folder: Path, port: int) -> LaunchPlan:
@@ -68,6 +71,26 @@ def test_without_the_secret_nobody_is_a_host(tmp_path: Path) -> None:
         assert connection.recv(1) == b""
 
     assert exchange(tmp_path, caller) == []
+
+
+def test_strangers_take_little(tmp_path: Path) -> None:
+    """However many connect and keep silent, few of their connections stand, and a host comes through."""
+    process, number, host = psutil.Process(), 300, socket.gethostname()
+
+    def caller(plan: LaunchPlan, connection: socket.socket) -> None:
+        address = ("127.0.0.1", plan.master_port)
+        before = process.num_fds()
+        with contextlib.ExitStack() as stack:
+            for _ in range(number):
+                stack.enter_context(socket.create_connection(address, timeout=5))
+            until = time.monotonic() + 5
+            while process.num_fds() - before - number > len(plan.hosts) + STRANGERS and time.monotonic() < until:
+                time.sleep(0.01)
+            assert process.num_fds() - before - number <= len(plan.hosts) + STRANGERS
+            with socket.create_connection(address, timeout=5) as ours:
+                call(ours, plan)
+
+    assert [found.host_name for found in exchange(tmp_path, caller)] == [host]
 
 
 def test_a_host_answers_no_other_than_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Output by rank: logs that hold everything, and a terminal that shows rank 0 and the first error."""
+"""Output by rank: logs that hold everything, and a terminal that shows megachar's lines and the first error."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from megachar.errors import PlatformError
 from megachar.launching.output import RankOutput
 from megachar.training.run_folder import RunFolder
-from tests.launcher.commands import run
+from tests.launcher.commands import ROOT, run
 
 TALK = """
 import os, subprocess, sys
@@ -33,13 +33,13 @@ def talk(
 
 
 def test_everything_a_rank_prints_is_in_its_log(tmp_path: Path) -> None:
+    """The terminal shows nothing of it, also of rank 0, but what megachar has to say there."""
     said = ["from python", "from a library", "from a child", "from its error"]
-    shown = talk(0, tmp_path, "sys.stdout.write('no end of line')")
-    assert shown.stdout.splitlines() == [*said, "no end of line"]
     assert talk(3, tmp_path).stdout == ""
     assert (tmp_path / "logs" / "rank-0003.log").read_text().splitlines()[1:] == said
-    # A resumed run appends, and shows only what is new.
-    assert talk(0, tmp_path).stdout.splitlines() == said
+    shown = talk(0, tmp_path, "output.terminal.show('step 1'); output.terminal.show('step 2')")
+    assert shown.stdout.splitlines() == ["step 1", "step 2"]
+    assert talk(0, tmp_path).stdout == ""  # a resumed run appends
     log = (tmp_path / "logs" / "rank-0000.log").read_text()
     assert log.count("from a library") == 2
     assert log.startswith("--- 2")
@@ -47,9 +47,32 @@ def test_everything_a_rank_prints_is_in_its_log(tmp_path: Path) -> None:
 
 
 def test_what_the_terminal_cannot_show_is_escaped_there_alone(tmp_path: Path) -> None:
-    shown = talk(0, tmp_path, r"print('donn\xe9es')", {"PYTHONIOENCODING": "ascii"})
-    assert shown.stdout.splitlines()[-1] == r"donn\xe9es"
+    both = r"print('donn\xe9es'); output.terminal.show('donn\xe9es')"
+    assert talk(0, tmp_path, both, {"PYTHONIOENCODING": "ascii"}).stdout == "donn\\xe9es\n"
     assert (tmp_path / "logs" / "rank-0000.log").read_text(encoding="utf-8").splitlines()[-1] == "donn\xe9es"
+
+
+def test_a_terminal_that_has_stopped_or_gone_holds_nobody_up(tmp_path: Path) -> None:
+    """More than a pipe takes; whoever should read does not."""
+    many = "[output.terminal.show('x' * 1000) for _ in range(1000)]; print('went on'); os._exit(0)"
+    command = [sys.executable, "-c", TALK.format(more=many), "0", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.wait(60) == 0
+    assert (tmp_path / "logs" / "rank-0000.log").read_text().endswith("went on\n")
+
+
+def test_what_is_led_aside_comes_to_the_log_alone(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess; from pathlib import Path; from megachar.launching.output import led_aside\n"
+        "print('before')\n"
+        f"with led_aside(Path({str(tmp_path)!r}) / 'logs' / 'launcher.log'):\n"
+        "    print('warning'); os.system('echo of a child >&2')\n"
+        "print('after')"
+    )
+    for times in (1, 2):
+        done = run([sys.executable, "-c", code])
+        assert (done.stdout, done.stderr) == ("before\nafter\n", "")
+        assert (tmp_path / "logs" / "launcher.log").read_text() == "warning\nof a child\n" * times
 
 
 def test_a_crash_is_in_the_log(tmp_path: Path) -> None:

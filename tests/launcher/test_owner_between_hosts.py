@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from megachar.exit_codes import ExitCode
+from megachar.training.checkpoints.format import checkpoint_folders, step_of
 from megachar.training.ownership import read_owner
 from megachar.training.run_folder import RunFolder
+from tests.launcher.commands import SMALL, steps_once
 from tests.launcher.machines import Cluster, Machine
 
 OWN = """
@@ -31,6 +34,15 @@ except OwnershipError as error:
     print(error, flush=True)
     sys.exit(2)
 """
+LAUNCH = """
+import fcntl
+from megachar.cli import main
+from megachar.training import ownership
+fcntl.flock = lambda *_: None
+ownership.BEAT_SECONDS, ownership.SILENT_SECONDS = 0.2, 3.0
+main()
+"""
+"""Of a run on a disk whose locks no other host sees."""
 
 
 def start(machine: Machine, folder: RunFolder) -> subprocess.Popen[str]:
@@ -80,6 +92,45 @@ def test_an_owner_on_another_machine(fresh_cluster: Cluster, tmp_path: Path) -> 
     assert time.monotonic() - begun > 2
     first.kill_all()
     last.wait()
+
+
+def test_a_host_that_comes_back(fresh_cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
+    """Cut off from the network and from the disk, where its processes hang; the run is taken over from another host,
+    which trains it to its end. The first then goes on, finds that out, and writes no more."""
+    first, second, _ = fresh_cluster.machines
+    folder = RunFolder(tmp_path / "quickstart")
+    command = [sys.executable, "-c", LAUNCH, "launch", *SMALL, f"data.path={corpus}", f"output={tmp_path}",
+               "parallel.pipe=1", "training.total_steps=5000", "training.checkpoint_interval=20"]  # fmt: skip
+    cut_off = first.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_until(lambda: any(folder.checkpoints.glob("step-*")))
+    first.do("pkill -STOP 'python|rank'")
+    fresh_cluster.set_link(first, up=False)
+    last = max(map(step_of, checkpoint_folders(folder))) + 10
+    taken_over = second.run([*command, "--resume", f"training.total_steps={last}"])
+    assert taken_over.returncode == ExitCode.DONE, taken_over.stdout + taken_over.stderr
+    assert "looking for 3 s whether that is at work" in taken_over.stderr
+    left = contents(folder)
+    fresh_cluster.set_link(first, up=True)
+    first.do("pkill -CONT 'python|rank'")
+    cut_off.send_signal(signal.SIGCONT)  # nsenter, which had stopped with it
+    output, _ = cut_off.communicate(timeout=60)
+    assert cut_off.returncode == ExitCode.USER_ERROR, output
+    assert f"OwnershipError: run {folder.path} is not this process's any more: its owner.json is gone" in output
+    assert contents(folder) == left
+    assert steps_once(folder) == list(range(1, last + 1))
+
+
+def contents(folder: RunFolder) -> dict[Path, bytes]:
+    """All files but the logs, and the secret of an attempt, which removes its own at its end."""
+    return {path: path.read_bytes() for path in folder.path.rglob("*")
+            if path.is_file() and path.suffix not in (".log", ".secret")}  # fmt: skip
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def _command(pid: int) -> str:

@@ -1,5 +1,6 @@
 """Ranks by the words of every launcher, and the interface gloo is told."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from megachar.errors import PlatformError
 from megachar.launching import ranks
 from megachar.launching.hostfile import Host
+from megachar.launching.local import Place
 from megachar.launching.network import interface_to, is_this_machine, resolve
-from megachar.launching.ranks import expand_counts, rank_environment, slurm_hosts
+from megachar.launching.ranks import expand_counts, is_requeued, rank_environment, slurm_hosts
+from megachar.parallel.store import stay_on_loopback
 
 MEET = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4",
@@ -49,6 +52,31 @@ def test_on_one_machine_ranks_meet_at_its_loopback() -> None:
     named = rank_environment(given)
     assert named == {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": interface_to("127.0.0.1")}
     assert "MASTER_ADDR" not in rank_environment({**given, "LOCAL_WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "eth7"})
+
+
+@pytest.mark.parametrize("launcher", ["megachar launch", "deepspeed", "torchrun", "several hosts"])
+@pytest.mark.parametrize("own", [None, "eth7"])
+def test_on_one_machine_gloo_and_nccl_stay_on_the_loopback(
+    launcher: str, own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the environment that torch finds in a rank, unless the user names an interface."""
+    given = {"megachar launch": Place(1, 2, 29500).environment(),
+             "deepspeed": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2", **MEET},
+             "torchrun": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                          "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"},
+             "several hosts": {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
+                               "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": "eth0"},
+             }[launcher]  # fmt: skip
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**given, **({"NCCL_SOCKET_IFNAME": own} if own else {})}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in rank_environment(os.environ).items():
+        monkeypatch.setenv(name, value)
+    stay_on_loopback()
+    alone, loopback = launcher != "several hosts", interface_to("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == (loopback if alone else "eth0")
+    assert os.environ.pop("NCCL_SOCKET_IFNAME", None) == (own or (loopback if alone else None))
 
 
 def test_open_mpi() -> None:
@@ -114,3 +142,8 @@ def test_names_of_this_machine() -> None:
     assert resolve("127.0.0.1") == "127.0.0.1"
     assert is_this_machine("localhost")
     assert not is_this_machine("nowhere.invalid")
+
+
+def test_a_requeued_job_knows_it() -> None:
+    assert [is_requeued(environment) for environment in (
+        {}, {"SLURM_RESTART_COUNT": "0"}, {"SLURM_RESTART_COUNT": "2"})] == [False, False, True]  # fmt: skip

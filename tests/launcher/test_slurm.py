@@ -2,11 +2,13 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.launcher.commands import SMALL, TRAIN, losses, run
+from megachar.training.run_folder import RunFolder
+from tests.launcher.commands import SMALL, TRAIN, losses, run, steps_once
 from tests.launcher.machines import Cluster
 from tests.launcher.slurm import missing_programs, start_slurm
 
@@ -53,3 +55,45 @@ def test_a_job_that_is_refused(cluster: Cluster, slurm: dict[str, str], corpus: 
     assert status == 2
     assert f"{corpus} is no prepared corpus" in log
     assert "the run cannot start on node2, see above; nothing was started" in log
+
+
+def test_a_requeued_job(cluster: Cluster, slurm: dict[str, str], corpus: Path, tmp_path: Path) -> None:
+    """Once on request, and once as a node fails on which Slurm reaches nothing any more: the next start waits until
+    what is left there has ended. The run goes on each time, one process after the other, to its end."""
+    control, second, _ = cluster.machines
+    folder, log = RunFolder(tmp_path / "quickstart"), tmp_path / "job.log"
+    settings = [f"data.path={corpus}", f"output={tmp_path}", "training.total_steps=200", "training.log_interval=1",
+                "training.checkpoint_interval=20"]  # fmt: skip
+    command = ["sbatch", *JOB[2:], "--parsable", "--exclude=node1", f"--output={log}", "launcher/slurm.sh", *SMALL,
+               *settings]  # fmt: skip
+
+    def ask(*words: str) -> str:
+        done = control.run(words, slurm)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def wait_for(text: str) -> None:
+        """In the job's log. Slurm holds a requeued job back for two minutes, for which the test does not wait."""
+        until = time.monotonic() + 90
+        while not (log.exists() and text in log.read_text()):
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+            if ask("squeue", "--noheader", "--format=%r") == "BeginTime":
+                ask("scontrol", "update", f"JobId={job}", "StartTime=now", *elsewhere)
+
+    job, elsewhere = ask(*command), list[str]()
+    wait_for("step 20: saved")
+    ask("scontrol", "requeue", job)
+    wait_for("go on with --resume")
+    wait_for("step 40: saved")
+    second.do("pkill -9 slurmd; pkill -STOP -f 'bin/[m]egachar launch'")
+    elsewhere.append("ExcNodeList=")
+    ask("scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test")
+    wait_for("is at work: process ")
+    second.do("pkill -9 -f 'bin/[m]egachar launch'")
+    wait_for("quickstart is finished")
+    while ask("squeue", "--noheader"):
+        time.sleep(0.2)
+    assert steps_once(folder) == list(range(1, 201))
+    assert len((folder.launch / "history.jsonl").read_text().splitlines()) == 3
+    assert not folder.owner_file.exists()

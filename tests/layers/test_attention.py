@@ -1,3 +1,5 @@
+"""Attention equals one query at a time, with a cache or without; the feed-forward part and the norm by hand."""
+
 import math
 
 import pytest

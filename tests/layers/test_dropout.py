@@ -1,3 +1,5 @@
+"""Keys of dropout masks tell seed, step, micro-batch and layer apart for ever, and seeding fixes what is drawn."""
+
 import itertools
 import math
 import random

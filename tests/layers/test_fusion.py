@@ -1,3 +1,5 @@
+"""Recurrent steps are compiled where there is a compiler that works, and run as they stand elsewhere."""
+
 from collections.abc import Callable
 from typing import Any, Literal
 

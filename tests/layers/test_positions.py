@@ -1,3 +1,5 @@
+"""Position tables, sinusoidal and learned: their values, precision and parameters."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Masks of recurrent models are a function of seed, step, stream and place, constant over a segment."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Weights of layers and targets over training: the paper's schedule, exact to the step, and every switch."""
+
 import random
 
 import pytest

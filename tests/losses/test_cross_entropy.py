@@ -1,3 +1,5 @@
+"""The loss is a sum of nats with the right gradient, and large logits do not overflow it."""
+
 import pytest
 import torch
 from torch import Tensor

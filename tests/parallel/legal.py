@@ -27,6 +27,8 @@ from megachar.config.checks import check_experiment
 from megachar.config.deepspeed import DS_CONFIGS, load_engine_config
 from megachar.config.experiment import Experiment
 from megachar.data.characters import CharacterVocabulary
+from megachar.data.corpus import Corpus
+from megachar.data.pieces import PieceVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
@@ -34,8 +36,8 @@ from megachar.errors import MegacharError
 from megachar.training.checkpoints.format import list_checkpoints
 from megachar.training.preflight import check_data
 from megachar.training.run_folder import run_folder
+from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
-from tests.parallel.test_fp16 import fp16_on_cpu
 from tests.parallel.whole_run import train
 
 STEPS = 2
@@ -85,39 +87,57 @@ class Tally:
 
 
 def make_corpora(folder: Path) -> tuple[Path, ...]:
-    """Small corpora, each of another vocabulary."""
-    characters = np.random.default_rng(1).integers(97, 123, 6000, dtype=np.uint8)
-    (folder / "text").write_bytes(characters.tobytes())
-    vocabularies: tuple[Vocabulary, ...] = (
-        ByteVocabulary(), UsedBytesVocabulary(bytes(range(97, 123))),
-        CharacterVocabulary("".join(map(chr, range(97, 122))), bytes_for_others=True),
-    )  # fmt: skip
-    for number, vocabulary in enumerate(vocabularies):
-        prepare_corpus(cut_by_position(folder / "text"), folder / f"corpus-{number}", vocabulary, durable=False)
-    return tuple(folder / f"corpus-{number}" for number in range(len(vocabularies)))
+    """Small corpora, each of another vocabulary; beside each, for blends, one of the same on other text."""
+    text, vocabularies = text_of(1), dict[str, Vocabulary]()
+    vocabularies["bytes"], vocabularies["used"] = ByteVocabulary(), UsedBytesVocabulary(b"\n " + bytes(range(97, 123)))
+    letters = "".join(map(chr, range(97, 121)))  # two are left to the bytes
+    vocabularies["characters"] = CharacterVocabulary(letters, bytes_for_others=True)
+    vocabularies["pieces"] = PieceVocabulary.train([(text, str)], 288, "bpe")
+    for number, data in enumerate((text, text_of(2))):
+        (folder / f"text-{number}").write_bytes(data)
+        for name, vocabulary in vocabularies.items():
+            target = folder / (name if number == 0 else other_text(name))
+            prepare_corpus(cut_by_position(folder / f"text-{number}"), target, vocabulary, durable=False)
+    return tuple(folder / name for name in vocabularies)
+
+
+def text_of(seed: int) -> bytes:
+    """Random words, one to a line."""
+    letters = np.random.default_rng(seed).integers(97, 123, 12_000, dtype=np.uint8)
+    letters[5::7] = ord("\n")
+    return letters.tobytes()
+
+
+def other_text(name: str) -> str:
+    """Name of the corpus of the same vocabulary on other text."""
+    return f"{name}-too"
 
 
 def draw_engine(draw: random.Random, folder: Path) -> str:
     """A DeepSpeed JSON: one that ships, or one of a user's own with a few more switches."""
-    name = draw.choice(sorted(path.stem for path in DS_CONFIGS.glob("*.json")))
+    names = sorted(path.stem for path in DS_CONFIGS.glob("*.json"))
+    precision = draw.choice(["bf16", "fp16", "fp32"])
+    name = draw.choice([name for name in names if name.startswith(precision)])
     if draw.random() < 0.4:
         return name
     raw = json.loads((DS_CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
-    for key in draw.sample(sorted(SWITCHES), draw.randint(1, 7)):
+    raw["zero_optimization"]["stage"] = draw.randint(0, 3)
+    for key in draw.sample(sorted(SWITCHES), draw.randint(0, 7)):
         raw["zero_optimization"][key] = draw.choice(SWITCHES[key])
     for precision in PRECISION_SWITCHES.keys() & raw.keys():
         switches = PRECISION_SWITCHES[precision]
         raw[precision] |= {key: draw.choice(switches[key]) for key in draw.sample(sorted(switches), draw.randint(0, 2))}
     for key in draw.sample(sorted(ENGINE_SWITCHES), draw.randint(0, 2)):
         raw[key] = draw.choice(ENGINE_SWITCHES[key])
-    path = folder / "engine.json"
+    path = folder / f"engine-{draw.randrange(10**6)}.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
     return str(path)
 
 
-def draw_model(draw: random.Random) -> dict[str, Any]:
+def draw_model(draw: random.Random, layout: tuple[int, int, int], corpus: Path) -> dict[str, Any]:
     """The sections that depend on the family."""
-    if draw.random() < 0.35:
+    pipe, tensor, _ = layout
+    if (pipe, tensor) == (1, 1) and draw.random() < 0.5:
         embedding = draw.choice([0, 8])
         model = {
             "family": "recurrent", "cell": draw.choice(["mlstm", "lstm", "milstm"]), "num_layers": draw.randint(1, 3),
@@ -128,22 +148,57 @@ def draw_model(draw: random.Random) -> dict[str, Any]:
             "embedding_dropout": draw.choice([0.0, 0.3]) if embedding else 0.0,
         }  # fmt: skip
         return {"model": model, "auxiliary": {"intermediate_layers": False, "num_targets": 1},
-                "data": {"order": "streams"}}  # fmt: skip
-    heads, positions = draw.choice([1, 2, 4]), draw.choice(["learned", "sinusoidal"])
+                "data": {"order": "streams", "path": str(corpus)}}  # fmt: skip
+    heads, positions = tensor * draw.choice([1, 2, 3]), draw.choice(["learned", "sinusoidal"])
     model = {
-        "num_layers": draw.randint(1, 5), "num_heads": heads, "width": heads * draw.choice([4, 8]),
-        "feed_forward_width": draw.choice([8, 24, 60]), "context": draw.choice([5, 8, 16]), "positions": positions,
+        "num_layers": pipe + draw.randint(0, 3), "num_heads": heads, "width": heads * draw.choice([4, 8]),
+        "feed_forward_width": draw.choice([8, 24, 60]), "context": draw.choice([2, 5, 8, 16]), "positions": positions,
         "dropout": draw.choice([0.0, 0.2]),
-        "local_offsets": [[1]] if positions == "learned" and draw.random() < 0.2 else [],
+        "local_offsets": draw.choice([[], [[1]], [[], [1]]]) if positions == "learned" else [],
     }  # fmt: skip
     auxiliary = {
         "multiple_positions": draw.random() < 0.7, "intermediate_layers": draw.random() < 0.7,
         "decay": draw.choice(["drop", "linear"]), "interval_steps": draw.choice([None, 0.2, 1.0, 9.0]),
-        "num_targets": draw.randint(1, 3), "extra_target_weight": draw.choice([0.0, 0.5]),
+        "num_targets": draw.randint(1, 4), "extra_target_weight": draw.choice([0.0, 0.5]),
         "reduction": draw.choice(["sum", "mean"]),
     }  # fmt: skip
-    data = {"order": draw.choice(["random", "epoch"]), "windows": draw.choice(["stream", "document"])}
+    data: dict[str, Any] = {"order": draw.choice(["random", "epoch"]), "windows": draw.choice(["stream", "document"])}
+    if draw.random() < 0.25:
+        too = corpus.with_name(other_text(corpus.name))
+        data["blend"] = [{"path": str(corpus), "weight": 3}, {"path": str(too), "weight": draw.choice([0.1, 1, 40])}]
+    else:
+        data["path"] = str(corpus)
     return {"model": model, "auxiliary": auxiliary, "data": data}
+
+
+def draw_optimizer(draw: random.Random, layout: tuple[int, int, int]) -> dict[str, Any]:
+    """The section of the optimizer: normalized_rmsprop only where the model is not cut."""
+    choices: list[dict[str, Any]] = [
+        {"name": "sgd", "learning_rate": 0.05, "momentum": draw.choice([0.0, 0.9]), "weight_decay": 0.01},
+        {"name": "adamw", "learning_rate": 0.001, "weight_decay": draw.choice([0.0, 0.1]),
+         "beta1": draw.choice([0.0, 0.9]), "epsilon": draw.choice([1e-8, 1e-30])},
+        {"name": "normalized_rmsprop", "learning_rate": 0.05, "decay": draw.choice([0.0, 0.9])},
+    ]  # fmt: skip
+    return draw.choice(choices if layout[:2] == (1, 1) else choices[:2])
+
+
+def draw_loop(draw: random.Random, family: str) -> dict[str, Any]:
+    """The sections of what happens how often, and to a bad step."""
+    shape = draw.choice(["constant", "cosine", "linear", "exponential"])
+    checkpoint_interval, validation_interval = draw.choice([0, 1, 2]), draw.choice([0, 1, 2])
+    return {
+        "schedule": {"shape": shape, "warmup_steps": draw.randint(0, 1), "final_fraction": draw.choice([0.0, 0.1, 1.0]),
+                     "step_factor": 0.9 if shape == "exponential" else None},
+        "training": {"total_steps": STEPS, "checkpoint_interval": checkpoint_interval,
+                     "keep_checkpoints": draw.randint(1, 3), "keep_best_checkpoint": draw.random() < 0.7,
+                     "validation_interval": validation_interval, "validation_windows": draw.choice([1, 8]),
+                     "early_stopping_patience": 5 if 0 < validation_interval == checkpoint_interval else 0,
+                     "gradient_clipping": draw.choice([0.0, 0.01, 1.0]), "log_interval": draw.choice([1, 2, 10])},
+        "guard": {"action": draw.choice(["skip", "rollback", "off"]), "window": draw.choice([2, 100]),
+                  "spike_deviations": draw.choice([0.0, 1e6]), "max_consecutive": draw.choice([1, 5])},
+        "parallel": {
+            "activation_checkpoint_interval": 0 if family == "recurrent" else draw.choice([0, 0, 1, 2, 3])},
+    }  # fmt: skip
 
 
 def draw_experiment(draw: random.Random, corpora: Sequence[Path], folder: Path) -> Experiment:
@@ -152,49 +207,30 @@ def draw_experiment(draw: random.Random, corpora: Sequence[Path], folder: Path) 
     Raises:
         MegacharError: this one passes not all of them.
     """
-    sections, corpus = draw_model(draw), draw.choice(corpora)
-    recurrent = sections["model"].get("family") == "recurrent"
-    pipe, tensor, data = draw.choice([layout for layout in LAYOUTS if not recurrent or layout[:2] == (1, 1)])
-    micro, accumulation = draw.randint(1, 3), draw.randint(1, 3)
-    optimizer = draw.choice([
-        {"name": "sgd", "learning_rate": 0.05, "momentum": draw.choice([0.0, 0.9]), "weight_decay": 0.01},
-        {"name": "adamw", "learning_rate": 0.001, "weight_decay": draw.choice([0.0, 0.1])},
-        {"name": "normalized_rmsprop", "learning_rate": 0.05},
-    ])  # fmt: skip
-    shape = draw.choice(["constant", "cosine", "linear", "exponential"])
+    layout, corpus = draw.choice(LAYOUTS), draw.choice(corpora)
+    sections = draw_model(draw, layout, corpus)
+    family = sections["model"].get("family", "transformer")
+    micro, (pipe, tensor, data) = draw.randint(1, 3), layout
     values = {
-        **sections, "name": "run", "output": str(folder), "device": "cpu", "deepspeed": draw_engine(draw, folder),
-        "seed": draw.randrange(2**63), "optimizer": optimizer,
-        "schedule": {"shape": shape, "warmup_steps": draw.randint(0, 1),
-                     "step_factor": 0.9 if shape == "exponential" else None},
-        "batch": {"micro_size": micro, "global_size": micro * data * accumulation},
-        "parallel": {"pipe": pipe, "tensor": tensor, "data": data,
-                     "activation_checkpoint_interval": 0 if recurrent else draw.choice([0, 0, 1, 2])},
-        "training": {"total_steps": STEPS, "checkpoint_interval": 1, "keep_checkpoints": draw.randint(1, 3),
-                     "validation_interval": draw.choice([0, 1, 2]), "validation_windows": draw.choice([1, 8]),
-                     "gradient_clipping": draw.choice([0.0, 1.0]), "log_interval": 1},
-        "guard": {"action": draw.choice(["skip", "rollback", "off"])},
+        **sections, **draw_loop(draw, family), "name": "run", "output": str(folder), "device": "cpu",
+        "kernels": draw.choice(["torch", "torch", "apex"]), "deepspeed": draw_engine(draw, folder),
+        "seed": draw.randrange(2**63), "optimizer": draw_optimizer(draw, layout),
+        "batch": {"micro_size": micro, "global_size": micro * data * draw.randint(1, 3)},
     }  # fmt: skip
-    values["data"]["path"] = str(corpus)
-    experiment = Experiment.model_validate(values)
+    values["parallel"] |= {"pipe": pipe, "tensor": tensor, "data": data}
     if draw.random() < 0.9:  # for the rest, what is given must fit by chance
-        size = check_size(experiment)
-        experiment = experiment.model_copy(
-            update={"model": experiment.model.model_copy(update={"vocabulary_size": size})}
-        )
-    check_experiment(experiment)
-    check_data(experiment)
-    engine = load_engine_config(experiment.deepspeed)
-    if engine.needs_gpu:
-        raise MegacharError("works on GPUs only")
+        values["model"]["vocabulary_size"] = Corpus.open(corpus).vocabulary.size
+    experiment = Experiment.model_validate(values)
+    check_legal(experiment)
     return experiment
 
 
-def check_size(experiment: Experiment) -> int:
-    """Symbols of the corpus."""
-    from megachar.data.corpus import Corpus
-
-    return Corpus.open(Path(experiment.data.path)).vocabulary.size
+def check_legal(experiment: Experiment) -> None:
+    """All that is checked before processes start, or `MegacharError`."""
+    check_experiment(experiment)
+    check_data(experiment)
+    if load_engine_config(experiment.deepspeed).needs_gpu:
+        raise MegacharError("works on GPUs only")
 
 
 def train_case(values: dict[str, Any], resume: bool) -> None:
@@ -205,15 +241,18 @@ def train_case(values: dict[str, Any], resume: bool) -> None:
 
 
 def moved(draw: random.Random, experiment: Experiment) -> Experiment:
-    """The same run, one step longer, on another legal layout or on its own."""
-    training = experiment.training.model_copy(update={"total_steps": STEPS + 1})
-    for pipe, tensor, data in draw.sample(LAYOUTS, 3):
+    """The same run, one step longer, on another legal layout, with another DeepSpeed JSON or both, or as it was."""
+    longer = experiment.model_copy(
+        update={"training": experiment.training.model_copy(update={"total_steps": STEPS + 1})}
+    )
+    for pipe, tensor, data in draw.sample(LAYOUTS, 5):
         parallel = experiment.parallel.model_copy(update={"pipe": pipe, "tensor": tensor, "data": data})
-        other = experiment.model_copy(update={"parallel": parallel, "training": training})
+        engine = draw_engine(draw, Path(experiment.output)) if draw.random() < 0.5 else experiment.deepspeed
+        other = longer.model_copy(update={"parallel": parallel, "deepspeed": engine})
         with suppress(MegacharError):
-            check_experiment(other)
+            check_legal(other)
             return other
-    return experiment.model_copy(update={"training": training})
+    return longer
 
 
 def run(draw: random.Random, experiment: Experiment, ranks: Callable[[int], RankPool]) -> None:
@@ -224,7 +263,11 @@ def run(draw: random.Random, experiment: Experiment, ranks: Callable[[int], Rank
     if checkpoints[-1].step != STEPS:
         raise RankError(f"checkpoints of steps {[checkpoint.step for checkpoint in checkpoints]} are left")
     resumed = moved(draw, experiment)
-    ranks(resumed.parallel.world_size).run(train_case, resumed.model_dump(), True)
+    try:
+        ranks(resumed.parallel.world_size).run(train_case, resumed.model_dump(), True)
+    except RankError as error:
+        engine = json.dumps(load_engine_config(resumed.deepspeed).raw)
+        raise RankError(f"resumed as {resumed.model_dump_json(exclude_defaults=True)}\n{engine}\n{error}") from error
     if list_checkpoints(folder)[-1].step != STEPS + 1:
         raise RankError("the resumed run saved nothing")
 

@@ -107,8 +107,12 @@ def test_a_run_goes_back_past_the_batches(
 
     without = guarded(corpus, tmp_path / "without", "rollback", layout, deepspeed=deepspeed)
     ranks(2).run(run_case, without.model_dump(), False, (), (3, 4))
-    assert lines(folder) == lines(run_folder(without))
+    measured = [[line[:3] for line in lines(run)] for run in (folder, run_folder(without))]
+    assert measured[0] == measured[1]
     assert file_hashes(folder, TOTAL) == file_hashes(run_folder(without), TOTAL)
+    spent = [read_metrics(run, "train")[-1] for run in (folder, run_folder(without))]
+    assert spent[0]["characters"] == spent[1]["characters"] * (TOTAL + 2) // TOTAL  # the steps taken back were taken
+    assert spent[0]["flops"] > spent[1]["flops"]
 
     expected = file_hashes(folder, TOTAL)
     keep_only(folder, 6)
@@ -127,10 +131,13 @@ def test_a_run_skips_and_resumes_in_the_midst(ranks: Ranks, corpus: Path, tmp_pa
     after = list_checkpoints(folder)
     assert [checkpoint.manifest.loop_state["consecutive"] for checkpoint in after] == [1, 0, 0]
     expected, states = file_hashes(folder, TOTAL), after[-1].manifest.loop_state
+    assert states.pop("seconds") > 0
     keep_only(folder, 3)
     ranks(2).run(run_case, whole.model_dump(), True, (2, 4), ())
     assert file_hashes(folder, TOTAL) == expected
-    assert list_checkpoints(folder)[-1].manifest.loop_state == states
+    again = list_checkpoints(folder)[-1].manifest.loop_state
+    assert again.pop("seconds") > after[0].manifest.loop_state["seconds"]
+    assert again == states
 
 
 def test_a_row_of_bad_steps_stops_all_ranks(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:

@@ -19,9 +19,13 @@ PAIRS = [
 ]  # fmt: skip
 P1F16 = Layout(zero=1, precision="fp16")
 P2F16, D2B16 = Layout(pipe=2, zero=1, precision="fp16"), Layout(data=2, zero=3, precision="bf16")
+D2Z2B16 = Layout(data=2, zero=2, precision="bf16")
+D2Z2F16, D2Z3F16 = Layout(data=2, zero=2, precision="fp16"), Layout(data=2, zero=3, precision="fp16")
 PRECISIONS = [
     (P1, P1F16), (P1F16, P1), (P1F16, P2F16),  # the precision alone, and the pipe size alone
     (P2F16, D2B16), (D2B16, P2F16), (D2Z3, D2B16),  # both, and what ZeRO does
+    (D2Z2F16, D2Z3F16), (D2Z3F16, D2Z2F16), (P2F16, D2Z3F16), (D2Z2F16, P1F16),  # ZeRO alone, into it and out
+    (D2Z3F16, D2B16), (D2Z2B16, D2Z2F16),  # the precision alone, under each stage
 ]  # fmt: skip
 
 
@@ -36,7 +40,9 @@ def test_moved_runs_are_the_runs_that_never_moved(ranks: Callable[[int], RankPoo
 
 
 def test_a_run_moves_to_another_precision(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:
-    cells = run_matrix([P1, P1F16, D2Z3, P2F16, D2B16], PRECISIONS, tmp_path, "sgd", ranks)
+    layouts = [P1, P1F16, D2Z3, P2F16, D2B16, D2Z2B16, D2Z2F16, D2Z3F16]
+    cells = run_matrix(layouts, PRECISIONS, tmp_path, "sgd", ranks)
+    assert len(cells) == len(PRECISIONS)
     for (saved, resumed), (moved, after) in cells.items():
         assert moved == 0, f"{saved} -> {resumed}"
         assert after <= allowed(saved, resumed), f"{saved} -> {resumed}"

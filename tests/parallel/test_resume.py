@@ -1,7 +1,9 @@
 """A run that stops and resumes is the run that never stopped, bit by bit; and a failed save harms nothing."""
 
 import json
+import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,12 @@ def train_case(values: dict[str, Any], resume: bool, pictures: bool = False) -> 
     train(Experiment.model_validate(values), resume, pictures)
 
 
-def lines(folder: RunFolder) -> list[tuple[int, float, Any]]:
-    return [(record["step"], record["bits_per_character"], record["layers"]) for kind in ("train", "validation")
+SAME = ("step", "bits_per_character", "layers", "characters", "epoch", "flops")
+"""What an interrupted run records as the uninterrupted one does."""
+
+
+def lines(folder: RunFolder) -> list[tuple[Any, ...]]:
+    return [tuple(record[name] for name in SAME) for kind in ("train", "validation")
             for record in read_metrics(folder, kind)]  # fmt: skip
 
 
@@ -178,7 +184,13 @@ def test_metrics_and_pictures_are_there(ranks: Ranks, corpus: Path, tmp_path: Pa
     assert all(record["layers"][3][1] is not None for record in records)
     assert sorted(path.name for path in folder.plots.iterdir()) == ["layers.png", "loss.png"]
     assert list(folder.tensorboard.iterdir())
-    assert json.loads((folder.path / "versions.json").read_text())["torch"]
+    [start] = json.loads(folder.versions_file.read_text())["starts"]
+    assert start["from_step"] == 0
+    assert {"python", "megachar", "torch", "deepspeed", "numpy", "devices", "hosts"} <= start.keys()
+    assert start["hosts"] == [socket.gethostname()]
+    assert start["devices"][0].startswith("2 x ")
+    if (Path(__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", start["commit"])
 
 
 def test_losses_of_tokens_are_not_called_those_of_characters(ranks: Ranks, tmp_path: Path) -> None:
@@ -269,6 +281,14 @@ def test_what_cannot_be_continued_exactly_is_said(ranks: Ranks, corpus: Path, tm
     assert "; windows are drawn in another order from here, so some text may be read twice and some not" in said
     ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
     assert "changed since" not in said
+    assert "other than before" not in said
+    older = json.loads(run_folder(other).versions_file.read_text())["starts"][0] | {"torch": "2.8.0"}
+    del older["from_step"], older["devices"]
+    run_folder(other).versions_file.write_text(json.dumps(older))  # as an older megachar wrote it
+    ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
+    assert re.search(r"^other than before: torch 2\.8\.0 -> [^,\n]*$", said, re.MULTILINE)
+    starts = json.loads(run_folder(other).versions_file.read_text())["starts"]
+    assert [(start.get("from_step"), start["torch"] == "2.8.0") for start in starts] == [(None, True), (3, False)]
 
 
 def leaving_case(values: dict[str, Any], at: int) -> None:
@@ -297,7 +317,7 @@ def test_a_run_that_leaves_makes_the_validation_that_is_due(ranks: Ranks, corpus
     assert list_checkpoints(run_folder(left))[-1].step == 4
     ranks(1).run(train_case, left.model_dump(), True)
     assert lines(run_folder(left)) == lines(run_folder(whole))
-    kept = [[(found.step, found.manifest.validation_bits, found.manifest.loop_state)
+    kept = [[(found.step, found.manifest.validation_bits, {**found.manifest.loop_state, "seconds": 0})
              for found in list_checkpoints(run_folder(experiment))] for experiment in (left, whole)]  # fmt: skip
     assert kept[0] == kept[1]
 

@@ -1,3 +1,5 @@
+"""`megachar report` as a user calls it: of one run or several, with models or without, and what is refused."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from megachar.cli.report import report
 from megachar.errors import ConfigError, DataError
+from megachar.training.sweep_folder import record_plan
 from tests.report.runs import make_corpus, make_experiment, make_run
 
 TEXT = b"Some words, and some more of them. " * 10
@@ -53,6 +56,18 @@ def test_several_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "report.html").read_text().count("card text colored") == 2
 
 
+def test_a_sweep(run: Path, tmp_path: Path) -> None:
+    """Its folder stands for its runs, of which those that have not begun are named; the page goes into it."""
+    make_run(tmp_path / "runs" / "other", make_experiment(tmp_path / "corpus"))
+    record_plan(run.parent, [], {"small": ["seed=1"], "other": ["seed=2"], "later": ["seed=3"]})
+    result = invoke(run.parent, "--text-characters", 0, "--characters", 0)
+    assert result.stdout == f"saved {run.parent / 'report.html'}\n"
+    page = (run.parent / "report.html").read_text()
+    assert "2 runs compared" in page
+    assert f"{run.parent} has runs that have not begun: later" in page
+    assert "not shown: " in result.stderr
+
+
 def test_without_the_models(run: Path) -> None:
     (run / "checkpoints").rename(run / "gone")
     result = invoke(run, "--text-characters", 0, "--characters", 0)
@@ -88,7 +103,7 @@ def test_errors(run: Path, options: list[Any], message: str) -> None:
 
 
 def test_a_run_is_needed(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is not a run folder"):
+    with pytest.raises(ConfigError, match=r"is neither a run folder nor a folder of runs"):
         invoke(run, tmp_path)
     with pytest.raises(ConfigError, match=r"is given twice"):
         invoke(run, run)

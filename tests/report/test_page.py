@@ -1,3 +1,5 @@
+"""What the report's page holds for one run and for several, and that it loads and overwrites nothing of others."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -8,11 +10,12 @@ import pytest
 
 from megachar.errors import ConfigError
 from megachar.report.contents import RunContents, read_runs
-from megachar.report.curves import run_charts
+from megachar.report.curves import layer_charts, run_charts
 from megachar.report.output import check_output, write_page
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import ModelTexts
+from megachar.training.axes import AXES
 from megachar.training.run_folder import RunFolder
 from tests.report.runs import HOSTILE_NAME, SCRIPT, add_analysis, add_evaluation, make_experiment, make_run
 
@@ -75,7 +78,24 @@ def test_runs_are_compared(two_runs: list[RunFolder]) -> None:
 def test_steps_whose_gradient_norm_is_not_known_leave_no_gap(two_runs: list[RunFolder]) -> None:
     charts = run_charts(read_runs([run.path for run in two_runs]))
     norm = next(chart for chart in charts if chart.title == "Gradient norm")
-    assert [list(curve.steps) for curve in norm.curves] == [list(range(2, 41, 2))] * 2
+    assert [list(curve.places) for curve in norm.curves] == [list(range(2, 41, 2))] * 2
+
+
+def test_losses_are_drawn_over_what_was_asked_for(two_runs: list[RunFolder]) -> None:
+    """Of the records that say it: an older megachar wrote the first half. What is no loss stays over steps."""
+    for run in two_runs:
+        records = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+        for record in records:
+            if record["step"] > 20:
+                record["seconds"] = record["step"] / 2
+        run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    runs = read_runs([run.path for run in two_runs])
+    losses, speed, *_ = run_charts(runs, AXES["time"])
+    assert (losses.over, speed.over) == ("seconds of training", "step")
+    assert list(losses.curves[0].places) == [step / 2 for step in range(21, 41)]
+    assert len(speed.curves[0].places) == 40
+    assert all(curve.places[0] == 10.5 for chart in layer_charts(runs[0], AXES["time"]) for curve in chart.curves)
+    assert not run_charts(runs, AXES["flops"])[0].title.startswith("Loss")
 
 
 def test_one_run_is_compared_with_the_defaults(two_runs: list[RunFolder]) -> None:
@@ -95,9 +115,12 @@ def test_runs_of_the_same_settings(tmp_path: Path, seed: int) -> None:
     assert "All settings of these runs are the same." in words_of(page_of(read_runs(paths)))
 
 
-def test_other_files_of_the_run_are_settings_too(two_runs: list[RunFolder]) -> None:
+@pytest.mark.parametrize("older", [False, True])
+def test_other_files_of_the_run_are_settings_too(two_runs: list[RunFolder], older: bool) -> None:
     for run, version in zip(two_runs, ("2.13.0", "2.14.0"), strict=True):
-        (run.path / "versions.json").write_text(json.dumps({"torch": version, "numpy": "2.4"}))
+        start: dict[str, object] = {"torch": version, "numpy": "2.4"}
+        values = start if older else {"starts": [{"from_step": 3, **start}]}
+        (run.path / "versions.json").write_text(json.dumps(values))
         (run.path / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 1}}))
     words = words_of(page_of(read_runs([run.path for run in two_runs])))
     differing = words[: words.index("All settings")]

@@ -1,3 +1,5 @@
+"""Which settings a report shows as different between runs, or as chosen by one."""
+
 from pathlib import Path
 
 from megachar.config.loading import load_experiment

@@ -1,3 +1,5 @@
+"""Text in a report is shown whole, unseen characters made visible, pieces cut between characters."""
+
 import secrets
 import unicodedata
 

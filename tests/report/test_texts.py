@@ -1,3 +1,5 @@
+"""Texts of a report: which stretch, samples and colors are shown, and settings that are refused."""
+
 from pathlib import Path
 
 import numpy as np

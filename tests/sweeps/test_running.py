@@ -53,6 +53,7 @@ class Stage:
         self.plays: dict[str, RunEnd | Callable[[], RunEnd]] = {}
         self.started: list[tuple[str, bool]] = []
         self.said: list[str] = []
+        self.failed: tuple[str, ...] = ()
 
     def start(self, run: SweepRun, resume: bool) -> RunEnd:
         self.started.append((run.name, resume))
@@ -65,7 +66,9 @@ class Stage:
     def run(self, runs: tuple[SweepRun, ...]) -> int:
         self.started.clear()
         self.said.clear()
-        return run_sweep(runs, self.start, self.said.append)
+        end = run_sweep(runs, self.start, self.said.append)
+        self.failed = end.failed
+        return end.status
 
 
 @pytest.fixture
@@ -121,6 +124,7 @@ def test_a_failed_run_is_reported_and_the_others_run(stage: Stage, tmp_path: Pat
     assert [name for name, _ in stage.started] == ["seed-1", "seed-2", "seed-3"]
     assert f"run 2 of 3, seed-2: failed with status 1; see {tmp_path}/mine/seed-2/logs" in stage.said
     assert stage.said[-1] == "1 of 3 runs failed: seed-2; the same command tries them again"
+    assert stage.failed == ("seed-2",)
     del stage.plays["seed-2"]
     assert stage.run(runs) == ExitCode.DONE
     assert [name for name, _ in stage.started] == ["seed-2"]

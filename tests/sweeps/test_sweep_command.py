@@ -133,6 +133,11 @@ def test_each_run_is_launched_like_any_other(
     assert plans[2][0].overrides[:3] == (f"data.path={corpus}", f"output={tmp_path}", "model.width=32")
     assert all((plan.folder.launch / "experiment.yaml").is_file() for plan, _ in plans)
     assert "megachar sweep: 1 of 3 runs failed: one-target; the same command tries them again" in result.out
+    # Played runs leave no records: what is known of them is that one failed.
+    assert [cells(line) for line in result.out.splitlines() if "│" in line] == [
+        ["full", "", "-", "-", "-", "not begun"], ["one-target", "num_targets=1", "-", "-", "-", "failed"],
+        ["thin", "width=32", "-", "-", "-", "not begun"]]  # fmt: skip
+    assert (tmp_path / "mine" / "results.csv").read_text().splitlines()[2] == "one-target,num_targets=1,,,,,,failed"
 
 
 def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
@@ -142,6 +147,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     settings = [*SMALL[1:], "parallel.pipe=1", "training.total_steps=200", "model.context=16", "guard.action=off"]
     line = [*SWEEP, str(path), *settings, f"data.path={corpus}", f"output={tmp_path}", "--base", SMALL[0]]
     first, second = RunFolder(tmp_path / "mine" / "seed-1"), RunFolder(tmp_path / "mine" / "seed-2")
+    results = tmp_path / "mine" / "results.csv"
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
         until = time.monotonic() + 300
@@ -154,6 +160,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == ExitCode.PREEMPTED, out
     assert "megachar sweep: left on request; the same command goes on with the sweep" in out
+    assert [line.split(",")[-1] for line in results.read_text().splitlines()] == ["state", "stopped", "not begun"]
     assert not second.path.exists()
     stopped = len(losses(first.path.parent, "seed-1"))
     assert 0 < stopped < 200
@@ -162,6 +169,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"run 1 of 2, seed-1: seed=1; 200 steps, going on from {stopped}" in done.stdout
     assert "all 2 runs are finished" in done.stdout
+    assert [line.split(",")[-1] for line in results.read_text().splitlines()] == ["state", "finished", "finished"]
     for name in ("seed-1", "seed-2"):
         assert [step for step, _ in losses(first.path.parent, name)] == list(range(1, 201))
     assert left_over(str(tmp_path)) == []

@@ -1,3 +1,5 @@
+"""After which validation training ends, also where the run was resumed in between."""
+
 import json
 import math
 

@@ -1,3 +1,5 @@
+"""Memory of this process, and the peak rates of devices by their names."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""The learning rate at every step: warm-up and each shape, from its first step to its last."""
+
 import itertools
 import math
 import random

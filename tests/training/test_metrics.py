@@ -1,3 +1,5 @@
+"""What is written to metrics.jsonl is read, each step once, also after kills, torn lines and full disks."""
+
 import json
 import math
 from pathlib import Path
@@ -85,7 +87,7 @@ def test_curves_of_tensorboard_go_forward(folder: RunFolder) -> None:
     for number, (first, steps) in enumerate(((0, (1, 2, 3, 4)), (2, (3, 4)))):
         writer = MetricsWriter(folder, first)
         for step in steps:
-            writer.write("train", step, {"x": float(10 * number + step)})
+            writer.write("train", step, {"x": float(10 * number + step), "epoch": 0.5, "seconds": 9.0})
         if number:
             writer.go_back(3)
             writer.write("guard", 4, {"loss_nats": 9.0})
@@ -94,6 +96,7 @@ def test_curves_of_tensorboard_go_forward(folder: RunFolder) -> None:
     events = EventAccumulator(str(folder.tensorboard)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/x")] == [(1, 1), (2, 2), (3, 13), (4, 24)]
     assert [event.step for event in events.Scalars("guard/loss_nats")] == [4]
+    assert sorted(events.Tags()["scalars"]) == ["guard/loss_nats", "train/epoch", "train/x"]
 
 
 def test_what_is_written_is_read(folder: RunFolder) -> None:

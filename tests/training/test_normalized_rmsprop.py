@@ -1,3 +1,5 @@
+"""RMSprop with one length of update follows equation 22, on shards as on the whole, and goes on from its state."""
+
 import math
 import random
 from copy import deepcopy

@@ -1,3 +1,5 @@
+"""What is decayed, which settings reach the optimizer, and which kernels a run says it took."""
+
 import pytest
 import torch
 

@@ -80,6 +80,22 @@ def test_of_many_that_start_at_once_one_has_it(folder: RunFolder, locks: bool) -
             claim.check()
 
 
+def test_another_owner_may_have_time_to_end(
+    folder: RunFolder, locks: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And as long as it takes nobody else is the owner."""
+    monkeypatch.setattr(ownership, "BEAT_SECONDS", 0.05)
+    first = OwnClaim(folder)
+    with pytest.raises(OwnershipError, match="is at work"):
+        OwnClaim(folder, 0.2)
+    first.check()
+    threading.Timer(0.3, first.__exit__, (None, None, None)).start()
+    with OwnClaim(folder, 20) as second:
+        second.check()
+    assert first.token != second.token
+    assert "Waiting 20 s for its end" in capfd.readouterr().err
+
+
 def test_a_dead_owner_is_followed_at_once(folder: RunFolder, locks: bool) -> None:
     """Its process is gone, or another has its number."""
     with subprocess.Popen(["true"]) as ended:
@@ -120,6 +136,8 @@ def test_another_machine_shows_by_its_sign_of_life(
         here.check()
         with pytest.raises(OwnershipError, match="is at work"):
             there.check()
+    with pytest.raises(OwnershipError, match=r"owner.json is gone, as where another process has taken the run over"):
+        there.check()
 
 
 def test_an_owner_gives_signs_of_life(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,5 @@
+"""Pictures of a run are drawn from any records, and drawn anew."""
+
 import json
 import os
 from pathlib import Path
@@ -57,6 +59,14 @@ def test_pictures(tmp_path: Path, num_layers: int, num_targets: int) -> None:
     assert paths == [run.plots / name for name in ("loss.png", *auxiliary)]
     for path in paths:
         check_picture(path)
+
+
+def test_pictures_for_print(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    paths = plot_run(run, "pdf")
+    assert [path.name for path in paths] == ["loss.pdf", "layers.pdf"]
+    assert all(path.read_bytes().startswith(b"%PDF") for path in paths)
+    assert sorted(path.name for path in run.plots.iterdir()) == ["layers.pdf", "loss.pdf"]
 
 
 def test_names_that_no_font_has(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""What is checked before a start: corpus, splits, symbols, paths and the run's folder."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -163,9 +165,6 @@ def test_what_a_run_folder_says(tmp_path: Path) -> None:
     assert folder.load_experiment() == named
     rendered = json.loads((folder.path / "deepspeed.json").read_text())
     assert rendered == render_deepspeed_config(named, load_engine_config("fp32"))
-    versions = json.loads((folder.path / "versions.json").read_text())
-    assert versions.keys() == {"python", "megachar", "torch", "deepspeed", "numpy"}
-    assert all(value[0].isdigit() for value in versions.values())
 
 
 def test_settings_that_are_cut_off_are_refused(tmp_path: Path) -> None:

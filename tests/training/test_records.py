@@ -39,6 +39,9 @@ def line(step: Any, **more: Any) -> bytes:
         line(2, layers=[[1.0], ["x"]]),
         line(2, layers=[[3.0], [2.0], [1.0]]),
         line(2, characters_per_second=0.0),
+        line(2, seconds=-1.0),
+        line(2, flops="1e9"),
+        line(2, epoch=10**400),
         b'"' + b"x" * (5 << 20) + b'"\n',
     ],
 )

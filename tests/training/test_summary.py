@@ -1,4 +1,4 @@
-"""The last lines of a run."""
+"""The last lines of a run say what it took, what it reached, and what comes next."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def experiment(tmp_path: Path, model: Transformer, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_finished_run_sums_up_and_says_what_comes_next(experiment: Experiment) -> None:
-    lines = summarize(experiment, Ending(0, 6400, 598.4, finished=True))
+    lines = summarize(experiment, Ending(0, 6400, 409_600, 598.4, finished=True))
     assert lines == [
         "wide is finished",
         "  time   0:09:58",
@@ -44,8 +44,16 @@ def test_a_finished_run_sums_up_and_says_what_comes_next(experiment: Experiment)
     assert max(map(len, lines)) <= 80
 
 
+def test_bits_are_of_what_the_run_says_they_are(experiment: Experiment) -> None:
+    record = {"kind": "validation", "step": 5000, "bits_per_character": 2.0, "unit": "token"}
+    with RunFolder(Path("runs/wide")).metrics_file.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    lines = summarize(experiment, Ending(0, 6400, 598.4, finished=True))
+    assert "  best   2.0000 bits per token in validation, at step 5,000" in lines
+
+
 def test_a_run_that_was_asked_to_leave_says_how_to_go_on(experiment: Experiment) -> None:
-    lines = summarize(experiment, Ending(3200, 5000, 61, finished=False))
+    lines = summarize(experiment, Ending(3200, 5000, 320_000, 61, finished=False))
     assert lines[:3] == ["wide was asked to leave", "  time   0:01:01 since step 3,200",
                          "  read   320,000 characters in 5,000 of 6,400 steps"]  # fmt: skip
     assert lines[-1] == "  next   megachar launch runs/wide/resolved.yaml --resume"
@@ -54,11 +62,11 @@ def test_a_run_that_was_asked_to_leave_says_how_to_go_on(experiment: Experiment)
 def test_a_run_on_several_corpora_names_one_to_evaluate_on(experiment: Experiment) -> None:
     blend = [{"path": "/data/a b", "weight": 1.0}, {"path": "/data/c", "weight": 1.0}]
     blended = experiment.model_copy(update={"data": experiment.data.model_validate({"blend": blend})})
-    lines = summarize(blended, Ending(0, 6400, 1, finished=True))
+    lines = summarize(blended, Ending(0, 6400, 409_600, 1, finished=True))
     assert "  next   megachar evaluate runs/wide --data '/data/a b'" in lines
 
 
 def test_what_there_is_not_is_left_out(tmp_path: Path) -> None:
     """Elsewhere, before any validation or checkpoint: the commands would find nothing."""
-    lines = summarize(small(*OVERRIDES, f"output={tmp_path}"), Ending(0, 10, 1, finished=True))
+    lines = summarize(small(*OVERRIDES, f"output={tmp_path}"), Ending(0, 10, 640, 1, finished=True))
     assert lines == ["wide is finished", "  time   0:00:01", "  read   640 characters in 10 of 6,400 steps"]

@@ -15,9 +15,9 @@ import pytest
 from megachar.config.sections.training import FaultToleranceConfig
 from megachar.watch import hub as hub_module
 from megachar.watch.failure import Failure
-from megachar.watch.hub import STRANGERS, Hub
+from megachar.watch.hub import Hub
 from megachar.watch.secret import Secret
-from megachar.watch.wire import Beat, Failed, Greeting, Left, encode, greet
+from megachar.watch.wire import STRANGERS, Beat, Failed, Greeting, Left, encode, greet
 
 OFF = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
 RANKS = 2

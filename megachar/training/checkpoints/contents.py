@@ -15,6 +15,7 @@ from megachar.data.vocabulary_card import VocabularyCard
 from megachar.families.parameters import layer_names
 
 _COUNTS: Final = ("skipped_batches", "consecutive", "last_bad", "since_lowest", "windows")
+_AMOUNTS: Final = ("seconds", "flops")
 _FIGURES: Final = ("losses", "norms")
 _STREAMS: Final = re.compile(r"streams/\d{6,12}\.safetensors")
 
@@ -39,6 +40,9 @@ def check_loop_state(values: dict[str, Any]) -> dict[str, Any]:
     for name in _COUNTS:
         if name in values and not _is_count(values[name]):
             raise ValueError(f"{name} = {values[name]!r:.40} is no count")
+    for name in _AMOUNTS:
+        if name in values and not (_is_figure(values[name]) and values[name] >= 0):
+            raise ValueError(f"{name} = {values[name]!r:.40} is no amount")
     for name in _FIGURES:
         figures = values.get(name, [])
         if not isinstance(figures, list) or not all(_is_figure(figure) for figure in figures):

@@ -1,0 +1,187 @@
+"""What the runs of a sweep have come to: one table, for people and as CSV. Imports no torch."""
+
+import csv
+import json
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from megachar.config.differences import settings_but, short_names
+from megachar.config.experiment import Experiment
+from megachar.config.sections.section import Role
+from megachar.errors import MegacharError
+from megachar.files import atomic_write, shown
+from megachar.training.early_stopping import is_finished
+from megachar.training.outcome import Outcome, read_outcome
+from megachar.training.ownership import SILENT_SECONDS, read_owner
+from megachar.training.run_folder import RunFolder, runs_inside
+from megachar.training.sweep_folder import read_plan
+from megachar.watch.rank import machine_name
+
+
+class End(str, Enum):
+    """How a run stands."""
+
+    FINISHED = "finished"
+    AT_WORK = "at work"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    UNREADABLE = "unreadable"
+    NOT_BEGUN = "not begun"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table."""
+
+    run: str
+    own: tuple[str, ...]
+    """What differs: `setting=value`, short."""
+    end: End
+    outcome: Outcome | None
+    """None of a run that has no readable folder."""
+
+    @property
+    def bits(self) -> float | None:
+        """Of the best validation, per `unit`."""
+        best = self.outcome.best if self.outcome is not None else None
+        return None if best is None else float(best["bits_per_character"])
+
+    @property
+    def unit(self) -> str | None:
+        """What its bits are of."""
+        best = self.outcome.best if self.outcome is not None else None
+        return None if best is None else str(best.get("unit", "character"))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The table."""
+
+    rows: tuple[Result, ...]
+    """Finished runs first, by their best validation; then the others as the sweep lists them."""
+    remarks: tuple[str, ...]
+    """What could not be read, and why."""
+
+    def write(self, path: Path) -> None:
+        """Write the table as CSV, whole or not at all; OSError where that fails."""
+        with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("run", "what differs", "best validation (bits)", "unit", "characters", "time (s)", "step",
+                             "state"))  # fmt: skip
+            for row in self.rows:
+                run, figures = row.outcome, [""] * 3
+                if run is not None:
+                    figures = [str(run.characters), f"{run.seconds:.3f}", str(run.step)]
+                writer.writerow((shown(row.run), " ".join(row.own), row.bits, row.unit, *figures, row.end.value))
+
+
+def results_file(folder: Path) -> Path:
+    """Where the table of the sweep in `folder` is written."""
+    return folder / "results.csv"
+
+
+def read_results(folder: Path, failed: Collection[str] = ()) -> Results:
+    """The results of the sweep in `folder`, however far it is.
+
+    Args:
+        folder: of a sweep; where it has no plan, of runs, compared by their settings.
+        failed: runs that are known to have failed, also where they left no trace in the folder.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    remarks: list[str] = []
+    try:
+        plan = read_plan(folder)
+    except MegacharError as error:
+        remarks.append(str(error))
+        plan = None
+    own = {} if plan is None else plan.runs
+    names = list(dict.fromkeys([*own, *(path.name for path in runs_inside(folder))]))
+    experiments = _load((folder / name for name in names), remarks)
+    differing = _short(_own(experiments) | own)
+    rows = []
+    for name in names:
+        run = RunFolder(folder / name)
+        outcome, end = None, End.UNREADABLE if run.experiment_file.is_file() else End.NOT_BEGUN
+        if name in experiments:
+            try:
+                outcome, end = read_outcome(run, experiments[name]), _end(run, experiments[name])
+                remarks += [outcome.remark] if outcome.remark is not None else []
+            except MegacharError as error:
+                remarks.append(str(error))
+        if name in failed and end not in (End.FINISHED, End.AT_WORK):
+            end = End.FAILED
+        rows.append(Result(name, differing.get(name, ()), end, outcome))
+    return Results(tuple(sorted(rows, key=_order)), tuple(remarks))
+
+
+def _order(row: Result) -> tuple[bool, bool, float]:
+    """The best of the finished ones first; the others stay as they are."""
+    finished = row.end is End.FINISHED
+    bits = row.bits if finished else None
+    return not finished, bits is None, bits or 0.0
+
+
+def _load(paths: Iterable[Path], remarks: list[str]) -> dict[str, Experiment]:
+    """The experiment of each run that has one that can be read, by the run's name."""
+    found = {}
+    for path in paths:
+        try:
+            if RunFolder(path).experiment_file.is_file():
+                found[path.name] = RunFolder(path).load_experiment()
+        except MegacharError as error:
+            remarks.append(str(error))
+    return found
+
+
+def _end(run: RunFolder, experiment: Experiment) -> End:
+    if is_finished(run, experiment):
+        return End.FINISHED
+    if _at_work(run):
+        return End.AT_WORK
+    failures = [path for path in run.failures.glob("[!.]*.json") if "-preemption-" not in path.name]
+    recorded = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else 0.0
+    # After one from which the run went on, there are newer records.
+    return End.FAILED if any(path.stat().st_mtime >= recorded for path in failures) else End.STOPPED
+
+
+def _at_work(run: RunFolder) -> bool:
+    """Whether the run has an owner who gives signs of life."""
+    owner = read_owner(run)
+    if owner is None:
+        return False
+    if owner.machine == machine_name():
+        return owner.lives
+    return time.time() - run.owner_file.stat().st_mtime < SILENT_SECONDS
+
+
+def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
+    """What each run is trained with that is not the same in most of them."""
+    settings = {name: settings_but(experiment, Role.NAMES, Role.COMPUTES) for name, experiment in experiments.items()}
+    usual = dict[str, str]()
+    for key in dict.fromkeys(key for values in settings.values() for key in values):
+        [(value, count)] = Counter(json.dumps(values.get(key)) for values in settings.values()).most_common(1)
+        if 2 * count > len(settings):
+            usual[key] = value
+    return {name: [f"{key}={_value(value)}" for key, value in values.items()
+                   if json.dumps(value) != usual.get(key)]
+            for name, values in settings.items()}  # fmt: skip
+
+
+def _value(value: Any) -> str:
+    """As it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(own: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The same settings by the last parts of their names, where these are clear."""
+    keys = list(dict.fromkeys(setting.partition("=")[0] for settings in own.values() for setting in settings))
+    short = short_names(keys, Experiment.model_fields)
+    return {name: tuple(f"{short[setting.partition('=')[0]]}={setting.partition('=')[2]}" for setting in settings)
+            for name, settings in own.items()}  # fmt: skip
