@@ -1,6 +1,6 @@
 """Puts what an installed megachar needs of the checkout's other folders into the package; pyproject.toml says the rest.
 
-An editable installation finds those folders where they are (`megachar.resources`).
+An editable installation finds those folders where they are (`megachar.base.resources`).
 """
 
 from pathlib import Path

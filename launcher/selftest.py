@@ -15,19 +15,19 @@ import warnings
 
 from rich.console import Console
 
+from megachar.base.errors import MegacharError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import load_experiment
-from megachar.errors import MegacharError
-from megachar.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
-from megachar.training.run_folder import run_folder
+from megachar.runs.folder import run_folder
 
 WIDTH = 120
 """Of the report, where it does not go to a terminal."""
 
 
 def main() -> int:
-    """Test; returns the exit status: DONE if nothing is wrong, else FAILED or USER_ERROR (`megachar.exit_codes`)."""
+    """Test; returns DONE if nothing is wrong, else FAILED or USER_ERROR (`megachar.base.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Test the processes of a launcher, and what lies between them.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")

@@ -17,20 +17,20 @@ import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 
-from megachar.bars import waiting
-from megachar.errors import MegacharError
-from megachar.exit_codes import ExitCode
+from megachar.base.bars import waiting
+from megachar.base.errors import MegacharError
+from megachar.base.exit_codes import ExitCode
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
+from megachar.runs.folder import run_folder
+from megachar.runs.ownership import Claim, claim_run
+from megachar.runs.preflight import check_run_folder, load_run
 from megachar.training.garbage import no_collection
-from megachar.training.ownership import Claim, claim_run
-from megachar.training.preflight import check_run_folder, load_run
-from megachar.training.run_folder import run_folder
 from megachar.training.watching import watch_rank
 
 
 def main() -> int:
-    """Train; returns the exit status, or ends the process with one (`megachar.exit_codes`)."""
+    """Train; returns the exit status, or ends the process with one (`megachar.base.exit_codes`)."""
     parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")

@@ -178,23 +178,20 @@ def test_no_globals_are_assigned() -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {
-        "", "analysis", "bars", "errors", "exit_codes", "files", "resources", "tables", "units", "topology", "config",
-        "data", "watch", "launching", "sweeps", "cli",
-    }  # fmt: skip
-    modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    modules += [module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)]
-    modules.remove("megachar.optimizers.updates")
-    of_families = ("settings", "parameters", "counting", "checks", "corpus")
-    modules += [
-        module for module in MODULES if re.match(r"megachar\.families\.\w+\.", module) and module.endswith(of_families)
-    ]
-    names = ("preflight", "run_folder", "metrics", "ownership", "watching")
-    checkpoints = ("checkpoints.format", "checkpoints.vocabularies")
-    training = [f"megachar.training.{name}" for name in (*names, *checkpoints)]
-    reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]
-    others = ["families.counting", "families.parameters", "losses.auxiliary", "selftest.findings", *reports]
-    return [*modules, *(f"megachar.{name}" for name in others), *training]
+    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "runs", "sweeps", "cli"}
+    modules = {module_of(path) for path in FILES if component_of(module_of(path)) in light}
+    modules |= {module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)}
+    of_families = r"megachar\.families\.(counting|parameters|\w+\.(settings|parameters|counting|checks|corpus))"
+    modules |= {module for module in MODULES if re.fullmatch(of_families, module)}
+    others = ("losses.auxiliary", "parallel.topology", "report.output", "report.setting_rows", "report.text_settings",
+              "selftest.findings", "training.watching")  # fmt: skip
+    modules |= {f"megachar.{name}" for name in others}
+    heavy = (
+        "base.device",
+        "runs.versions",
+        *(f"runs.checkpoints.{name}" for name in ("exporting", "files", "reading", "resuming", "saving")),
+    )
+    return sorted(modules - {f"megachar.{name}" for name in (*heavy, "optimizers.updates")})
 
 
 REFUSE_HEAVY = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.files import atomic_write, json_text, shown
+from megachar.base.files import atomic_write, json_text, shown
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:

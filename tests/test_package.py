@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.resources import resource_folder
 from megachar.launching.probe import source_hash
-from megachar.resources import resource_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"build", "data", "dist", "runs"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from megachar.pictures import (
+from megachar.base.pictures import (
     DASHES,
     DEPTHS,
     MARKERS,

@@ -11,12 +11,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar import cli
-from megachar.bars import format_duration, share_done, time_left, waiting
+from megachar.base.bars import format_duration, share_done, time_left, waiting
+from megachar.base.tables import print_table
 from megachar.cli.lazy import COMMANDS, load_command
 from megachar.cli.stages import Stages
 from megachar.config.loading import preset_names
 from megachar.evaluation.progress import show_progress
-from megachar.tables import print_table
 from megachar.training.display import Display, Report, Terminal
 
 WIDTHS = (40, 80, 200)

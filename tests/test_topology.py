@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from megachar.topology import Coordinates, Topology, stage_blocks
+from megachar.parallel.topology import Coordinates, Topology, stage_blocks
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from megachar.units import bits, bits_per_character, word_perplexity
+from megachar.base.units import bits, bits_per_character, word_perplexity
 
 
 def test_bits() -> None:

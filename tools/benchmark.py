@@ -70,7 +70,7 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
     """Characters/s, share of peak and memory of one process on this machine's device, after one step of warm-up."""
     import torch
 
-    from megachar.device import choose_device
+    from megachar.base.device import choose_device
     from megachar.losses.auxiliary import layer_weights
     from megachar.training.speed import SpeedMeter
 
@@ -106,12 +106,12 @@ def saving(
     folder: Annotated[Path, typer.Option(help="on the disk to measure; what is written is deleted")] = Path(),
 ) -> None:
     """Seconds that a checkpoint stops training, and until it is safe on disk, while one process trains on."""
+    from megachar.base.device import choose_device
     from megachar.data.vocabulary import ByteVocabulary
-    from megachar.device import choose_device
     from megachar.parallel.state import EngineState
-    from megachar.training.checkpoints.format import DataRecord
-    from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
-    from megachar.training.run_folder import RunFolder
+    from megachar.runs.checkpoints.format import DataRecord
+    from megachar.runs.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+    from megachar.runs.folder import RunFolder
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
     chosen, console = choose_device(experiment.device), Console()
@@ -261,7 +261,7 @@ def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tupl
     """What trains one step with given layer weights, and the engine."""
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
-    from megachar.topology import Topology
+    from megachar.parallel.topology import Topology
     from megachar.training.optimizer import build_optimizer
 
     parallel, rate = experiment.parallel, experiment.optimizer.learning_rate

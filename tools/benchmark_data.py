@@ -31,10 +31,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.digests import hash_file
 from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -240,10 +240,10 @@ def training_step(experiment: Any) -> Callable[[int], int]:
     from megachar.losses.auxiliary import layer_weights
     from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
-    from megachar.topology import Topology
+    from megachar.parallel.topology import Topology
+    from megachar.runs.preflight import check_data
     from megachar.training.micro_batches import build_source
     from megachar.training.optimizer import build_optimizer
-    from megachar.training.preflight import check_data
 
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))
     torch.set_num_threads(1)

@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.metrics import read_metrics
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.base.exit_codes import ExitCode
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.exit_codes import ExitCode
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from chaos_run import END_SECONDS, TOTAL_STEPS, Run, check
 
-from megachar.exit_codes import ExitCode
+from megachar.base.exit_codes import ExitCode
 from megachar.watch import launchers
 
 Kind = Literal["kill -9", "preemption", "full disk", "bad steps"]

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import psutil
 
-from megachar.training.metrics import read_metrics
-from megachar.training.records import MEASURED, START
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.metrics import read_metrics
+from megachar.runs.records import MEASURED, START
 
 FAULTY_TRAIN = Path(__file__).with_name("faulty_train.py")
 LAUNCH = f"""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from megachar.analysis.result import Analysis, Cell, Column, Table
 from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
+from megachar.base.errors import DataError
+from megachar.base.pictures import MARK, SERIES, style
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
-from megachar.errors import DataError
-from megachar.pictures import MARK, SERIES, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

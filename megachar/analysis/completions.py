@@ -8,10 +8,10 @@ import numpy as np
 
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import shown, word_endings
+from megachar.base.errors import ConfigError
+from megachar.base.pictures import legend, series, style
+from megachar.base.units import NATS_PER_BIT
 from megachar.data.vocabulary import Vocabulary
-from megachar.errors import ConfigError
-from megachar.pictures import legend, series, style
-from megachar.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
-from megachar.errors import ConfigError, DataError
-from megachar.pictures import MARK, legend, series, style
-from megachar.units import bits_per_character
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.pictures import MARK, legend, series, style
+from megachar.base.units import bits_per_character
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,10 @@ import numpy as np
 
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import shown
+from megachar.base.errors import ConfigError
+from megachar.base.pictures import MARK, series, style
+from megachar.base.units import bits_per_character
 from megachar.data.vocabulary import Vocabulary
-from megachar.errors import ConfigError
-from megachar.pictures import MARK, series, style
-from megachar.units import bits_per_character
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
-from megachar.errors import ConfigError, DataError
-from megachar.training.records import read_records
-from megachar.training.run_folder import RunFolder
+from megachar.base.errors import ConfigError, DataError
+from megachar.runs.folder import RunFolder
+from megachar.runs.records import read_records
 
 KINDS = ("train", "validation")
 
@@ -32,7 +32,7 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     Raises:
         DataError: it has no such records yet.
     """
-    from megachar.training.plots import draw_layers
+    from megachar.runs.plots import draw_layers
 
     folder = RunFolder(path)
     found = read_records(folder, [kind])

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.result import Subject, label_sources
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.config.experiment import Experiment
-from megachar.errors import CheckpointError, ConfigError
 from megachar.evaluation.windows import STREAMS
-from megachar.training.checkpoints.single_file import read_card
-from megachar.training.checkpoints.sources import find_source, is_checkpoint, load_settings
+from megachar.runs.checkpoints.single_file import read_card
+from megachar.runs.checkpoints.sources import find_source, is_checkpoint, load_settings
 
 if TYPE_CHECKING:
     from megachar.evaluation.predictor import Predictor
@@ -38,10 +38,10 @@ class AnalyzedModel:
 
         Other arguments and errors are those of `make_predictor`; CheckpointError where the checkpoint is damaged.
         """
-        from megachar.device import choose_device
+        from megachar.base.device import choose_device
         from megachar.evaluation.predictor import make_predictor
         from megachar.parallel.threads import use_threads
-        from megachar.training.checkpoints.reading import load_model
+        from megachar.runs.checkpoints.reading import load_model
 
         is_run = self.source.is_dir() and not is_checkpoint(self.source)
         model = load_model(self.source, self.subject.step if is_run else None).model

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megachar.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.files import read_regular, shown
+from megachar.base.pictures import PictureFormat, save
+from megachar.base.strict_json import parse_object
 from megachar.evaluation.result import MOST_BYTES, replace_file, write_json
-from megachar.files import read_regular, shown
-from megachar.pictures import PictureFormat, save
-from megachar.strict_json import parse_object
-from megachar.training.checkpoints.sources import is_checkpoint, result_path, run_around
+from megachar.runs.checkpoints.sources import is_checkpoint, result_path, run_around
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

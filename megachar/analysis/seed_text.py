@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
-from megachar.errors import DataError
-from megachar.pictures import INK, SERIES, style
-from megachar.units import NATS_PER_BIT
+from megachar.base.errors import DataError
+from megachar.base.pictures import INK, SERIES, style
+from megachar.base.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from megachar.analysis.result import Analysis, Column, Table
 from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
-from megachar.errors import DataError
+from megachar.base.errors import DataError
+from megachar.base.pictures import legend, series, style
 from megachar.families.counting import describe_architecture, describe_size
-from megachar.pictures import legend, series, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

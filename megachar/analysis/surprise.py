@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.result import Analysis, Column, Subject, Table
-from megachar.errors import ConfigError
-from megachar.pictures import MARK, series, style
-from megachar.units import NATS_PER_BIT
+from megachar.base.errors import ConfigError
+from megachar.base.pictures import MARK, series, style
+from megachar.base.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

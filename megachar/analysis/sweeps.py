@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megachar.analysis.result import Subject, label_sources
+from megachar.base.errors import DataError
 from megachar.config.differences import settings_but
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
-from megachar.errors import DataError
 from megachar.families.counting import count_parameters
+from megachar.runs.folder import RunFolder
+from megachar.runs.outcome import read_outcome
+from megachar.runs.sweep_folder import read_plan
 from megachar.training.early_stopping import is_finished
-from megachar.training.outcome import read_outcome
-from megachar.training.run_folder import RunFolder
-from megachar.training.sweep_folder import read_plan
 
 
 @dataclass(frozen=True)

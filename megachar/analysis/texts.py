@@ -3,8 +3,8 @@
 import unicodedata
 from collections.abc import Iterable
 
+from megachar.base.errors import DataError
 from megachar.data.vocabulary import Vocabulary
-from megachar.errors import DataError
 from megachar.generation.decoding import TerminalDecoder
 
 _IN_PICTURES = {" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5"}

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from megachar.base.errors import MegacharError
+from megachar.base.files import describe
 from megachar.cli.lazy import LazyGroup
 from megachar.cli.streams import flush_streams, open_streams, say_error
-from megachar.errors import MegacharError
-from megachar.files import describe
 
 app = typer.Typer(
     cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,

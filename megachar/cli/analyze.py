@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
@@ -17,7 +18,6 @@ from megachar.cli.lazy import make_group
 from megachar.cli.pictures import Format
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.cli.results import Output, finish
-from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _check_computing(models: "list[AnalyzedModel]", stride: int | None, batch_si
 
 def _open_common_corpus(models: "list[AnalyzedModel]", data: Path | None) -> "Corpus":
     """The corpus in `data`, or the first run's; DataError where its vocabulary is not that of every run."""
-    from megachar.training.checkpoints.vocabularies import carried_card
+    from megachar.runs.checkpoints.vocabularies import carried_card
 
     first, others = models[0], models[1:]
     corpus = open_corpus(first.experiment, carried_card(first.source), data)
@@ -313,7 +313,7 @@ def _identify(corpus: "Corpus", models: "list[AnalyzedModel]") -> dict[str, Any]
 
 def _common_vocabulary(models: "list[AnalyzedModel]") -> "Vocabulary":
     """The vocabulary of the first run; DataError where another's differs."""
-    from megachar.training.checkpoints.vocabularies import load_vocabulary
+    from megachar.runs.checkpoints.vocabularies import load_vocabulary
 
     vocabulary = load_vocabulary(models[0].source)
     _check_same_vocabulary(models[1:], vocabulary)
@@ -321,7 +321,7 @@ def _common_vocabulary(models: "list[AnalyzedModel]") -> "Vocabulary":
 
 
 def _check_same_vocabulary(models: "list[AnalyzedModel]", vocabulary: "Vocabulary") -> None:
-    from megachar.training.checkpoints.vocabularies import load_vocabulary
+    from megachar.runs.checkpoints.vocabularies import load_vocabulary
 
     for model in models:
         if load_vocabulary(model.source).card() != vocabulary.card():

@@ -37,7 +37,7 @@ def sizes(sources: Sources, output: Output = None, picture_format: Format = "png
 def _read(sources: "Sequence[Path]") -> "list[RunRecord]":
     """The runs that some folders stand for; those without a validation are left out, and said to be."""
     from megachar.analysis.sweeps import read_runs
-    from megachar.training.sweep_folder import find_runs, say_not_begun
+    from megachar.runs.sweep_folder import find_runs, say_not_begun
 
     folders = find_runs(sources)
     for sentence in say_not_begun(sources):

@@ -11,21 +11,21 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.base.errors import CheckpointError, ConfigError
+from megachar.base.files import shown
+from megachar.base.tables import print_table
 from megachar.cli.given_model import check_model
 from megachar.cli.lazy import make_group
-from megachar.errors import CheckpointError, ConfigError
 from megachar.families.counting import describe_model
-from megachar.files import shown
-from megachar.tables import print_table
-from megachar.training.checkpoints.format import (
+from megachar.runs.checkpoints.format import (
     TrainingState,
     checkpoint_folders,
     list_checkpoints,
     read_checkpoint,
 )
-from megachar.training.checkpoints.retention import best_of
-from megachar.training.checkpoints.single_file import problem_of, read_card
-from megachar.training.checkpoints.sources import (
+from megachar.runs.checkpoints.retention import best_of
+from megachar.runs.checkpoints.single_file import problem_of, read_card
+from megachar.runs.checkpoints.sources import (
     check_checkpoint,
     check_file,
     find_source,
@@ -33,15 +33,15 @@ from megachar.training.checkpoints.sources import (
     load_settings,
     refuse_step,
 )
-from megachar.training.checkpoints.tensors import (
+from megachar.runs.checkpoints.tensors import (
     OPTIMIZER_PREFIX,
     STREAMS_PREFIX,
     Shapes,
     checkpoint_shapes,
     tensor_shapes,
 )
-from megachar.training.checkpoints.vocabularies import carried_vocabulary
-from megachar.training.run_folder import RunFolder, runs_inside
+from megachar.runs.checkpoints.vocabularies import carried_vocabulary
+from megachar.runs.folder import RunFolder, runs_inside
 
 app = make_group("Inspect, verify, export and import checkpoints.")
 
@@ -135,7 +135,7 @@ def export(
     check_model(source, step)
     checkpoint = find_source(source, step)
 
-    from megachar.training.checkpoints.exporting import export_checkpoint
+    from megachar.runs.checkpoints.exporting import export_checkpoint
 
     export_checkpoint(checkpoint, output, "all" if everything else "inference")
     typer.echo(f"saved {output} ({decimal(output.stat().st_size)}), step {checkpoint.step:,}")
@@ -147,7 +147,7 @@ def import_(
     run: Annotated[Path, typer.Argument(help="Run folder to put it into; made where there is none.")],
 ) -> None:
     """Make a checkpoint of an exported file, from which training resumes."""
-    from megachar.training.checkpoints.exporting import import_file
+    from megachar.runs.checkpoints.exporting import import_file
 
     checkpoint = import_file(file, run)
     typer.echo(f"saved {checkpoint.path}")
@@ -202,7 +202,7 @@ def _folders(source: Path, step: int | None) -> list[Path]:
 
 
 def _problems(path: Path) -> list[str]:
-    from megachar.training.checkpoints.reading import problems_of
+    from megachar.runs.checkpoints.reading import problems_of
 
     try:
         checkpoint = read_checkpoint(path)
@@ -216,7 +216,7 @@ def _problems(path: Path) -> list[str]:
 
 
 def _problems_of_file(file: Path) -> list[str]:
-    from megachar.training.checkpoints.reading import load_model
+    from megachar.runs.checkpoints.reading import load_model
 
     try:
         if problem := problem_of(file):

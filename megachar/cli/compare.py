@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from megachar.bars import format_duration
-from megachar.errors import ConfigError
-from megachar.files import reason, shown
+from megachar.base.bars import format_duration
+from megachar.base.errors import ConfigError
+from megachar.base.files import reason, shown
+from megachar.base.tables import fits, print_table
+from megachar.runs.folder import RunFolder
+from megachar.runs.sweep_folder import find_runs, plan_file
 from megachar.sweeps.results import End, Result, Results, read_results, results_file
-from megachar.tables import fits, print_table
-from megachar.training.run_folder import RunFolder
-from megachar.training.sweep_folder import find_runs, plan_file
 
 
 def compare(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, such as runs/ablation.")]) -> None:

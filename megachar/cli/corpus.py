@@ -10,15 +10,15 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.base.errors import ConfigError
+from megachar.base.tables import print_table
 from megachar.cli.inspection import inspect, print_splits
 from megachar.cli.lazy import make_group
 from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
-from megachar.errors import ConfigError
-from megachar.tables import print_table
 
 if TYPE_CHECKING:
-    from megachar.data.preprocess import SourceFile
+    from megachar.corpora.preparation import SourceFile
     from megachar.data.vocabulary import Vocabulary
 
 DEFAULT_PIECES = 8000
@@ -32,7 +32,7 @@ for command in (prepare, inspect):
 @app.command("list")
 def list_corpora() -> None:
     """List the corpora that `megachar corpus fetch` knows."""
-    from megachar.data.corpora.registry import CORPORA
+    from megachar.corpora.downloads.registry import CORPORA
 
     table = Table(
         "name", "what it is", "licence", "splits", Column("download", no_wrap=True), Column("text", no_wrap=True),
@@ -74,9 +74,9 @@ def fetch(
 
     A download that was cut off is resumed, also by calling this again.
     """
-    from megachar.data.corpora.download import Downloader
-    from megachar.data.corpora.fetch import fetch_corpus
-    from megachar.data.corpora.registry import named_corpus
+    from megachar.corpora.downloads.download import Downloader
+    from megachar.corpora.downloads.fetch import fetch_corpus
+    from megachar.corpora.downloads.registry import named_corpus
 
     corpus = named_corpus(name)
     chosen: VocabularyName = vocabulary or corpus.vocabulary
@@ -118,7 +118,7 @@ def adopt(
     ] = None,
 ) -> None:
     """Make a corpus of datasets that Megatron-LM or GPT-NeoX wrote: checked and linked to, not copied."""
-    from megachar.data.adoption import adopt_datasets
+    from megachar.corpora.adoption import adopt_datasets
     from megachar.data.corpus import SplitName
     from megachar.data.pieces import PieceVocabulary
     from megachar.data.vocabulary import ByteVocabulary
@@ -137,9 +137,9 @@ def adopt(
 
 def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":
     """The vocabulary `name`, learned from the text where it is a learned one."""
+    from megachar.corpora.encoding import Recipe
+    from megachar.corpora.learning import learn_vocabulary
     from megachar.data.characters import CharacterVocabulary
-    from megachar.data.preprocessing.encoding import Recipe
-    from megachar.data.preprocessing.learning import learn_vocabulary
     from megachar.data.vocabulary import ByteVocabulary
 
     if name == "bytes":

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megachar.base.tables import print_table
 from megachar.families.counting import count_parameters, forward_flops_per_character, training_flops_per_character
-from megachar.tables import print_table
-from megachar.training.preflight import load_run
+from megachar.runs.preflight import load_run
 
 
 def count(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.pictures import PictureFormat
 from megachar.cli.evaluation_options import (
     BatchSize,
     ByPosition,
@@ -36,12 +38,10 @@ from megachar.cli.generate import Threads
 from megachar.cli.given_model import check_model
 from megachar.cli.pictures import Format
 from megachar.cli.provenance import Provenance, say_provenance
-from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, StreamSettings
 from megachar.evaluation.windows import WindowPlan
-from megachar.pictures import PictureFormat
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
     from megachar.data.vocabulary_card import VocabularyCard
-    from megachar.training.checkpoints.reading import LoadedModel
+    from megachar.runs.checkpoints.reading import LoadedModel
 
 
 def evaluate(
@@ -78,8 +78,8 @@ def evaluate(
     statistics: Statistics = None,
 ) -> None:
     """Bits per character of a split: every character is scored exactly once, by the last layer's first target."""
-    from megachar.training.checkpoints.sources import load_settings, result_path
-    from megachar.training.checkpoints.vocabularies import carried_card
+    from megachar.runs.checkpoints.sources import load_settings, result_path
+    from megachar.runs.checkpoints.vocabularies import carried_card
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
@@ -103,7 +103,7 @@ def evaluate(
 
     check_model(run, step)
     from megachar.parallel.threads import use_threads
-    from megachar.training.checkpoints.reading import load_model
+    from megachar.runs.checkpoints.reading import load_model
 
     work = Work(load_model(run, step), corpus, split, max_characters)
     use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
@@ -165,7 +165,7 @@ class Work:
 
     def draw_positions(self, static: Evaluation, path: Path, picture_format: PictureFormat) -> None:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
-        from megachar.device import choose_device
+        from megachar.base.device import choose_device
         from megachar.evaluation import positions
         from megachar.evaluation.predictor import make_predictor
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.sections.model import ModelConfig
-from megachar.errors import ConfigError, DataError
 from megachar.evaluation.settings import (
     DEVICES,
     PRECISIONS,

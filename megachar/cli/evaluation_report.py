@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from megachar.base.files import shown
+from megachar.base.tables import print_table
+from megachar.base.units import bits, bits_per_character, word_perplexity
 from megachar.cli.provenance import Provenance
 from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
 from megachar.evaluation.settings import WindowSettings
-from megachar.files import shown
-from megachar.tables import print_table
-from megachar.units import bits, bits_per_character, word_perplexity
 
 if TYPE_CHECKING:
     from megachar.data.corpus import Corpus

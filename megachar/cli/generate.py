@@ -9,10 +9,10 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from megachar.base.errors import ConfigError
 from megachar.cli.evaluation_options import Device
 from megachar.cli.given_model import check_model
 from megachar.cli.given_text import encode_given, read_given
-from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
     SamplingSettings,
@@ -50,8 +50,8 @@ def generate(
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
-    from megachar.training.checkpoints.sources import load_settings
-    from megachar.training.checkpoints.vocabularies import load_vocabulary
+    from megachar.runs.checkpoints.sources import load_settings
+    from megachar.runs.checkpoints.vocabularies import load_vocabulary
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
@@ -67,11 +67,11 @@ def generate(
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
     check_model(run, step)
-    from megachar.device import choose_device
+    from megachar.base.device import choose_device
     from megachar.generation.generator import generate as continue_text
     from megachar.generation.sampling import Sampler
     from megachar.parallel.threads import use_threads
-    from megachar.training.checkpoints.reading import load_model
+    from megachar.runs.checkpoints.reading import load_model
 
     sampler = Sampler(settings, experiment.model.vocabulary_size)
     model = load_model(run, step).model.to(choose_device(device))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from megachar.training.checkpoints.sources import check_source
+from megachar.runs.checkpoints.sources import check_source
 
 
 def check_model(source: Path, step: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megachar.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
+from megachar.base.tables import print_table
 from megachar.launching.hostfile import Host, read_hostfile
 from megachar.launching.network import is_this_machine
 from megachar.launching.plan import Launcher, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
 from megachar.launching.ranks import slurm_hosts
-from megachar.tables import print_table
 
 Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
 LauncherName = Annotated[

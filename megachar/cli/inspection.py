@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.files import json_text
+from megachar.base.pictures import PictureFormat
+from megachar.base.tables import print_table
 from megachar.cli.pictures import Format
 from megachar.cli.stages import Stages, errors_of_the_system
+from megachar.corpora.histogram import draw_histogram
+from megachar.corpora.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split
 from megachar.data.batches import evenly_spaced_starts
-from megachar.data.histogram import draw_histogram
-from megachar.data.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split
-from megachar.errors import ConfigError, DataError
-from megachar.files import json_text
 from megachar.generation.decoding import TerminalDecoder, for_encoding
-from megachar.pictures import PictureFormat
-from megachar.tables import print_table
 
 if TYPE_CHECKING:
     from megachar.data.corpus import CorpusCard

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.base.tables import print_table
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
 from megachar.config.experiment import Experiment
 from megachar.launching.layout import layout_rows
@@ -19,11 +20,10 @@ from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, Launch
 from megachar.launching.preflight import examine
 from megachar.launching.ranks import is_requeued
 from megachar.launching.supervisor import supervise
-from megachar.tables import print_table
+from megachar.runs.folder import run_folder
+from megachar.runs.ownership import OwnClaim
+from megachar.runs.preflight import check_data, check_run_folder, load_run
 from megachar.training.early_stopping import is_finished
-from megachar.training.ownership import OwnClaim
-from megachar.training.preflight import check_data, check_run_folder, load_run
-from megachar.training.run_folder import run_folder
 
 REQUEUED_SECONDS = 120.0
 """How long a requeued job waits for what is left of its start before: Slurm gives that 30 s to end by itself."""

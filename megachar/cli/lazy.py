@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from megachar.base.files import expanded
 from megachar.cli.help import HelpContext
-from megachar.files import expanded
 
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from megachar.pictures import PictureFormat
+from megachar.base.pictures import PictureFormat
 
 Format = Annotated[
     PictureFormat, typer.Option("--format", help="Of the picture; pdf and svg, for print, keep text and lines as such.")

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from megachar.base.errors import DataError
 from megachar.cli.pictures import Format
-from megachar.errors import DataError
-from megachar.training.axes import AxisName
+from megachar.runs.axes import AxisName
 
 Over = Annotated[
     AxisName, typer.Option("--x", help="What losses are drawn over; all but steps need records of this version.")
@@ -20,14 +20,14 @@ def plot(
     picture_format: Format = "png",
 ) -> None:
     """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
-    from megachar.training.run_folder import RunFolder
-    from megachar.training.sweep_folder import find_runs
+    from megachar.runs.folder import RunFolder
+    from megachar.runs.sweep_folder import find_runs
 
     folders = [RunFolder(path) for path in find_runs([run])]
     for folder in folders:
         folder.load_experiment()
-    from megachar.training.plots import plot_run
-    from megachar.training.records import read_records
+    from megachar.runs.plots import plot_run
+    from megachar.runs.records import read_records
 
     for folder in folders:
         if (remark := read_records(folder, ["train", "validation"]).remark(folder)) is not None:

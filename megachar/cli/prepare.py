@@ -14,11 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megachar.base.errors import ConfigError
+from megachar.base.files import shown
+from megachar.base.tables import print_table
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
-from megachar.data.characters import CharacterVocabulary
-from megachar.data.corpus import Corpus, SplitName
-from megachar.data.pieces import ModelType, PieceVocabulary
-from megachar.data.preprocess import (
+from megachar.corpora.encoding import Documents, Recipe
+from megachar.corpora.folders import Identity, identity
+from megachar.corpora.inputs import STANDARD_INPUT, Input, find_inputs
+from megachar.corpora.learning import learn_vocabulary
+from megachar.corpora.plan import total_bytes
+from megachar.corpora.preparation import (
     DEFAULT_SPLIT,
     SourceFile,
     check_output,
@@ -26,16 +31,11 @@ from megachar.data.preprocess import (
     one_file_per_split,
     prepare_corpus,
 )
-from megachar.data.preprocessing.encoding import Documents, Recipe
-from megachar.data.preprocessing.folders import Identity, identity
-from megachar.data.preprocessing.inputs import STANDARD_INPUT, Input, find_inputs
-from megachar.data.preprocessing.learning import learn_vocabulary
-from megachar.data.preprocessing.plan import total_bytes
-from megachar.data.preprocessing.workers import mpi_ranks
+from megachar.corpora.workers import mpi_ranks
+from megachar.data.characters import CharacterVocabulary
+from megachar.data.corpus import Corpus, SplitName
+from megachar.data.pieces import ModelType, PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from megachar.errors import ConfigError
-from megachar.files import shown
-from megachar.tables import print_table
 
 VocabularyName = Literal["bytes", "used-bytes", "text8", "characters", "sentencepiece"]
 WHAT_A_TOKEN_IS = (

@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from megachar.base.tables import print_table
 from megachar.config.loading import PRESETS, load_experiment, preset_names
 from megachar.families.counting import count_parameters
 from megachar.sweeps.sweep import SWEEPS, sweep_names
-from megachar.tables import print_table
 
 
 def presets() -> None:

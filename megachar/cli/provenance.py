@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from megachar.errors import MegacharError
-from megachar.files import shown
+from megachar.base.errors import MegacharError
+from megachar.base.files import shown
 
 if TYPE_CHECKING:
     from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
-    from megachar.training.checkpoints.format import DataRecord
+    from megachar.runs.checkpoints.format import DataRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Provenance:
     @staticmethod
     def of(corpus: "Corpus", experiment: "Experiment", source: Path, step: int | None = None) -> "Provenance":
         """Of a corpus that the experiment's model at `source` is to predict; CheckpointError where it is damaged."""
-        from megachar.training.checkpoints.vocabularies import carried_data
+        from megachar.runs.checkpoints.vocabularies import carried_data
 
         trained_on = carried_data(source, step)
         return Provenance(corpus, trained_on, _is_training_corpus(corpus, experiment, trained_on))

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megachar.base.errors import CheckpointError, MegacharError
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import check_device
 from megachar.cli.plot import Over
 from megachar.cli.provenance import Provenance, say_provenance
-from megachar.errors import CheckpointError, MegacharError
 
 if TYPE_CHECKING:
     from megachar.config.experiment import Experiment
@@ -39,9 +39,9 @@ def report(
     from megachar.analysis.result import label_sources
     from megachar.report.output import check_output, write_page
     from megachar.report.text_settings import TextSettings
-    from megachar.training.axes import AXES, without
-    from megachar.training.run_folder import RunFolder
-    from megachar.training.sweep_folder import find_runs, say_not_begun
+    from megachar.runs.axes import AXES, without
+    from megachar.runs.folder import RunFolder
+    from megachar.runs.sweep_folder import find_runs, say_not_begun
 
     # All that can be wrong is found before torch is imported, which takes seconds.
     settings = TextSettings(split, text_start, text_characters, characters, seed, device)
@@ -79,7 +79,7 @@ def _find_corpora(
     runs: "list[tuple[str, Path, Experiment]]", data: Path | None, settings: "TextSettings", notes: list[str]
 ) -> dict[str, "Corpus"]:
     """The corpus of each run, by label. One that is not here is noted, unless it was asked for."""
-    from megachar.training.checkpoints.vocabularies import carried_card
+    from megachar.runs.checkpoints.vocabularies import carried_card
 
     found: dict[str, Corpus] = {}
     for label, run, experiment in runs if settings.needs_models else ():

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.analysis.result import Analysis, Cell
-from megachar.pictures import PictureFormat
-from megachar.tables import print_table
+from megachar.base.pictures import PictureFormat
+from megachar.base.tables import print_table
 
 Output = Annotated[
     Path | None, typer.Option(help="Folder for the results; default: the folder analyses in that of the first run.")

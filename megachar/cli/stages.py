@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Task
 
-from megachar.bars import fitted_progress
-from megachar.errors import DataError
+from megachar.base.bars import fitted_progress
+from megachar.base.errors import DataError
 
 SECONDS_BETWEEN_LINES = 30.0
 

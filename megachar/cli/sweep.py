@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from megachar.base.files import describe
+from megachar.base.tables import print_table
 from megachar.cli.compare import show_results
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
 from megachar.cli.launch import Processes, claim_plan, ready, usable_hosts
 from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.families.counting import count_parameters
-from megachar.files import describe
 from megachar.launching.supervisor import Supervisor
+from megachar.runs.preflight import check_data
+from megachar.runs.sweep_folder import record_plan
 from megachar.sweeps.progress import State, progress_of
 from megachar.sweeps.results import read_results
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
-from megachar.tables import print_table
-from megachar.training.preflight import check_data
-from megachar.training.sweep_folder import record_plan
 
 
 def sweep(

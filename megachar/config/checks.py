@@ -1,10 +1,10 @@
 """Settings that are valid alone but do not fit each other. All found before any process starts."""
 
+from megachar.base.errors import ConfigError
 from megachar.config.deepspeed import EngineConfig, load_engine_config
 from megachar.config.experiment import Experiment
 from megachar.config.sections.data import DataConfig
 from megachar.config.sections.section import MAX_RANKS
-from megachar.errors import ConfigError
 
 
 def check_experiment(experiment: Experiment) -> None:

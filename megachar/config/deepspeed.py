@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from megachar.base.errors import ConfigError
+from megachar.base.resources import resource_folder
 from megachar.config.engine import EngineSettings
 from megachar.config.experiment import DeepSpeedFile, Experiment
-from megachar.errors import ConfigError
-from megachar.resources import resource_folder
 
 DS_CONFIGS = resource_folder("ds_configs")
 

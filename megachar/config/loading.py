@@ -9,13 +9,13 @@ from typing import Any, Final, NamedTuple, get_args
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ValidationError
 
+from megachar.base.errors import ConfigError
+from megachar.base.files import atomic_write, read_regular
 from megachar.config.checks import check_experiment
 from megachar.config.experiment import FAMILIES, OPTIMIZERS, Experiment
 from megachar.config.paths import absolute
 from megachar.config.sections.kinds import Kinds
 from megachar.config.text import IsText, escape_interpolations, is_text_setting, parse_override, parse_yaml
-from megachar.errors import ConfigError
-from megachar.files import atomic_write, read_regular
 
 _MOST_BYTES: Final = 1 << 24
 PRESETS = Path(__file__).parent / "presets"

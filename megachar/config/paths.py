@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from megachar.base.errors import ConfigError
+from megachar.base.files import describe, expanded, is_utf8, shown
 from megachar.config.experiment import DeepSpeedFile, Experiment
-from megachar.errors import ConfigError
-from megachar.files import describe, expanded, is_utf8, shown
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:

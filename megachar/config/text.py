@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
+from megachar.base.errors import ConfigError
 from megachar.config.experiment import Experiment
 from megachar.config.sections.kinds import Kinds
-from megachar.errors import ConfigError
 
 IsText = Callable[[tuple[str, ...]], bool]
 """Whether the value at this path of keys is text; the places of a list are not part of the path."""

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.sections.data import DataConfig
 from megachar.data.corpus import Corpus, SplitName
 from megachar.data.sampler import Int64, UInt64
 from megachar.data.vocabulary import Vocabulary
-from megachar.errors import ConfigError, DataError
 
 MAX_PERIOD = 1 << 16
 

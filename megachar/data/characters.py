@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.errors import DataError
 from megachar.data.vocabulary import Cut, EncodingError, Int64, Unit, checked_tokens, token_dtype
-from megachar.errors import DataError
 
 TEXT8_SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
 NUM_CODE_POINTS = 0x110000

@@ -9,13 +9,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megachar.base.errors import DataError
+from megachar.base.files import read_regular
+from megachar.base.strict_json import parse
 from megachar.data.indexed_dataset import IndexedDataset, idx_path
 from megachar.data.pieces import MOST_MODEL_BYTES
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
-from megachar.errors import DataError
-from megachar.files import read_regular
-from megachar.strict_json import parse
 
 CARD_NAME = "dataset.json"
 FORMAT_VERSION: Final = 1
@@ -40,7 +40,7 @@ class SourceCard(_Section):
 
 
 class SplitCard(_Section):
-    """The sizes of one split. Words serve word perplexity (`megachar.units.word_perplexity`)."""
+    """The sizes of one split. Words serve word perplexity (`megachar.base.units.word_perplexity`)."""
 
     num_tokens: int = Field(gt=0)
     num_documents: int = Field(gt=0)

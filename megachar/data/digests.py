@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megachar.errors import DataError
+from megachar.base.errors import DataError
 
 # Large, since this may be a thread that has to wait for its turn after each.
 BUFFER_BYTES = 8 << 20

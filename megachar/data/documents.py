@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from megachar.base.errors import DataError
 from megachar.data.batches import evenly_spaced_starts
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import Int64, UInt64, check_seed_and_order, epoch_positions, make_key, random_positions
-from megachar.errors import DataError
 
 # Positions drawn again cost time: with this share of long documents, 100 draws a window on average.
 MIN_SHARE_OF_LONG_DOCUMENTS = 0.01

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.errors import DataError
+from megachar.base.files import fsync_path
 from megachar.data.watch import FileWatch
-from megachar.errors import DataError
-from megachar.files import fsync_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

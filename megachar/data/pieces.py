@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.errors import DataError
 from megachar.data.characters import PlacedText, invalid_utf8
 from megachar.data.vocabulary import Cut, Int64, Unit, checked_tokens, token_dtype
-from megachar.errors import DataError
 
 MODEL_NAME = "vocabulary.model"
 MOST_MODEL_BYTES: Final = 1 << 28

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from megachar.base.errors import DataError
 from megachar.config.sections.data import DataConfig
 from megachar.data.batches import evenly_spaced_starts, gather_windows, inputs_and_targets
 from megachar.data.blend import Blend
@@ -14,7 +15,6 @@ from megachar.data.corpus import Corpus, SplitName
 from megachar.data.documents import DocumentSampler
 from megachar.data.sampler import Int64, UInt64, WindowSampler, make_key
 from megachar.data.streams import Streams
-from megachar.errors import DataError
 
 
 class Sampler(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from megachar.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError, DataError
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: multiples of it are spread evenly and never repeat

@@ -7,8 +7,8 @@ anew. Resuming needs only the step, and any number of data ranks reads the same 
 
 import numpy as np
 
+from megachar.base.errors import DataError
 from megachar.data.sampler import Int64, UInt64
-from megachar.errors import DataError
 
 
 class Streams:

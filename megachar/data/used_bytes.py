@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.errors import DataError
 from megachar.data.characters import PlacedText
 from megachar.data.vocabulary import Cut, EncodingError, Int64, Unit, checked_tokens
-from megachar.errors import DataError
 
 NUM_VALUES = 256
 

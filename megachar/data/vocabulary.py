@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from megachar.errors import DataError
+from megachar.base.errors import DataError
 
 Int64 = npt.NDArray[np.int64]
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from megachar.base.errors import DataError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import MODEL_NAME, PieceVocabulary
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Unit, Vocabulary
-from megachar.errors import DataError
 
 
 class VocabularyCard(BaseModel):

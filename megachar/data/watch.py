@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from megachar.errors import DataError
+from megachar.base.errors import DataError
 
 
 class FileWatch:

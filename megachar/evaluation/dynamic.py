@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from megachar.errors import CheckpointError, ConfigError
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.segments import Carry, Reading
 from megachar.evaluation.settings import DynamicSettings

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megachar.device import choose_device
-from megachar.errors import CheckpointError
+from megachar.base.device import choose_device
+from megachar.base.errors import CheckpointError
 from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynamic_nats
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation

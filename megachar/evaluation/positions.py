@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.pictures import SERIES, PictureFormat, save, style
+from megachar.base.units import NATS_PER_BIT
 from megachar.evaluation.result import replace_file
 from megachar.evaluation.windows import WindowPlan
-from megachar.pictures import SERIES, PictureFormat, save, style
-from megachar.units import NATS_PER_BIT
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.scoring import Scorer, make_scorer
 from megachar.evaluation.windows import (

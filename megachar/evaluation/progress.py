@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from megachar.bars import fitted_progress
+from megachar.base.bars import fitted_progress
 
 SECONDS_BETWEEN_LINES = 30.0
 

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megachar.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.files import atomic_write, json_text, read_regular
+from megachar.base.strict_json import parse_object
+from megachar.base.units import bits_per_character
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
-from megachar.files import atomic_write, json_text, read_regular
-from megachar.strict_json import parse_object
-from megachar.units import bits_per_character
 
 MOST_BYTES: Final = 1 << 26
 """Of a result that is read."""

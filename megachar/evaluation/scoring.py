@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.evaluation.windows import Window
 from megachar.families.model import Model
 

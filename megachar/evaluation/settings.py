@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.evaluation.windows import STREAMS, WARM_UP, check_streams, check_stride
 
 Rule = Literal["sgd", "rms"]

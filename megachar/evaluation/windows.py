@@ -9,7 +9,7 @@ With s = 1 that is the protocol of Al-Rfou et al. (2019): each character from th
 
 from dataclasses import dataclass
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 
 STREAMS, WARM_UP = 32, 1000
 """Of a recurrent model by default: streams side by side, and characters that a stream reads before it is scored."""

@@ -18,8 +18,8 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load, save
 
+from megachar.base.errors import ConfigError, PlatformError
 from megachar.config.sections.model import ModelConfig
-from megachar.errors import ConfigError, PlatformError
 from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from megachar.errors import CheckpointError
+from megachar.base.errors import CheckpointError
 from megachar.generation.settings import SamplingSettings, fresh_seed
 
 

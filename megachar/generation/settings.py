@@ -4,7 +4,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 
 MAX_SEED = 2**63 - 1
 

@@ -8,13 +8,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from megachar.exit_codes import ExitCode
+from megachar.base.exit_codes import ExitCode
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
-from megachar.training.checkpoints.format import checkpoint_folders, step_of
+from megachar.runs.checkpoints.format import checkpoint_folders, step_of
+from megachar.runs.folder import run_folder
 from megachar.training.early_stopping import is_finished
-from megachar.training.run_folder import run_folder
 from megachar.training.watching import HUB_VARIABLE
 from megachar.watch.address import HubAddress
 from megachar.watch.failure import Failure

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching.plan import LaunchPlan
 from megachar.watch.secret import SEEN_SECONDS, Secret
 from megachar.watch.wire import (

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 
 LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*(#.*)?")
 THIS_MACHINE = "localhost"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from megachar.config.experiment import Experiment
 from megachar.launching.plan import LaunchPlan
-from megachar.topology import stage_blocks
+from megachar.parallel.topology import stage_blocks
 
 
 @dataclass(frozen=True)

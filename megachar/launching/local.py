@@ -19,15 +19,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from megachar.bars import waiting
+from megachar.base.bars import waiting
+from megachar.base.errors import MegacharError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import load_experiment
-from megachar.errors import MegacharError
-from megachar.exit_codes import ExitCode
 from megachar.launching.gpus import count_gpus
 from megachar.launching.output import led_aside
+from megachar.runs.folder import RunFolder
 from megachar.training.garbage import no_collection
-from megachar.training.run_folder import RunFolder
 
 LEAVE_SECONDS = 30.0
 """The ranks that are left are killed as long after the first failure; the watch over them needs a few seconds."""
@@ -98,7 +98,7 @@ def make_ready(device: str, experiment: Path | None) -> bool:
 def is_cpu(device: str) -> bool:
     """Whether the ranks will compute on CPUs. torch is asked only where no GPU is listed, so that it touches none."""
     if device == "auto" and count_gpus() == 0:
-        from megachar.device import choose_device
+        from megachar.base.device import choose_device
 
         return choose_device(device).type == "cpu"
     return device == "cpu"

@@ -5,7 +5,7 @@ import socket
 
 import psutil
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 
 
 def resolve(name: str) -> str:

@@ -17,9 +17,9 @@ from queue import SimpleQueue
 
 from rich.console import Console
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
+from megachar.runs.folder import RunFolder
 from megachar.training.display import Terminal
-from megachar.training.run_folder import RunFolder
 
 FIRST_ERROR = "first-error"
 

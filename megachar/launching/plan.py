@@ -10,15 +10,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, get_args
 
+from megachar.base.errors import PlatformError
+from megachar.base.files import atomic_write, json_text
+from megachar.base.resources import resource_folder
 from megachar.config.checks import check_experiment
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.errors import PlatformError
-from megachar.files import atomic_write, json_text
 from megachar.launching.hostfile import THIS_MACHINE, Host, render_hostfile
-from megachar.resources import resource_folder
-from megachar.topology import Coordinates, Topology
-from megachar.training.run_folder import RunFolder, run_folder
+from megachar.parallel.topology import Coordinates, Topology
+from megachar.runs.folder import RunFolder, run_folder
 
 SCRIPTS = resource_folder("launcher")
 TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("train.py", "selftest.py", "slurm.sh"))

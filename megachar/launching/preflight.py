@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching.calls import Call, call, settings_of, take_calls
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
 from megachar.launching.hostfile import Host

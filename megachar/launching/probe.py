@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import megachar
+from megachar.base.errors import ConfigError, MegacharError, PlatformError
+from megachar.base.resources import resource_folder
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import parse_experiment
-from megachar.errors import ConfigError, MegacharError, PlatformError
 from megachar.launching.gpus import count_gpus
 from megachar.launching.network import interface_addresses, interface_to, resolve
-from megachar.resources import resource_folder
-from megachar.training.preflight import check_data
+from megachar.runs.preflight import check_data
 
 MARK = "megachar-probe "
 """Begins every line of a probe, among whatever a shell's start-up files print."""

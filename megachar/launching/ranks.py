@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port, interface_addresses, interface_to, is_loopback, resolve
 from megachar.launching.plan import DEFAULT_PORT

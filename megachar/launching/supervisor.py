@@ -9,11 +9,11 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from megachar.errors import PlatformError
-from megachar.exit_codes import ExitCode
+from megachar.base.errors import PlatformError
+from megachar.base.exit_codes import ExitCode
 from megachar.launching.attempt import Attempt
 from megachar.launching.plan import LaunchPlan
-from megachar.training.ownership import OwnClaim
+from megachar.runs.ownership import OwnClaim
 from megachar.watch.failure import Failure
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

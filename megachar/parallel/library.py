@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.base.errors import ConfigError, PlatformError
 
 SUPPORTED = ((0, 19, 8), (0, 20, 0))
 MARKED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")

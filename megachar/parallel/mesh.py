@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from megachar.errors import ConfigError, MegacharError, PlatformError
+from megachar.base.errors import ConfigError, MegacharError, PlatformError
 from megachar.parallel.library import load_deepspeed
 from megachar.parallel.messages import error_as_json, error_from_json, gather
 from megachar.parallel.store import stay_on_loopback
-from megachar.topology import Coordinates, Topology
+from megachar.parallel.topology import Coordinates, Topology
 
 _PAIR = TypeAdapter(tuple[str, str])
 _ERROR: TypeAdapter[tuple[str, str] | None] = TypeAdapter(tuple[str, str] | None)

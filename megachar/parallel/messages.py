@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
 
-from megachar import errors
-from megachar.errors import MegacharError, PlatformError
+from megachar.base import errors
+from megachar.base.errors import MegacharError, PlatformError
 
 MAX_MESSAGE_BYTES = 64 << 20
 """The longest are the records of a checkpoint's files, some 150 bytes each."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.base.errors import ConfigError, PlatformError
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import gather
 from megachar.watch.secret import Secret

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from megachar.pictures import SERIES, SERIES_ON_BLACK, series, style
+from megachar.base.pictures import SERIES, SERIES_ON_BLACK, series, style
 
 INK: Final = "#00fe01"
 """The page's own colour of text."""

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from megachar.analysis.result import FOLDER, SavedAnalysis, label_sources, read_analysis
+from megachar.base.errors import MegacharError
+from megachar.base.files import read_regular
+from megachar.base.strict_json import parse_object
 from megachar.config.experiment import Experiment
-from megachar.errors import MegacharError
 from megachar.evaluation.result import MOST_BYTES, read_evaluation
 from megachar.families.counting import count_parameters, describe_model
-from megachar.files import read_regular
 from megachar.report.setting_rows import Settings, flatten, flatten_json
-from megachar.strict_json import parse_object
-from megachar.training.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
-from megachar.training.records import Record, read_records, validation_order
-from megachar.training.run_folder import RunFolder, starts_of
+from megachar.runs.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
+from megachar.runs.folder import RunFolder, starts_of
+from megachar.runs.records import Record, read_records, validation_order
 
 KINDS: Final = ("train", "validation", "guard")
 """Of records."""

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from megachar.base.pictures import depths
 from megachar.losses.auxiliary import silent_from
-from megachar.pictures import depths
 from megachar.report.charts import INK, Chart, Curve, series_style, thin
 from megachar.report.contents import Record, RunContents
-from megachar.training.axes import STEPS, Axis
+from megachar.runs.axes import STEPS, Axis
 
 _MOST_POINTS: Final = 500  # of a curve
 _MOST_LAYER_POINTS: Final = 120

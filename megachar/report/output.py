@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.evaluation.result import replace_file
 
 GENERATOR: Final = '<meta name="generator" content="megachar '

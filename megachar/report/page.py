@@ -11,7 +11,7 @@ from jinja2 import BaseLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from megachar.analysis.result import SavedAnalysis, read_picture
-from megachar.pictures import series
+from megachar.base.pictures import series
 from megachar.report.charts import Chart, palette
 from megachar.report.contents import Record, RunContents
 from megachar.report.curves import layer_charts, run_charts, unit_of
@@ -19,7 +19,7 @@ from megachar.report.setting_rows import ABSENT, chosen, differing, rows
 from megachar.report.text import safe
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import LEVELS, ModelTexts
-from megachar.training.axes import STEPS, Axis
+from megachar.runs.axes import STEPS, Axis
 
 Head = dict[str, Any]
 """A run as the overview shows it; other sections take its name and colour from there."""

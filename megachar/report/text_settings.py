@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from megachar.base.errors import ConfigError
 from megachar.data.corpus import Corpus
-from megachar.errors import ConfigError
 from megachar.generation.settings import SamplingSettings
 
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base.device import choose_device
+from megachar.base.units import bits
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
-from megachar.device import choose_device
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import WARM_UP
 from megachar.generation.generator import generate
@@ -19,8 +20,7 @@ from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
 from megachar.report.text import Piece, pieces, safe
 from megachar.report.text_settings import TextSettings
-from megachar.training.checkpoints.reading import load_model
-from megachar.units import bits
+from megachar.runs.checkpoints.reading import load_model
 
 LEVELS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Bits at which the next colour begins."""

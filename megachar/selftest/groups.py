@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from megachar.parallel.mesh import Mesh
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 
 ALL, STAGES, TENSOR, DATA, MODEL_GROUP = "all ranks", "stages", "tensor group", "data group", "model group"
 

@@ -27,8 +27,8 @@ from megachar.parallel.mesh import Mesh
 from megachar.parallel.stage import MicroBatch
 from megachar.parallel.state import EngineState
 from megachar.parallel.tensor import cut
+from megachar.parallel.topology import Topology
 from megachar.selftest.findings import Findings, Problem
-from megachar.topology import Topology
 from megachar.training.optimizer import build_optimizer
 
 STEPS = 4

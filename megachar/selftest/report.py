@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megachar.base.tables import print_table
+from megachar.parallel.topology import Topology
 from megachar.selftest.collectives import COLLECTIVES, SEND
 from megachar.selftest.findings import (
     SPEED,
@@ -23,8 +25,6 @@ from megachar.selftest.findings import (
 from megachar.selftest.groups import ALL, DATA, MODEL_GROUP, STAGES, TENSOR
 from megachar.selftest.parity import CHECKS, drop_consequences
 from megachar.selftest.roll_call import FAILED, IN, RollCall, Standstill
-from megachar.tables import print_table
-from megachar.topology import Topology
 
 START, MODEL = "start", "model"
 MOST_ROWS = 64

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.parallel.store import stay_on_loopback
 
 POLL_SECONDS = 0.1

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from rich.console import Console
 
+from megachar.base.device import choose_device
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import Experiment
-from megachar.device import choose_device
 from megachar.parallel.mesh import Mesh, check_agreement, start
 from megachar.parallel.proof import prove_membership
+from megachar.parallel.topology import Topology
+from megachar.runs.folder import run_folder
 from megachar.selftest.collectives import COLLECTIVES, SEND, check_neighbours
 from megachar.selftest.findings import SPEED, Findings, Problem
 from megachar.selftest.groups import ALL, DATA, STAGES, TENSOR, kinds, neighbours, own_group
@@ -20,8 +22,6 @@ from megachar.selftest.parity import check_parity, shrink
 from megachar.selftest.report import MODEL, START, Phase, Reporter
 from megachar.selftest.roll_call import RollCall
 from megachar.selftest.speed import measure_all_reduce, measure_stages
-from megachar.topology import Topology
-from megachar.training.run_folder import run_folder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from megachar.base.errors import ConfigError
 from megachar.config.differences import differences
 from megachar.config.experiment import Experiment
 from megachar.config.paths import with_absolute_paths
 from megachar.config.sections.section import Role
 from megachar.data.vocabulary import Unit
-from megachar.errors import ConfigError
-from megachar.training.checkpoints.format import list_checkpoints
+from megachar.runs.checkpoints.format import list_checkpoints
+from megachar.runs.folder import run_folder
 from megachar.training.early_stopping import is_finished
-from megachar.training.run_folder import run_folder
 
 
 class State(str, Enum):

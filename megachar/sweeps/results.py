@@ -10,16 +10,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from megachar.base.errors import MegacharError
+from megachar.base.files import atomic_write, shown
 from megachar.config.differences import settings_but, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
-from megachar.errors import MegacharError
-from megachar.files import atomic_write, shown
+from megachar.runs.folder import RunFolder, runs_inside
+from megachar.runs.outcome import Outcome, read_outcome
+from megachar.runs.ownership import SILENT_SECONDS, read_owner
+from megachar.runs.sweep_folder import read_plan
 from megachar.training.early_stopping import is_finished
-from megachar.training.outcome import Outcome, read_outcome
-from megachar.training.ownership import SILENT_SECONDS, read_owner
-from megachar.training.run_folder import RunFolder, runs_inside
-from megachar.training.sweep_folder import read_plan
 from megachar.watch.rank import machine_name
 
 

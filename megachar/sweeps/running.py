@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megachar.errors import MegacharError
-from megachar.exit_codes import ExitCode
+from megachar.base.errors import MegacharError
+from megachar.base.exit_codes import ExitCode
+from megachar.runs.folder import run_folder
 from megachar.sweeps.progress import Progress, State, progress_of
 from megachar.sweeps.sweep import SweepRun
-from megachar.training.run_folder import run_folder
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from megachar.base.errors import ConfigError
 from megachar.config.differences import differences, flatten, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.loading import find_yaml, read_yaml
 from megachar.config.sections.section import Role, Section
 from megachar.config.text import is_text_setting
 from megachar.data.corpus import Corpus
-from megachar.errors import ConfigError
-from megachar.training.preflight import load_run
-from megachar.training.sweep_folder import RunName
+from megachar.runs.preflight import load_run
+from megachar.runs.sweep_folder import RunName
 
 SWEEPS = Path(__file__).parent / "presets"
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import TaskID
 
-from megachar.bars import fitted_progress, format_duration, share_done, time_left
+from megachar.base.bars import fitted_progress, format_duration, share_done, time_left
 from megachar.data.vocabulary import Unit
 
 

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from megachar.config.experiment import Experiment
-from megachar.training.checkpoints.format import list_checkpoints
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.format import list_checkpoints
+from megachar.runs.folder import RunFolder
 
 
 class EarlyStopping:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from megachar.base.errors import DivergenceError
 from megachar.config.sections.training import GuardConfig
-from megachar.errors import DivergenceError
 from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.step_guard import StepFigures
 

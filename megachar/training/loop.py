@@ -5,35 +5,35 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from megachar.bars import waiting
+from megachar.base.bars import waiting
+from megachar.base.device import choose_device
+from megachar.base.errors import Preempted
+from megachar.base.files import json_text
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
-from megachar.device import choose_device
-from megachar.errors import Preempted
 from megachar.families.counting import describe_model
-from megachar.files import json_text
 from megachar.losses.auxiliary import layer_weights
 from megachar.optimizers.schedules import learning_rate
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import Mesh, any_rank, check_agreement, start
 from megachar.parallel.proof import prove_membership
 from megachar.parallel.state import EngineState
-from megachar.topology import Topology
-from megachar.training.checkpoints.format import DataRecord
-from megachar.training.checkpoints.reading import restore_checkpoint
-from megachar.training.checkpoints.resuming import Resumption, newest_whole, resume_run
-from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.parallel.topology import Topology
+from megachar.runs.checkpoints.format import DataRecord
+from megachar.runs.checkpoints.reading import restore_checkpoint
+from megachar.runs.checkpoints.resuming import Resumption, newest_whole, resume_run
+from megachar.runs.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.runs.folder import run_folder
+from megachar.runs.ownership import Claim
+from megachar.runs.preflight import check_data, check_steps
 from megachar.training.display import Terminal
 from megachar.training.early_stopping import EarlyStopping
 from megachar.training.garbage import no_collection
 from megachar.training.guard import BadStep, Guard
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from megachar.training.optimizer import build_optimizer, describe_kernels
-from megachar.training.ownership import Claim
-from megachar.training.preflight import check_data, check_steps
 from megachar.training.progress import Progress
-from megachar.training.run_folder import run_folder
 from megachar.training.run_log import RunLog
 from megachar.training.speed import SpeedMeter
 from megachar.training.watching import connect_watch

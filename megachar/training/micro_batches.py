@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import torch
 
+from megachar.base.errors import DataError
 from megachar.config.experiment import Experiment
 from megachar.data.blend import Blend
 from megachar.data.reader import WindowReader
 from megachar.data.sampler import Int64, UInt64
-from megachar.errors import DataError
 from megachar.parallel.mesh import Mesh, fail_together
 from megachar.parallel.stage import MicroBatch
 

@@ -5,23 +5,23 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from megachar.base.errors import ConfigError, MegacharError
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Unit
-from megachar.errors import ConfigError, MegacharError
 from megachar.parallel.engine import LossSums
 from megachar.parallel.mesh import Mesh, fail_together
-from megachar.training.checkpoints.resuming import Damage
-from megachar.training.checkpoints.saving import SavedCheckpoint
+from megachar.runs.checkpoints.resuming import Damage
+from megachar.runs.checkpoints.saving import SavedCheckpoint
+from megachar.runs.folder import run_folder
+from megachar.runs.metrics import MetricsWriter, layer_bits
+from megachar.runs.ownership import Claim
+from megachar.runs.plots import plot_run
+from megachar.runs.summary import Ending, summarize
+from megachar.runs.versions import describe_versions, record_versions
 from megachar.training.display import Display, Report, Terminal
 from megachar.training.guard import BadStep
 from megachar.training.hardware import peak_memory_of_all_ranks
-from megachar.training.metrics import MetricsWriter, layer_bits
-from megachar.training.ownership import Claim
-from megachar.training.plots import plot_run
-from megachar.training.run_folder import run_folder
-from megachar.training.summary import Ending, summarize
-from megachar.training.versions import describe_versions, record_versions
 
 
 class RunLog:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from megachar.config.experiment import Experiment
-from megachar.training.run_folder import run_folder
+from megachar.runs.folder import run_folder
 from megachar.watch.address import HubAddress
 from megachar.watch.rank import Output, RankWatch
 from megachar.watch.secret import Secret

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 
 TRIES = 20
 """For a port that is free at all addresses."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from megachar.errors import MegacharError
-from megachar.exit_codes import ExitCode
-from megachar.files import atomic_write, json_text
+from megachar.base.errors import MegacharError
+from megachar.base.exit_codes import ExitCode
+from megachar.base.files import atomic_write, json_text
 
 KEPT_CHARACTERS = 20_000
 """Of an error, and of either end of its traceback: a record has to fit into a message."""

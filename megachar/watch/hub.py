@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.exit_codes import ExitCode
 from megachar.watch.address import listen
 from megachar.watch.failure import Failure
 from megachar.watch.secret import Secret

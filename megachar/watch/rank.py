@@ -16,9 +16,9 @@ from typing import NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from megachar.base.errors import PlatformError, Preempted
+from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.errors import PlatformError, Preempted
-from megachar.exit_codes import ExitCode
 from megachar.watch import launchers
 from megachar.watch.address import HubAddress, addresses_of_ranks
 from megachar.watch.failure import Failure, communicates, failure_of, place_of

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.base.errors import ConfigError, PlatformError
 
 SEEN_SECONDS = 5.0
 """After which a shared disk has to show on one host what was written on another."""

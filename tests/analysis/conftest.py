@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from megachar.config.loading import parse_experiment, save_experiment
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints.format import identity
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.format import identity
+from megachar.runs.folder import RunFolder
 from tests.torch_fixtures import one_thread, rng, seed
 from tests.training.checkpoints_by_hand import write_checkpoint
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from megachar.analysis.models import find_models
 from megachar.analysis.result import FOLDER, SavedAnalysis, read_analysis
+from megachar.base.errors import CheckpointError, ConfigError, DataError, MegacharError
 from megachar.cli import app
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
-from megachar.errors import CheckpointError, ConfigError, DataError, MegacharError
 from megachar.families.recurrent.model import RecurrentModel
-from megachar.training.checkpoints.reading import load_model
+from megachar.runs.checkpoints.reading import load_model
 from tests.analysis.conftest import TEXT, MakeCorpus, MakeRun
 
 SENTENCE = ["--text", TEXT[:82].decode()]
@@ -241,7 +241,7 @@ def test_a_model_that_diverged(make_run: MakeRun, make_corpus: MakeCorpus, monke
     run = make_run("small", make_corpus())
     loaded = load_model(run)
     loaded.model.get_parameter("head.norm.weight").data.fill_(float("nan"))
-    monkeypatch.setattr("megachar.training.checkpoints.reading.load_model", lambda *_: loaded)
+    monkeypatch.setattr("megachar.runs.checkpoints.reading.load_model", lambda *_: loaded)
     commands: list[list[Any]] = [
         ["seed-text", run, *SENTENCE],
         ["context", run, "--lengths", "4", "--max-characters", 40],
@@ -268,7 +268,7 @@ def test_errors_come_before_torch(make_run: MakeRun, make_corpus: MakeCorpus) ->
     code = f"""
 import sys
 from megachar.cli import app
-from megachar.errors import MegacharError
+from megachar.base.errors import MegacharError
 for arguments in (["context", {str(run)!r}], ["seed-text", {str(run)!r}], ["layers", {str(run)!r}, "--records", "x"]):
     try:
         app(["analyze", *arguments])

@@ -9,9 +9,9 @@ import torch
 
 from megachar.analysis.completions import Completion, analyze_completions, check_words, completions
 from megachar.analysis.result import Subject, read_analysis
+from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError
 from megachar.evaluation.predictor import make_predictor
 from megachar.families.transformer.model import Transformer
 from megachar.families.transformer.settings import TransformerConfig

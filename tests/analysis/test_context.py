@@ -8,7 +8,7 @@ import pytest
 
 from megachar.analysis.context import UNBOUNDED, analyze_context, check_lengths, losses_by_context
 from megachar.analysis.result import Subject, read_analysis
-from megachar.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError, DataError
 from tests.analysis.toys import Fading
 from tests.training.test_plots import check_picture
 

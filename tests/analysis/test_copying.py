@@ -7,9 +7,9 @@ import pytest
 
 from megachar.analysis.copying import Occurrence, analyze_copying, occurrences, swap_name
 from megachar.analysis.result import Subject, read_analysis
+from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError
 from tests.analysis.toys import Bigram, random_table
 from tests.training.test_plots import check_picture
 

@@ -7,12 +7,12 @@ import pytest
 
 from megachar.analysis.layers import analyze_layers, check_layers
 from megachar.analysis.result import read_analysis
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.errors import ConfigError, DataError
-from megachar.training.plots import draw_layers
-from megachar.training.records import read_records
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.plots import draw_layers
+from megachar.runs.records import read_records
 from tests.training.test_plots import check_picture, layers_at, write_run
 
 

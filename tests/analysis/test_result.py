@@ -19,9 +19,9 @@ from megachar.analysis.result import (
     read_analysis,
     result_folder,
 )
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.errors import ConfigError, DataError
 from tests.training.test_plots import check_picture
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from megachar.analysis.result import Subject, read_analysis
 from megachar.analysis.seed_text import analyze_seed_text, check_text, expectations
-from megachar.errors import DataError
+from megachar.base.errors import DataError
 from tests.analysis.toys import Bigram, random_table
 from tests.training.test_plots import check_picture
 

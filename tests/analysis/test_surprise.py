@@ -14,7 +14,7 @@ from megachar.analysis.surprise import (
     compare_surprises,
     surprising,
 )
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from tests.training.test_plots import check_picture
 
 SMALL = SurpriseSettings(block=20, resamples=300)

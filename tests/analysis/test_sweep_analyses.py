@@ -10,12 +10,12 @@ from megachar.analysis.ablation import analyze_ablation, compare_with_full
 from megachar.analysis.result import Analysis, read_analysis
 from megachar.analysis.sizes import analyze_sizes
 from megachar.analysis.sweeps import group_by_seed, read_runs
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.loading import save_experiment
-from megachar.errors import ConfigError, DataError
 from megachar.families.counting import count_parameters
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.sweep_folder import find_runs, plan_file, record_plan
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
-from megachar.training.run_folder import RunFolder, run_folder
-from megachar.training.sweep_folder import find_runs, plan_file, record_plan
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
 from tests.config.conftest import BASE

@@ -5,10 +5,10 @@ import string
 import pytest
 
 from megachar.analysis.texts import check_characters, drawn, shown, word_endings
+from megachar.base.errors import DataError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 
 
 @pytest.mark.parametrize(

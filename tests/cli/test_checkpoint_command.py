@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.families.transformer.initialization import initialize
 from megachar.families.transformer.model import Transformer
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
 from tests.training.checkpoints_by_hand import small, write_run

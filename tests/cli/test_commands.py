@@ -12,9 +12,9 @@ import pytest
 
 from megachar.cli import main
 from megachar.config.loading import load_experiment, preset_names, save_experiment
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.config.conftest import BASE
 
 

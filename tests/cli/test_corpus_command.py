@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from megachar.base.errors import DataError
 from megachar.cli import main
 from megachar.cli.stages import Stages, errors_of_the_system
-from megachar.data.corpora import registry
+from megachar.corpora.downloads import registry
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.digests import Digest
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 from tests.data.corpora_server import PlannedServer, file, stalling, status
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ def test_terminated_fetch_can_be_resumed(tmp_path: Path, call: Call, monkeypatch
     code = """
 import sys
 from dataclasses import replace
-from megachar.data.corpora import registry
+from megachar.corpora.downloads import registry
 from megachar.cli import main
 real = registry.named_corpus("enwik8")
 archive = replace(real.archive, addresses=(sys.argv.pop(),), num_bytes=int(sys.argv.pop()))

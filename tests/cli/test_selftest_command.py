@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from megachar.base.errors import PlatformError
 from megachar.cli import app, hosts
-from megachar.errors import PlatformError
 from megachar.launching.plan import SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.probe import Failure
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError
 from megachar.config.loading import load_experiment
-from megachar.errors import ConfigError
 from tests.config.conftest import BASE, WriteJson
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}

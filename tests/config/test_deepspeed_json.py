@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from megachar.base.errors import ConfigError
 from megachar.config.deepspeed import (
     DS_CONFIGS,
     OWNED_BY_EXPERIMENT,
@@ -21,7 +22,6 @@ from megachar.config.deepspeed import (
 )
 from megachar.config.engine import Bf16Settings, EngineSettings, Fp16Settings, ZeroSettings
 from megachar.config.loading import load_experiment
-from megachar.errors import ConfigError
 from tests.config.conftest import BASE, WriteJson
 
 NAMES = sorted(path.stem for path in DS_CONFIGS.glob("*.json"))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from megachar.base.errors import ConfigError
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, preset_names, read_experiment, read_yaml, save_experiment
-from megachar.errors import ConfigError
 from megachar.optimizers.adamw import AdamWConfig
 from megachar.optimizers.sgd import SgdConfig
 from tests.config.conftest import BASE

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from megachar.base.errors import ConfigError
 from megachar.config.checks import check_experiment
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, parse_experiment
-from megachar.errors import ConfigError
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.optimizers.sgd import SgdConfig
 

@@ -7,10 +7,10 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from megachar.data.corpora.download import Downloader
-from megachar.data.corpora.registry import Archive
+from megachar.base.errors import DataError
+from megachar.corpora.downloads.download import Downloader
+from megachar.corpora.downloads.registry import Archive
 from megachar.data.digests import Digest
-from megachar.errors import DataError
 from tests.data.corpora_server import Answer, PlannedServer
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.workers import mpi_ranks
+from megachar.base.errors import MegacharError
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
+from megachar.corpora.workers import mpi_ranks
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import MegacharError
 
 
 class SlowVocabulary(ByteVocabulary):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.cli.corpus import app
-from megachar.data.adoption import adopt_datasets
+from megachar.corpora.adoption import adopt_datasets
+from megachar.corpora.inspection import verify_split
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.indexed_dataset import IndexedDatasetWriter, bin_path, idx_path
-from megachar.data.inspection import verify_split
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from megachar.errors import ConfigError, DataError
 from tests.data.preprocessing_by_hand import tree
 
 TEXT = "zwei wörter\n\nund noch\tdrei Wörter\nals letztes\n".encode() * 40

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.sections.data import BlendPart, DataConfig
 from megachar.data.blend import Blend, BlendPattern
 from megachar.data.corpus import Corpus
 from megachar.data.reader import training_reader, validation_reader
 from megachar.data.sampler import WindowSampler, make_key
-from megachar.errors import ConfigError, DataError
 from tests.data.corpora_by_hand import random_documents, write_corpus
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
+from megachar.corpora.encoding import Recipe
+from megachar.corpora.learning import learn_vocabulary
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.encoding import Recipe
-from megachar.data.preprocessing.learning import learn_vocabulary
 from megachar.data.vocabulary import ByteVocabulary, EncodingError, token_dtype
-from megachar.errors import DataError
 from tests.data.preprocessing_by_hand import random_string
 
 RECIPE = Recipe(ByteVocabulary())

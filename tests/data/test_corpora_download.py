@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from megachar.data.corpora.download import part_path
-from megachar.errors import DataError
+from megachar.base.errors import DataError
+from megachar.corpora.downloads.download import part_path
 from tests.data.corpora_server import (
     PlannedServer,
     Request,

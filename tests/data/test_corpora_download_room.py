@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from megachar.data.corpora.download import Downloader, check_space, part_path
-from megachar.errors import DataError
+from megachar.base.errors import DataError
+from megachar.corpora.downloads.download import Downloader, check_space, part_path
 from tests.data.corpora_server import PlannedServer, file, stalling
 from tests.data.downloads_by_hand import archive_of, downloader, fetch, refuse
 
@@ -78,8 +78,8 @@ def test_killed_in_the_middle(content: bytes, target: Path) -> None:
 import json, sys
 from pathlib import Path
 from megachar.data.digests import Digest
-from megachar.data.corpora.download import Downloader
-from megachar.data.corpora.registry import Archive
+from megachar.corpora.downloads.download import Downloader
+from megachar.corpora.downloads.registry import Archive
 address, sha256, size, target = json.loads(sys.argv[1])
 Downloader(timeout_seconds=30).fetch(Archive((address,), "corpus.zip", Digest("sha256", sha256), size), Path(target))
 """

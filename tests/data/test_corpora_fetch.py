@@ -15,13 +15,13 @@ from urllib.request import ProxyHandler, build_opener
 import numpy as np
 import pytest
 
-from megachar.data.corpora.download import Downloader, part_path
-from megachar.data.corpora.fetch import Fetched, fetch_corpus
-from megachar.data.corpora.registry import CORPORA, NamedCorpus, TextFile, named_corpus
-from megachar.data.corpora.unpack import is_archive
+from megachar.base.errors import ConfigError, DataError
+from megachar.corpora.downloads.download import Downloader, part_path
+from megachar.corpora.downloads.fetch import Fetched, fetch_corpus
+from megachar.corpora.downloads.registry import CORPORA, NamedCorpus, TextFile, named_corpus
+from megachar.corpora.downloads.unpack import is_archive
 from megachar.data.corpus import Corpus
 from megachar.data.digests import Digest, hash_file
-from megachar.errors import ConfigError, DataError
 from tests.data.corpora_server import PlannedServer, file, status
 
 REAL_TEXT = Path(__file__).parents[3] / "shared" / "data"

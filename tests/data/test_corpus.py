@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.indexed_dataset import IndexedDatasetWriter
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_card_is_frozen(folder: Path) -> None:
 
 def test_data_imports_no_torch() -> None:
     code = (
-        "import sys, megachar.data.batches, megachar.data.preprocess, megachar.data.sampler\n"
+        "import sys, megachar.data.batches, megachar.corpora.preparation, megachar.data.sampler\n"
         "print([name for name in ('torch', 'deepspeed') if name in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.data.batches import evenly_spaced_starts, read_windows
 from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from megachar.errors import DataError
 
 
 @pytest.mark.parametrize("num_targets", [1, 2, 5])

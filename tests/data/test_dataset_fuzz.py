@@ -14,11 +14,11 @@ from types import FrameType
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.data.batches import read_windows
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import WindowSampler
-from megachar.errors import DataError
 from tests.data.corpora_by_hand import random_documents, write_dataset
 
 NUM_VARIANTS = 3000

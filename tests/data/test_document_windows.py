@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.reader import training_reader, validation_reader
-from megachar.errors import ConfigError, DataError
 from tests.data.corpora_by_hand import random_documents, write_corpus, write_dataset
 
 CONTEXT, WINDOW = 16, 18

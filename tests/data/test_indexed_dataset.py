@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.data.indexed_dataset import DTYPES, IndexedDataset, IndexedDatasetWriter, dtype_code
-from megachar.errors import DataError
 
 
 def rng() -> np.random.Generator:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megachar.data.histogram import CLASSES, class_of, draw_histogram, label_of
-from megachar.data.indexed_dataset import IndexedDatasetWriter
-from megachar.data.inspection import (
+from megachar.base.errors import ConfigError, DataError
+from megachar.corpora.histogram import CLASSES, class_of, draw_histogram, label_of
+from megachar.corpora.inspection import (
     MAX_SAMPLE,
     Sample,
     conditional_entropies,
@@ -25,9 +25,9 @@ from megachar.data.inspection import (
     verify_split,
     xz_size,
 )
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
+from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError, DataError
 
 
 @pytest.fixture

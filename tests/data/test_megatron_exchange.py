@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
-from megachar.errors import DataError
 
 DTYPES = ["uint8", "uint16", "int32"]
 

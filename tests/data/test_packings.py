@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megachar.data.preprocessing.inputs import find_inputs, open_text, unpacked_size, work_bytes
-from megachar.errors import DataError
+from megachar.base.errors import DataError
+from megachar.corpora.inputs import find_inputs, open_text, unpacked_size, work_bytes
 from tests.data.preprocessing_by_hand import pack
 
 TEXT = b"to be or not to be\n" * 100

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from megachar.base.errors import DataError
+from megachar.corpora.encoding import Recipe
+from megachar.corpora.learning import learn_vocabulary
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.encoding import Recipe
-from megachar.data.preprocessing.learning import learn_vocabulary
 from megachar.data.vocabulary import ByteVocabulary, EncodingError
-from megachar.errors import DataError
 from tests.data.preprocessing_by_hand import random_string
 
 WORDS = ["the", "then", "there", "other", "mother", "moth", "a", "an", "and", "band", "über", "中文"]

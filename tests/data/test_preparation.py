@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from megachar.corpora.inputs import find_inputs
+from megachar.corpora.plan import total_bytes
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.inputs import find_inputs
-from megachar.data.preprocessing.plan import total_bytes
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from tests.data.preprocessing_by_hand import (
     json_lines,

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.base.errors import DataError
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 from tests.data.preprocessing_by_hand import tree
 
 ROOT = Path(__file__).parents[2]

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.data.corpus import Corpus
-from megachar.data.preprocess import (
+from megachar.base.errors import DataError
+from megachar.corpora import words
+from megachar.corpora.preparation import (
     cut_by_position,
     one_file_per_split,
     parse_split,
     prepare_corpus,
 )
-from megachar.data.preprocessing import words
-from megachar.data.preprocessing.words import WordCounter
+from megachar.corpora.words import WordCounter
+from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 REAL_TEXT = ROOT.parent / "shared" / "data"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.records import RecordError, line_of_record, parse_records
+from megachar.base.errors import ConfigError, DataError
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
+from megachar.corpora.records import RecordError, line_of_record, parse_records
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError, DataError
 from tests.data.preprocessing_by_hand import json_lines, random_records
 
 GOOD = '{"text": "good"}'

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from megachar.data.preprocessing.inputs import find_inputs, open_text
-from megachar.errors import DataError
+from megachar.base.errors import DataError
+from megachar.corpora.inputs import find_inputs, open_text
 from tests.data.preprocessing_by_hand import pack, random_string
 
 TOOLS = {"gz": ["gzip", "-dc"], "bz2": ["bzip2", "-dc"], "xz": ["xz", "-dc"], "zst": ["zstd", "-dcq", "--long=31"]}

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
+from megachar.corpora.encoding import Recipe
+from megachar.corpora.learning import learn_vocabulary
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.data.preprocessing.encoding import Recipe
-from megachar.data.preprocessing.learning import learn_vocabulary
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, EncodingError
-from megachar.errors import DataError
 
 
 def test_a_corpus_like_enwik8(tmp_path: Path) -> None:

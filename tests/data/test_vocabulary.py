@@ -5,9 +5,9 @@ import secrets
 import numpy as np
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
-from megachar.errors import DataError
 
 
 def test_every_byte_is_its_own_token() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import DataError
 from megachar.config.sections.data import DataConfig
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.blend import Blend
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.reader import training_reader
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import DataError
 
 
 def replace(path: Path) -> None:

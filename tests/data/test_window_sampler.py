@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.data.sampler import KeyedPermutation, WindowSampler, _scale
-from megachar.errors import ConfigError, DataError
 
 
 def new_key() -> int:

@@ -18,13 +18,13 @@ from unittest import mock
 
 import typer
 
+from megachar.base.errors import DataError
 from megachar.cli import main
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
 from megachar.data.corpus import Corpus
-from megachar.errors import DataError
 from megachar.launching.hostfile import read_hostfile
-from megachar.training.preflight import check_data
+from megachar.runs.preflight import check_data
 from tests.docs.blocks import ROOT
 from tests.docs.sandbox import NUM_SYMBOLS_ENWIK8
 
@@ -93,7 +93,7 @@ def selftest(command: str) -> None:
 
 def fetch(command: str) -> None:
     """Everything up to the download."""
-    with mock.patch("megachar.data.corpora.fetch.fetch_corpus", side_effect=DataError("there is no network here")):
+    with mock.patch("megachar.corpora.downloads.fetch.fetch_corpus", side_effect=DataError("there is no network here")):
         refused("there is no network here")(command)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, save_experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.sweeps.sweep import load_sweep, plan_runs
 from tests.data.preprocessing_by_hand import pack

@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.units import word_perplexity
 from megachar.cli.evaluate import evaluate
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import Vocabulary
-from megachar.errors import ConfigError, DataError
 from megachar.evaluation.progress import show_progress
-from megachar.units import word_perplexity
 from tests.evaluation.conftest import MakeRun
 
 

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from megachar.base.errors import ConfigError, DataError
+from megachar.base.units import NATS_PER_BIT, word_perplexity
 from megachar.config.loading import load_experiment, save_experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError, DataError
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
 from megachar.evaluation.predictor import make_predictor
 from megachar.evaluation.result import DynamicEvaluation
@@ -23,9 +24,8 @@ from megachar.evaluation.settings import DynamicSettings, StreamSettings, Window
 from megachar.families.recurrent.initialization import initialize
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.settings import RecurrentConfig
-from megachar.training.checkpoints import reading
-from megachar.training.run_folder import RunFolder
-from megachar.units import NATS_PER_BIT, word_perplexity
+from megachar.runs.checkpoints import reading
+from megachar.runs.folder import RunFolder
 from tests.evaluation.conftest import MakeRun
 from tests.evaluation.test_cli_evaluate import corpus_of, invoke
 from tests.training.checkpoints_by_hand import write_checkpoint

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megachar.errors import CheckpointError, ConfigError
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynamic_nats
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
 from megachar.evaluation.settings import DynamicSettings, WindowSettings

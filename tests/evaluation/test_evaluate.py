@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from megachar.errors import CheckpointError, ConfigError, PlatformError
+from megachar.base.errors import CheckpointError, ConfigError, PlatformError
+from megachar.base.units import bits
 from megachar.evaluation.evaluate import evaluate
 from megachar.evaluation.result import write_json
 from megachar.evaluation.scoring import make_scorer
@@ -22,7 +23,6 @@ from megachar.evaluation.settings import WindowSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import gather
 from megachar.families.transformer.model import Transformer
-from megachar.units import bits
 from tests.evaluation import worker_targets
 
 MakeModel = Callable[..., Transformer]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.evaluation.windows import WindowPlan, default_stride
 
 

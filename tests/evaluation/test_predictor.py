@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from megachar.errors import ConfigError, PlatformError
+from megachar.base.errors import ConfigError, PlatformError
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import stream_plan
 from megachar.families.recurrent.initialization import initialize

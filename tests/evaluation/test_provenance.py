@@ -10,15 +10,15 @@ from typer.testing import CliRunner
 from megachar.cli import app
 from megachar.config.loading import save_experiment
 from megachar.config.sections.data import DataConfig
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.blend import Blend
 from megachar.data.corpus import Corpus
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.families.transformer.initialization import initialize
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints.exporting import export_checkpoint
-from megachar.training.checkpoints.format import find_checkpoint
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.exporting import export_checkpoint
+from megachar.runs.checkpoints.format import find_checkpoint
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 
 

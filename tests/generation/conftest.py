@@ -8,13 +8,13 @@ import torch
 from megachar.cli import generate
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.families.transformer.model import Transformer
 from megachar.families.transformer.settings import TransformerConfig
-from megachar.training.checkpoints import reading
+from megachar.runs.checkpoints import reading
 from tests.torch_fixtures import one_thread, rng, seed
 
 MakeModel = Callable[..., Transformer]

@@ -12,13 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from megachar.base.errors import ConfigError
 from megachar.cli.generate import generate, show_text
-from megachar.errors import ConfigError
 from megachar.generation.decoding import TerminalDecoder
 from megachar.generation.generator import generate as continue_text
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
-from megachar.training.checkpoints import reading
+from megachar.runs.checkpoints import reading
 
 
 def invoke(*arguments: Any, **options: Any) -> Any:

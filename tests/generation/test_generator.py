@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.errors import CheckpointError, ConfigError
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.families.transformer.generation import SlidingWindow
 from megachar.families.transformer.model import Transformer
 from megachar.generation.generator import generate

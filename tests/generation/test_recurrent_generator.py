@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.errors import CheckpointError, ConfigError
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.families.recurrent.generation import SYMBOLS_AT_ONCE, CarriedState
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.generation.generator import generate

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
 

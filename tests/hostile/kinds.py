@@ -12,25 +12,25 @@ import torch
 
 from megachar.analysis.layers import analyze_layers
 from megachar.analysis.result import read_picture
+from megachar.base.errors import CheckpointError, DataError
 from megachar.config.checks import check_experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
-from megachar.errors import CheckpointError, DataError
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.transformer.model import Transformer
 from megachar.report.contents import RunContents, read_runs
 from megachar.report.curves import layer_charts, run_charts
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
-from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import find_checkpoint, read_checkpoint
-from megachar.training.checkpoints.reading import LayerShapes, load_model, problems_of, read_layer
-from megachar.training.checkpoints.single_file import problem_of
-from megachar.training.checkpoints.sources import check_source, load_settings
-from megachar.training.checkpoints.vocabularies import carried_vocabulary
-from megachar.training.plots import plot_run
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
+from megachar.runs.checkpoints.format import find_checkpoint, read_checkpoint
+from megachar.runs.checkpoints.reading import LayerShapes, load_model, problems_of, read_layer
+from megachar.runs.checkpoints.single_file import problem_of
+from megachar.runs.checkpoints.sources import check_source, load_settings
+from megachar.runs.checkpoints.vocabularies import carried_vocabulary
+from megachar.runs.folder import RunFolder
+from megachar.runs.plots import plot_run
 from tests.hostile.mutations import BYTES, Mutation, header_changed, json_changed, json_line_changed, yaml_changed
 from tests.report.runs import add_analysis, add_evaluation, make_experiment, make_run
 from tests.training.checkpoints_by_hand import write_checkpoint

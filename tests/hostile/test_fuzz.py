@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from megachar.errors import MegacharError
+from megachar.base.errors import MegacharError
 from tests.hostile.kinds import KINDS, Files, make_files
 from tests.hostile.mutations import replaced
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = str(ROOT / "launcher" / "train.py")

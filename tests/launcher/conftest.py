@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from tests.launcher.machines import Cluster, why_not
 

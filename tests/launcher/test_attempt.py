@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import load_experiment
-from megachar.exit_codes import ExitCode
 from megachar.launching import attempt as attempt_module
 from megachar.launching.attempt import Attempt, newest_step, outcome_of_status, own_addresses
 from megachar.launching.hostfile import Host

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from megachar.base.errors import PlatformError
 from megachar.config.loading import load_experiment
-from megachar.errors import PlatformError
 from megachar.launching.calls import Call, call, take_calls
 from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port

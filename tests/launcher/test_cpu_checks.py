@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.errors import ConfigError
-from megachar.exit_codes import ExitCode
 from megachar.launching.probe import check_cpu
 from tests.config.conftest import BASE
 from tests.launcher.commands import ROOT

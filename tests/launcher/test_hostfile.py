@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching.hostfile import Host, read_hostfile, render_hostfile
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.exit_codes import ExitCode
+from megachar.base.exit_codes import ExitCode
 from tests.launcher.commands import AS_ROOT, LAUNCH, MEGACHAR, SMALL, TRAIN, losses, run
 from tests.launcher.machines import Cluster
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import PlatformError
 from megachar.cli.hosts import choose_hosts, choose_node_rank
-from megachar.errors import PlatformError
 from megachar.families.transformer.model import Transformer
 from megachar.launching.hostfile import Host
-from megachar.training.preflight import load_run
-from megachar.training.run_folder import run_folder
+from megachar.runs.folder import run_folder
+from megachar.runs.preflight import load_run
 from tests.launcher.commands import LAUNCH, SMALL, run
 from tests.training.checkpoints_by_hand import write_checkpoint
 

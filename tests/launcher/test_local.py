@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.exit_codes import ExitCode
+from megachar.base.exit_codes import ExitCode
 from megachar.launching import local
 from tests.launcher.commands import LAUNCHER_VARIABLES, ROOT
 

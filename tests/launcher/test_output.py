@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching.output import RankOutput
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.launcher.commands import ROOT, run
 
 TALK = """
 import os, subprocess, sys
 from pathlib import Path
 from megachar.launching.output import RankOutput
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 rank, folder = int(sys.argv[1]), RunFolder(Path(sys.argv[2]))
 output = RankOutput(folder, rank)
 print("from python")

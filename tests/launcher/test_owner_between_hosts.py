@@ -9,19 +9,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from megachar.exit_codes import ExitCode
-from megachar.training.checkpoints.format import checkpoint_folders, step_of
-from megachar.training.ownership import read_owner
-from megachar.training.run_folder import RunFolder
+from megachar.base.exit_codes import ExitCode
+from megachar.runs.checkpoints.format import checkpoint_folders, step_of
+from megachar.runs.folder import RunFolder
+from megachar.runs.ownership import read_owner
 from tests.launcher.commands import SMALL, steps_once
 from tests.launcher.machines import Cluster, Machine
 
 OWN = """
 import fcntl, sys, time
 from pathlib import Path
-from megachar.errors import OwnershipError
-from megachar.training import ownership
-from megachar.training.run_folder import RunFolder
+from megachar.base.errors import OwnershipError
+from megachar.runs import ownership
+from megachar.runs.folder import RunFolder
 fcntl.flock = lambda *_: None
 ownership.BEAT_SECONDS, ownership.SILENT_SECONDS = 0.2, 2.0
 try:
@@ -37,7 +37,7 @@ except OwnershipError as error:
 LAUNCH = """
 import fcntl
 from megachar.cli import main
-from megachar.training import ownership
+from megachar.runs import ownership
 fcntl.flock = lambda *_: None
 ownership.BEAT_SECONDS, ownership.SILENT_SECONDS = 0.2, 3.0
 main()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import PlatformError
 from megachar.config.loading import load_experiment
-from megachar.errors import PlatformError
 from megachar.launching.hostfile import Host, read_hostfile
 from megachar.launching.layout import layout_rows, stage_layers
 from megachar.launching.plan import Launcher, LaunchPlan, shell_command
-from megachar.topology import Coordinates
+from megachar.parallel.topology import Coordinates
 
 
 def make_plan(output: Path, hosts: dict[str, int], *overrides: str, launcher: Launcher = "ssh") -> LaunchPlan:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.launching import ranks
 from megachar.launching.hostfile import Host
 from megachar.launching.local import Place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.launcher.commands import SMALL, TRAIN, losses, run, steps_once
 from tests.launcher.machines import Cluster
 from tests.launcher.slurm import missing_programs, start_slurm

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import PlatformError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import load_experiment
-from megachar.errors import PlatformError
-from megachar.exit_codes import ExitCode
 from megachar.launching import supervisor
 from megachar.launching.attempt import Outcome
 from megachar.launching.hostfile import Host

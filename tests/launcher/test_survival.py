@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from megachar.exit_codes import ExitCode
-from megachar.training.run_folder import RunFolder
+from megachar.base.exit_codes import ExitCode
+from megachar.runs.folder import RunFolder
 from tests.launcher.commands import LAUNCHER_VARIABLES, ROOT, SMALL, TRAIN, left_over, losses
 from tests.launcher.machines import Cluster, why_not
 

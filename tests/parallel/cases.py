@@ -18,7 +18,7 @@ from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.stage import MicroBatch
 from megachar.parallel.state import EngineState
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 from megachar.training.optimizer import build_optimizer
 
 SMALL = {"num_layers": 4, "width": 32, "num_heads": 2, "feed_forward_width": 64, "context": 16}

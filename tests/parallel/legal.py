@@ -23,19 +23,19 @@ from typing import Any
 
 import numpy as np
 
+from megachar.base.errors import MegacharError
 from megachar.config.checks import check_experiment
 from megachar.config.deepspeed import DS_CONFIGS, load_engine_config
 from megachar.config.experiment import Experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from megachar.errors import MegacharError
-from megachar.training.checkpoints.format import list_checkpoints
-from megachar.training.preflight import check_data
-from megachar.training.run_folder import run_folder
+from megachar.runs.checkpoints.format import list_checkpoints
+from megachar.runs.folder import run_folder
+from megachar.runs.preflight import check_data
 from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train

@@ -29,13 +29,13 @@ from megachar.data.vocabulary import ByteVocabulary
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
-from megachar.topology import Topology
-from megachar.training.checkpoints.format import DataRecord, find_checkpoint
-from megachar.training.checkpoints.reading import Position, read_layer
-from megachar.training.checkpoints.resuming import resume_run
-from megachar.training.checkpoints.saving import CheckpointSaver
+from megachar.parallel.topology import Topology
+from megachar.runs.checkpoints.format import DataRecord, find_checkpoint
+from megachar.runs.checkpoints.reading import Position, read_layer
+from megachar.runs.checkpoints.resuming import resume_run
+from megachar.runs.checkpoints.saving import CheckpointSaver
+from megachar.runs.folder import RunFolder, run_folder
 from megachar.training.optimizer import build_optimizer
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import fp16_on_cpu, micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 

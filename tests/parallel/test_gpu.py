@@ -12,7 +12,7 @@ from megachar.losses.auxiliary import layer_weights
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.stage import MicroBatch
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 from megachar.training.optimizer import build_optimizer
 from tests.parallel.cases import micro_batch, reference, small_experiment, weights_at
 

@@ -13,11 +13,11 @@ import torch
 from megachar.config.experiment import Experiment
 from megachar.families.transformer.source import WindowSource
 from megachar.parallel.stage import MicroBatch
+from megachar.runs.checkpoints import files
+from megachar.runs.checkpoints.format import list_checkpoints
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.metrics import read_metrics
 from megachar.training import loop
-from megachar.training.checkpoints import files
-from megachar.training.checkpoints.format import list_checkpoints
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines
 from tests.parallel.whole_run import train

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.parallel.library import check_deepspeed_version
 
 CODE = """

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from megachar.errors import CheckpointError, MegacharError, PlatformError
+from megachar.base.errors import CheckpointError, MegacharError, PlatformError
 from megachar.parallel.mesh import fail_together, start
 from megachar.parallel.messages import error_from_json, gather
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 from tests.parallel.pool import RankPool
 from tests.test_architecture import FILES, SCRIPTS, name_of, tree_of
 

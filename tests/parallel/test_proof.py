@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.parallel.mesh import start
 from megachar.parallel.messages import gather
 from megachar.parallel.proof import _ANSWER, _OPENING, prove_membership
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 from megachar.watch.secret import Secret
 from tests.parallel.pool import RankPool
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from megachar.config.checks import check_experiment
 from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment, save_experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.families.recurrent.initialization import initialize
 from megachar.families.recurrent.model import RecurrentModel
@@ -26,16 +26,16 @@ from megachar.optimizers.updates.normalized_rmsprop import NormalizedRMSprop
 from megachar.parallel.engine import build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.step_guard import StepFigures
-from megachar.topology import Topology
-from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
-from megachar.training.checkpoints.reading import load_model
+from megachar.parallel.topology import Topology
+from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
+from megachar.runs.checkpoints.format import find_checkpoint, list_checkpoints
+from megachar.runs.checkpoints.reading import load_model
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.metrics import read_metrics
+from megachar.runs.preflight import check_data
 from megachar.training.guard import Guard
-from megachar.training.metrics import read_metrics
 from megachar.training.micro_batches import build_source
 from megachar.training.optimizer import build_optimizer
-from megachar.training.preflight import check_data
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train

@@ -13,14 +13,14 @@ import pytest
 
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
-from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.checkpoints.format import FileRecord, list_checkpoints
-from megachar.training.checkpoints.reading import load_model
+from megachar.runs.checkpoints.format import FileRecord, list_checkpoints
+from megachar.runs.checkpoints.reading import load_model
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.metrics import read_metrics
 from megachar.training.display import Report
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train
@@ -150,7 +150,7 @@ def failing_save_case(values: dict[str, Any]) -> None:
     """On a rank: resume one step short of the end, with a disk that is full for rank 1."""
     import os
 
-    from megachar.training.checkpoints import files
+    from megachar.runs.checkpoints import files
 
     experiment = Experiment.model_validate(values)
     if os.environ["RANK"] == "1":
@@ -293,7 +293,7 @@ def test_what_cannot_be_continued_exactly_is_said(ranks: Ranks, corpus: Path, tm
 
 def leaving_case(values: dict[str, Any], at: int) -> None:
     """On a rank: asked to leave during step `at`."""
-    from megachar.errors import Preempted
+    from megachar.base.errors import Preempted
     from megachar.watch.rank import RankWatch
 
     progress = RankWatch.progress

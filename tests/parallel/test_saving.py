@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import torch
 
+from megachar.base.errors import MegacharError
 from megachar.config.experiment import Experiment
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import MegacharError
 from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
-from megachar.topology import Topology
-from megachar.training.checkpoints import files
-from megachar.training.checkpoints.format import DataRecord, FileRecord, list_checkpoints
-from megachar.training.checkpoints.resuming import newest_whole
-from megachar.training.checkpoints.saving import CheckpointSaver, SavedCheckpoint
-from megachar.training.checkpoints.vocabularies import carried_vocabulary
-from megachar.training.metrics import read_metrics
+from megachar.parallel.topology import Topology
+from megachar.runs.checkpoints import files
+from megachar.runs.checkpoints.format import DataRecord, FileRecord, list_checkpoints
+from megachar.runs.checkpoints.resuming import newest_whole
+from megachar.runs.checkpoints.saving import CheckpointSaver, SavedCheckpoint
+from megachar.runs.checkpoints.vocabularies import carried_vocabulary
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.metrics import read_metrics
 from megachar.training.optimizer import build_optimizer
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.parallel.cases import micro_batch, small_experiment, weights_at
 from tests.parallel.pool import RankPool
 from tests.parallel.test_resume import STOP, TOTAL, corpus, experiment_of, file_hashes, lines
@@ -99,7 +99,7 @@ def background_case(values: dict[str, Any]) -> None:
     restored = EngineState(engine)
     newest, _ = newest_whole(folder, engine.mesh)
     assert newest == checkpoint
-    from megachar.training.checkpoints.reading import restore_checkpoint
+    from megachar.runs.checkpoints.reading import restore_checkpoint
 
     restore_checkpoint(checkpoint, restored, experiment)  # what was trained since is not in it
     for _, weights, _ in restored.export():
@@ -356,7 +356,7 @@ def test_a_corpus_that_changes_under_the_run(ranks: Ranks, text: Path, tmp_path:
 
 
 def test_another_corpus_is_refused_unless_allowed(ranks: Ranks, text: Path, tmp_path: Path) -> None:
-    from megachar.data.preprocess import cut_by_position, prepare_corpus
+    from megachar.corpora.preparation import cut_by_position, prepare_corpus
 
     (tmp_path / "other").write_bytes(b"another text " * 400)
     prepare_corpus(cut_by_position(tmp_path / "other"), tmp_path / "corpus", ByteVocabulary())
@@ -378,7 +378,7 @@ def test_another_corpus_is_refused_unless_allowed(ranks: Ranks, text: Path, tmp_
 
 def test_training_goes_on_from_an_exported_file(ranks: Ranks, text: Path, tmp_path: Path) -> None:
     """Out of a run on one process, into another folder, on two stages: the run that never moved, bit by bit."""
-    from megachar.training.checkpoints.exporting import export_checkpoint, import_file
+    from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
 
     experiment = experiment_of(text, tmp_path)
     assert ranks(1).run(train_case, experiment.model_dump(), False) == [""]

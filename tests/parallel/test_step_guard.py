@@ -14,7 +14,7 @@ from megachar.parallel.engine import TrainingEngine, build_engine
 from megachar.parallel.mesh import Mesh, start
 from megachar.parallel.state import EngineState
 from megachar.parallel.step_guard import StepFigures
-from megachar.topology import Topology
+from megachar.parallel.topology import Topology
 from megachar.training.guard import Guard
 from megachar.training.optimizer import build_optimizer
 from tests.parallel.cases import micro_batch, reference, relative_error, small_experiment, weights_at

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from megachar.config.loading import load_experiment
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import run_folder
+from megachar.runs.folder import run_folder
+from megachar.runs.metrics import read_metrics
 from tests.parallel.pool import RankPool
 from tests.parallel.test_resume import train_case
 

@@ -12,13 +12,13 @@ from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
 from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.config.sections.data import DataConfig
-from megachar.data.preprocess import prepare_corpus
-from megachar.data.preprocessing.plan import one_file_per_split
+from megachar.corpora.plan import one_file_per_split
+from megachar.corpora.preparation import prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.families.transformer.model import Transformer
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 
 SCRIPT = "<script>alert(1)</script>"

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from megachar.base.pictures import SERIES, SERIES_ON_BLACK
+from megachar.base.units import bits
 from megachar.data.corpus import Corpus
 from megachar.evaluation.predictor import make_predictor
-from megachar.pictures import SERIES, SERIES_ON_BLACK
 from megachar.report.contents import read_runs
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import LEVELS, read_with_model
-from megachar.training.checkpoints.reading import load_model
-from megachar.training.run_folder import RunFolder
-from megachar.units import bits
+from megachar.runs.checkpoints.reading import load_model
+from megachar.runs.folder import RunFolder
 from tests.colors import contrast, linear, luminance
 from tests.report.browser import find_chromium, start, visit
 from tests.report.runs import (

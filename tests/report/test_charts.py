@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from megachar.pictures import SERIES
+from megachar.base.pictures import SERIES
 from megachar.report.charts import INK, Chart, Curve, palette, series_style, thin
 
 

@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.cli.report import report
-from megachar.errors import ConfigError, DataError
-from megachar.training.sweep_folder import record_plan
+from megachar.runs.sweep_folder import record_plan
 from tests.report.runs import make_corpus, make_experiment, make_run
 
 TEXT = b"Some words, and some more of them. " * 10

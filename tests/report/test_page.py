@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from megachar.errors import ConfigError
+from megachar.base.errors import ConfigError
 from megachar.report.contents import RunContents, read_runs
 from megachar.report.curves import layer_charts, run_charts
 from megachar.report.output import check_output, write_page
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import ModelTexts
-from megachar.training.axes import AXES
-from megachar.training.run_folder import RunFolder
+from megachar.runs.axes import AXES
+from megachar.runs.folder import RunFolder
 from tests.report.runs import HOSTILE_NAME, SCRIPT, add_analysis, add_evaluation, make_experiment, make_run
 
 

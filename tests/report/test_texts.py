@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.data.corpus import Corpus
-from megachar.errors import CheckpointError, ConfigError
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
 from megachar.report.text_settings import TextSettings
 from megachar.report.texts import LEVELS, PROMPT_TOKENS, ModelTexts, level_of, read_with_model
-from megachar.training.checkpoints.reading import load_model
+from megachar.runs.checkpoints.reading import load_model
 from tests.report.runs import make_corpus, make_experiment, make_run
 
 TEXT = b"The first of some words \xe2\x82\xac, and then others; \xff a byte, " * 6

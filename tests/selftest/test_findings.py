@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megachar.parallel.topology import Topology
 from megachar.selftest.findings import (
     Findings,
     Measurement,
@@ -21,7 +22,6 @@ from megachar.selftest.groups import ALL, DATA, STAGES, kinds, neighbours
 from megachar.selftest.parity import GRADIENTS, LOSSES, PARAMETERS, REDUCED, drop_consequences
 from megachar.selftest.report import Phase, explain
 from megachar.selftest.roll_call import FAILED, IN, OUT, Standstill
-from megachar.topology import Topology
 
 
 def problem(check: str, suspects: Sequence[int], seen_by: Sequence[int] = (), text: str = "wrong") -> Problem:

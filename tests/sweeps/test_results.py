@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError
 from megachar.cli.compare import show_results
 from megachar.config.loading import save_experiment
-from megachar.errors import ConfigError
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.ownership import OwnClaim
+from megachar.runs.sweep_folder import find_runs, plan_file, read_plan, record_plan
 from megachar.sweeps.results import End, Results, read_results, results_file
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
-from megachar.training.ownership import OwnClaim
-from megachar.training.run_folder import RunFolder, run_folder
-from megachar.training.sweep_folder import find_runs, plan_file, read_plan, record_plan
 from megachar.watch.failure import Failure
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
@@ -147,7 +147,7 @@ def test_csv_is_whole_or_not_at_all(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("megachar.files.fsync_path", full)
+    monkeypatch.setattr("megachar.base.files.fsync_path", full)
     done = call("compare", str(folder))
     assert done.status == 0
     assert "2.2500" in done.out

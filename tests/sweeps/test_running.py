@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError, PlatformError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import save_experiment
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.errors import ConfigError, PlatformError
-from megachar.exit_codes import ExitCode
 from megachar.families.parameters import layer_names
+from megachar.runs.checkpoints.format import identity
+from megachar.runs.folder import run_folder
 from megachar.sweeps.progress import Progress, State, progress_of
 from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
-from megachar.training.checkpoints.format import identity
-from megachar.training.run_folder import run_folder
 from tests.config.conftest import BASE
 
 DONE, FAILED = RunEnd(ExitCode.DONE, False), RunEnd(ExitCode.FAILED, False)

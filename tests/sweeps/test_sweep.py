@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError
 from megachar.config.differences import differences, flatten
 from megachar.config.loading import load_experiment
 from megachar.config.sections.section import Role
 from megachar.config.text import parse_override
-from megachar.errors import ConfigError
 from megachar.families.counting import count_parameters
 from megachar.families.recurrent.settings import RecurrentConfig
+from megachar.runs.preflight import load_run
 from megachar.sweeps.sweep import SWEEPS, SweepRun, _override, load_sweep, plan_runs, sweep_names
-from megachar.training.preflight import load_run
 from tests.config.conftest import BASE
 
 VARIANTS = {"full": None, "small": {"model": {"width": 32}}, "slow": {"optimizer.learning_rate": 0.001}}

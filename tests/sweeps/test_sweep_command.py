@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from megachar.base.exit_codes import ExitCode
 from megachar.config.loading import save_experiment
 from megachar.data.indexed_dataset import IndexedDataset
-from megachar.exit_codes import ExitCode
 from megachar.families.counting import count_parameters
 from megachar.launching.plan import LaunchPlan
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.metrics import read_metrics
 from megachar.sweeps.sweep import load_sweep, plan_runs
-from megachar.training.metrics import read_metrics
-from megachar.training.run_folder import RunFolder, run_folder
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
 from tests.config.conftest import BASE

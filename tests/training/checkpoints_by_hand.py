@@ -1,4 +1,4 @@
-"""Checkpoints written by hand, as the format is described in megachar/training/checkpoints/format.py."""
+"""Checkpoints written by hand, as the format is described in megachar/runs/checkpoints/format.py."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.config.conftest import BASE
 
 SMALL = ["model.num_layers=2", "model.width=8", "model.feed_forward_width=8", "model.context=8", "parallel.pipe=1"]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.data.preprocess import cut_by_position, prepare_corpus
+from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.families.transformer.model import Transformer
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
 from tests.torch_fixtures import one_thread, seed
 from tests.training.checkpoints_by_hand import small, write_run
 

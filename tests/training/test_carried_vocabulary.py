@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from megachar.base.errors import CheckpointError, ConfigError, DataError
 from megachar.cli import main
 from megachar.cli.evaluate import open_corpus
 from megachar.data.characters import CharacterVocabulary
@@ -19,14 +20,13 @@ from megachar.data.pieces import PieceVocabulary
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
-from megachar.errors import CheckpointError, ConfigError, DataError
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import DataRecord, find_checkpoint
-from megachar.training.checkpoints.resuming import check_vocabulary
-from megachar.training.checkpoints.single_file import read_card
-from megachar.training.checkpoints.vocabularies import carried_card, carried_vocabulary, load_vocabulary
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
+from megachar.runs.checkpoints.format import DataRecord, find_checkpoint
+from megachar.runs.checkpoints.resuming import check_vocabulary
+from megachar.runs.checkpoints.single_file import read_card
+from megachar.runs.checkpoints.vocabularies import carried_card, carried_vocabulary, load_vocabulary
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_run
 from tests.training.conftest import MakeCorpus
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import megachar
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.config.loading import save_experiment
-from megachar.errors import CheckpointError, ConfigError
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints import format, reading
-from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
-from megachar.training.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
-from megachar.training.checkpoints.tensors import checkpoint_shapes
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints import format, reading
+from megachar.runs.checkpoints.format import find_checkpoint, list_checkpoints, read_checkpoint
+from megachar.runs.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
+from megachar.runs.checkpoints.tensors import checkpoint_shapes
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import layer_of, optimizer_state, small
 
 FILE = "weights/blocks.1.safetensors"

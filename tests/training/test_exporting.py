@@ -11,16 +11,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from megachar.base.errors import CheckpointError, ConfigError
 from megachar.config.loading import save_experiment
-from megachar.errors import CheckpointError, ConfigError
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints import exporting, files
-from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import find_checkpoint, list_checkpoints
-from megachar.training.checkpoints.reading import load_model
-from megachar.training.checkpoints.single_file import problem_of, read_card
-from megachar.training.checkpoints.sources import load_settings, result_path
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints import exporting, files
+from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
+from megachar.runs.checkpoints.format import find_checkpoint, list_checkpoints
+from megachar.runs.checkpoints.reading import load_model
+from megachar.runs.checkpoints.single_file import problem_of, read_card
+from megachar.runs.checkpoints.sources import load_settings, result_path
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import ADAM_KEYS, optimizer_state, small
 
 Change = Callable[[dict[str, torch.Tensor]], Any]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megachar.base.errors import DivergenceError
 from megachar.config.sections.training import GuardConfig
-from megachar.errors import DivergenceError
 from megachar.parallel.step_guard import StepFigures
 from megachar.training.guard import BadStep, Guard
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megachar.base.errors import CheckpointError
 from megachar.config.loading import load_experiment, preset_names
-from megachar.errors import CheckpointError
 from megachar.families.parameters import layer_name, layer_names
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints import format as checkpoint_format
-from megachar.training.checkpoints.exporting import export_checkpoint, import_file
-from megachar.training.checkpoints.format import find_checkpoint, read_checkpoint
-from megachar.training.checkpoints.reading import load_model, problems_of, weight_shapes
-from megachar.training.checkpoints.single_file import problem_of
-from megachar.training.checkpoints.sources import check_resumable, check_source, damaged_newest, find_source
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints import format as checkpoint_format
+from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
+from megachar.runs.checkpoints.format import find_checkpoint, read_checkpoint
+from megachar.runs.checkpoints.reading import load_model, problems_of, weight_shapes
+from megachar.runs.checkpoints.single_file import problem_of
+from megachar.runs.checkpoints.sources import check_resumable, check_source, damaged_newest, find_source
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 
 NEWEST = "step-00000100"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from megachar.errors import PlatformError
+from megachar.base.errors import PlatformError
 from megachar.parallel.engine import LossSums
-from megachar.training.metrics import MetricsWriter, layer_bits, read_metrics
-from megachar.training.records import validation_order
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.metrics import MetricsWriter, layer_bits, read_metrics
+from megachar.runs.records import validation_order
 
 
 def record(kind: str, step: int, **values: Any) -> str:

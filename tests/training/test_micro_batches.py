@@ -13,8 +13,8 @@ import torch
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
 from megachar.data.blend import Blend
+from megachar.runs.preflight import check_data
 from megachar.training.micro_batches import MicroBatchSource, build_source
-from megachar.training.preflight import check_data
 from tests.config.conftest import BASE
 from tests.data.corpora_by_hand import random_documents, write_corpus
 

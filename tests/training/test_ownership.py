@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megachar.errors import OwnershipError, PlatformError
-from megachar.training import ownership
-from megachar.training.ownership import OWNER_VARIABLE, Claim, OwnClaim, Owner, claim_run, read_owner
-from megachar.training.run_folder import RunFolder
+from megachar.base.errors import OwnershipError, PlatformError
+from megachar.runs import ownership
+from megachar.runs.folder import RunFolder
+from megachar.runs.ownership import OWNER_VARIABLE, Claim, OwnClaim, Owner, claim_run, read_owner
 from megachar.watch.rank import machine_name
 
 

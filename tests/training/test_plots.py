@@ -10,8 +10,8 @@ import pytest
 from matplotlib import image
 
 from megachar.config.loading import load_experiment, save_experiment
-from megachar.training.plots import plot_run
-from megachar.training.run_folder import RunFolder
+from megachar.runs.folder import RunFolder
+from megachar.runs.plots import plot_run
 from tests.config.conftest import BASE
 
 TOTAL_STEPS = 400

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
 from megachar.data.characters import CharacterVocabulary
-from megachar.errors import ConfigError, DataError
-from megachar.training.preflight import check_data, check_run_folder, load_run
-from megachar.training.run_folder import RunFolder, run_folder
+from megachar.runs.folder import RunFolder, run_folder
+from megachar.runs.preflight import check_data, check_run_folder, load_run
 from tests.config.conftest import BASE
 from tests.training.conftest import MakeCorpus
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import ConfigError, DataError
 from megachar.cli.evaluate import open_corpus
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, parse_experiment, read_yaml, save_experiment
 from megachar.config.sections.data import BlendPart, DataConfig
-from megachar.errors import ConfigError, DataError
-from megachar.training.preflight import check_data
+from megachar.runs.preflight import check_data
 from tests.config.conftest import BASE
 from tests.data.corpora_by_hand import write_corpus
 

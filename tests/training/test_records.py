@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from megachar.training import records as module
-from megachar.training.plots import plot_run
-from megachar.training.records import START, read_records
-from megachar.training.run_folder import RunFolder
+from megachar.runs import records as module
+from megachar.runs.folder import RunFolder
+from megachar.runs.plots import plot_run
+from megachar.runs.records import START, read_records
 from megachar.training.run_log import RunLog
 from tests.training.test_plots import write_run
 

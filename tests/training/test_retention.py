@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from megachar.families.transformer.model import Transformer
-from megachar.training.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
-from megachar.training.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
-from megachar.training.run_folder import RunFolder
+from megachar.runs.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
+from megachar.runs.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
+from megachar.runs.folder import RunFolder
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 
 

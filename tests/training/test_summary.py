@@ -7,8 +7,8 @@ import pytest
 
 from megachar.config.experiment import Experiment
 from megachar.families.transformer.model import Transformer
-from megachar.training.run_folder import RunFolder
-from megachar.training.summary import Ending, summarize
+from megachar.runs.folder import RunFolder
+from megachar.runs.summary import Ending, summarize
 from tests.training.checkpoints_by_hand import small, write_checkpoint
 
 OVERRIDES = ("name=wide", "batch.global_size=8", "batch.micro_size=8", "training.total_steps=6400")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from megachar.training import versions
-from megachar.training.run_folder import RunFolder, starts_of
-from megachar.training.versions import record_versions
+from megachar.runs import versions
+from megachar.runs.folder import RunFolder, starts_of
+from megachar.runs.versions import record_versions
 
 FIRST = {"torch": "2.12.0", "hosts": ["a"]}
 

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from megachar.base.errors import ConfigError, Preempted
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.errors import ConfigError, Preempted
 from megachar.watch.address import HubAddress
 from megachar.watch.rank import RankWatch
 from megachar.watch.secret import Secret

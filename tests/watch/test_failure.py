@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.errors import ConfigError
+from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.errors import ConfigError
-from megachar.exit_codes import ExitCode
 from megachar.watch.address import HubAddress
 from megachar.watch.failure import Failure, failure_of, read_failures
 from megachar.watch.hub import Hub, beat_interval

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from megachar.base.errors import PlatformError
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.errors import PlatformError
 from megachar.watch import launchers
 from megachar.watch.address import HubAddress
 from megachar.watch.rank import RankWatch

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
-from megachar.exit_codes import ExitCode
 from megachar.watch.address import HubAddress
 from megachar.watch.failure import read_failures
 from megachar.watch.hub import Hub

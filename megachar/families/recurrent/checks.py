@@ -1,9 +1,9 @@
 """Settings that do not fit a recurrent model. Imports no torch."""
 
+from megachar.base.errors import ConfigError
 from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.config.sections.data import DataConfig
 from megachar.config.sections.layout import ParallelConfig
-from megachar.errors import ConfigError
 from megachar.families.recurrent.settings import RecurrentConfig
 
 

@@ -2,10 +2,10 @@
 
 import math
 
+from megachar.base.errors import ConfigError
 from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.config.sections.data import DataConfig
 from megachar.config.sections.layout import ParallelConfig
-from megachar.errors import ConfigError
 from megachar.families.transformer.settings import TransformerConfig
 
 

@@ -27,7 +27,7 @@ from megachar.layers.dropout import seed_generator
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.stage import MicroBatch, Stage
 from megachar.parallel.tensor import parallelize
-from megachar.topology import stage_blocks
+from megachar.parallel.topology import stage_blocks
 
 
 def build_stage(experiment: Experiment, mesh: Mesh) -> Stage:
