@@ -158,6 +158,14 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         check_run_folder(experiment(f"output={tmp_path}/runs"), resume=True)
 
 
+def test_a_run_that_left_before_it_was_recorded_can_be_resumed(tmp_path: Path) -> None:
+    """Its status said so. It is at its start."""
+    named = experiment(f"output={tmp_path}/runs", "name=first")
+    run_folder(named).launch.mkdir(parents=True)
+    check_run_folder(named, resume=True)
+    check_run_folder(named, resume=False)
+
+
 def test_what_a_run_folder_says(tmp_path: Path) -> None:
     named = experiment(f"output={tmp_path}/runs", "name=first", "seed=77")
     folder = create(named)
