@@ -42,14 +42,8 @@ def _draw_loss(folder: RunFolder, train: list[Record], validation: list[Record])
     if validation:
         axes.plot(*_curve(validation, "bits_per_character"), "o-", label="validation", color=SERIES[1], markersize=4)
         last = validation[-1]["bits_per_character"]
-        axes.annotate(
-            f"{last:.3f}",
-            (validation[-1]["step"], last),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="right",
-            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-        )
+        place = (validation[-1]["step"], last)
+        axes.annotate(f"{last:.3f}", place, xytext=(6, 0), textcoords="offset points", va="center")  # beside the curves
     axes.set_ylabel(f"{_bits(train)} (last layer)")
     axes.set_title(shown(folder.path.name))
     axes.legend()
