@@ -7,7 +7,8 @@ import typer
 
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
-from megachar.cli.generate import check_device
+from megachar.cli.generate import Threads, check_device
+from megachar.cli.loading import loading
 from megachar.cli.plot import Over
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.errors import CheckpointError, MegacharError
@@ -32,6 +33,7 @@ def report(
         Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     x: Over = "step",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
@@ -42,7 +44,7 @@ def report(
     from megachar.training.run_folder import RunFolder
 
     # All that can be wrong is found before torch is imported, which takes seconds.
-    settings = TextSettings(split, text_start, text_characters, characters, seed, device)
+    settings = TextSettings(split, text_start, text_characters, characters, seed, device, threads)
     settings.check()
     check_device(device)
     experiments = [RunFolder(run).load_experiment() for run in runs]
@@ -52,9 +54,10 @@ def report(
     notes: list[str] = []
     corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
 
-    from megachar.report.contents import read_runs
-    from megachar.report.page import render
-    from megachar.report.texts import ModelTexts, read_with_model
+    with loading("torch"):
+        from megachar.report.contents import read_runs
+        from megachar.report.page import render
+        from megachar.report.texts import ModelTexts, read_with_model
 
     texts: dict[str, ModelTexts] = {}
     for run, label in zip(runs, labels, strict=True):

@@ -24,6 +24,8 @@ class TextSettings:
     seed: int = 1
     """Of the sample."""
     device: str = "auto"
+    threads: int | None = None
+    """On a CPU; None: what suits the model, or OMP_NUM_THREADS."""
 
     def check(self) -> None:
         """ConfigError on the first setting that is out of range."""
