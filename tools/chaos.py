@@ -32,6 +32,7 @@ from rich.table import Table
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.exit_codes import ExitCode
+from megachar.files import json_text
 from megachar.training.metrics import read_metrics
 from megachar.training.run_folder import RunFolder
 from megachar.watch import launchers
@@ -322,7 +323,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add a record."""
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json_text(record) + "\n")
 
 
 if __name__ == "__main__":

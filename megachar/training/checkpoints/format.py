@@ -29,7 +29,7 @@ from megachar.data.digests import hash_file
 from megachar.data.vocabulary import Unit
 from megachar.data.vocabulary_card import VocabularyCard
 from megachar.errors import CheckpointError, ConfigError
-from megachar.files import read_regular, reason
+from megachar.files import json_text, read_regular, reason
 from megachar.strict_json import checksum, parse
 from megachar.training.checkpoints.contents import (
     check_loop_state,
@@ -121,7 +121,7 @@ class Manifest(TrainingState):
     def to_json(self) -> bytes:
         """The text of `manifest.json`: the values, and the sha256 of them all."""
         values = json.loads(self.model_dump_json())
-        return (json.dumps({**values, _CHECKSUM: checksum(values)}, indent=1) + "\n").encode()
+        return (json_text({**values, _CHECKSUM: checksum(values)}, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True)
