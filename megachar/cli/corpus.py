@@ -38,13 +38,13 @@ def list_corpora() -> None:
         "name",
         "download, text",
         "known hashes",
-        Column("what it is, licence, splits, publisher", overflow="fold"),
+        Column("what it is, license, splits, publisher", overflow="fold"),
         caption="Hashes are those that users of the corpora recorded; the publishers give hardly any.",
         show_lines=True,
     )
     for corpus in CORPORA:
         sizes = f"{decimal(corpus.archive.num_bytes)}\n{decimal(corpus.text_bytes)}"
-        what = (corpus.summary, f"licence: {corpus.licence}", f"splits: {corpus.splits}", *corpus.archive.addresses)
+        what = (corpus.summary, f"license: {corpus.license}", f"splits: {corpus.splits}", *corpus.archive.addresses)
         table.add_row(corpus.name, sizes, corpus.verified_by, Text("\n".join(what)))
     print_table(table, Console())
 

@@ -26,7 +26,7 @@ def report(
     ] = None,
     characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
-    text_characters: Annotated[int, typer.Option(help="Characters coloured by surprise; 0: none.")] = 2000,
+    text_characters: Annotated[int, typer.Option(help="Characters colored by surprise; 0: none.")] = 2000,
     text_start: Annotated[int, typer.Option(help="Where they begin in the split, in characters.")] = 0,
     split: Split = "valid",
     data: Annotated[
@@ -36,7 +36,7 @@ def report(
     threads: Threads = None,
     x: Over = "step",
 ) -> None:
-    """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
+    """Settings, curves, evaluations, checkpoints, samples, analyses and a text colored by surprise, on one page."""
     from megachar.analysis.result import label_sources
     from megachar.report.output import check_output, write_page
     from megachar.report.text_settings import TextSettings

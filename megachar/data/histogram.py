@@ -21,7 +21,7 @@ CLASSES = (
     ("control characters", "tab:red"),
     ("beyond ASCII", "tab:brown"),
 )
-"""What a symbol may be, with its colour."""
+"""What a symbol may be, with its color."""
 
 _NAMES = {b" ": "sp", b"\n": "\\n", b"\t": "\\t", b"\r": "\\r"}
 

@@ -89,7 +89,7 @@ class Downloader:
         failures = []
         with _only_one(part_path(target)) as part:
             if target.exists():
-                self._check(archive, target, target, "; move it away to download it anew", stage)
+                self._check(archive, target, target, "; move it away to download it again", stage)
                 return target
             for address in archive.addresses:
                 try:

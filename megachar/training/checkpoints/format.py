@@ -178,7 +178,7 @@ class Checkpoint:
     @property
     def mend(self) -> str:
         """What to do about a checkpoint that is damaged."""
-        return f"delete {self.path} to go on from an older checkpoint"
+        return f"delete {self.path} to continue from an older checkpoint"
 
 
 def problem_of_reading(path: Path, error: OSError) -> str:
@@ -198,7 +198,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     `CheckpointError` naming the manifest if that is missing, damaged, or names other files than its model has.
     """
-    file, mend = path / MANIFEST, f"delete {path} to go on from an older checkpoint"
+    file, mend = path / MANIFEST, f"delete {path} to continue from an older checkpoint"
     try:
         data = read_regular(file, _MOST_MANIFEST_BYTES, links=False)
         values = parse(data)
