@@ -36,6 +36,7 @@ from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
+from megachar.files import json_text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -358,7 +359,7 @@ def write_records(path: Path, megabytes: int, document_bytes: int, source: Path 
         while remaining > 0:
             start = draw.randrange(len(sample))
             content = sample[start : start + draw.randrange(document_bytes // 2, document_bytes * 3 // 2 + 1)]
-            remaining -= file.write(json.dumps({"id": count, "text": content}) + "\n")
+            remaining -= file.write(json_text({"id": count, "text": content}) + "\n")
             count += 1
         file.flush()
         os.fsync(file.fileno())

@@ -98,7 +98,7 @@ def analyze_completions(
         ),
     )  # fmt: skip
     reading = (
-        "The probability that the prompt goes on with exactly this word: the product over its symbols, times the sum "
+        "The probability that exactly this word follows the prompt: the product over its symbols, times the sum "
         f"of the probabilities of all symbols that end a word ({ENDING}) after it."
     )
     after = shown(prompt[-60:])

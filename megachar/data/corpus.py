@@ -1,7 +1,5 @@
 """A prepared corpus: a folder of indexed datasets, one per split, and `dataset.json`, the card that describes them."""
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,7 +13,7 @@ from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard, vocabulary_of
 from megachar.errors import DataError
 from megachar.files import read_regular
-from megachar.strict_json import parse
+from megachar.strict_json import checksum, parse
 
 CARD_NAME = "dataset.json"
 FORMAT_VERSION: Final = 1
@@ -118,9 +116,7 @@ class Corpus:
 
         The card holds the sha256 of every split, so this tells data apart without reading them.
         """
-        card = self.card.model_dump(mode="json", exclude_none=True)
-        canonical = json.dumps(card, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return checksum(self.card.model_dump(mode="json", exclude_none=True))[:16]
 
     @property
     def split_names(self) -> tuple[SplitName, ...]:

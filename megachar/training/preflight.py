@@ -77,7 +77,7 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
     if exists and not resume:
-        raise ConfigError(f"run {folder.path} exists already; go on with it by --resume, or set name=ANOTHER")
+        raise ConfigError(f"run {folder.path} exists already; continue it with --resume, or set name=ANOTHER")
     if resume and not (exists or folder.launch.exists()):  # it may have been asked to leave before it was recorded
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
     if exists:

@@ -84,7 +84,7 @@ def test_card_that_is_no_json(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, "is no corpus card .*colour: Extra inputs are not permitted"),
+        ({"color": "red"}, "is no corpus card .*color: Extra inputs are not permitted"),
         ({"splits": {}}, "is no corpus card .*splits: "),
         ({"splits": {"train": {"num_tokens": 5}}}, r"splits\.train\.num_bytes: Field required"),
         ({"format_version": 2}, "format version 2; this megachar reads version 1"),

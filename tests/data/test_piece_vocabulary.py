@@ -108,7 +108,7 @@ EXACT = {
     ("change", "message"),
     [
         ({"byte_fallback": False}, "it has no byte fallback"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "it normalises text"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "it normalizes text"),
         ({"add_dummy_prefix": True}, "it adds a space before the text"),
         ({"remove_extra_whitespaces": True}, "it removes spaces"),
         ({"treat_whitespace_as_suffix": True}, "it writes the space after a word"),

@@ -150,7 +150,7 @@ def test_gains_equal_to_the_rows_norms_change_nothing(seed: int) -> None:
     torch.testing.assert_close(normed(inputs, normed.new_state(3))[0], expected)
 
 
-def test_only_matrices_that_multiply_inputs_and_states_are_normalised() -> None:
+def test_only_matrices_that_multiply_inputs_and_states_are_normalized() -> None:
     gains = {
         name for name, _ in random_recurrent(weight_norm=True, embedding_size=5).named_parameters() if "gain" in name
     }

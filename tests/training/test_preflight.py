@@ -147,7 +147,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     named = experiment(f"output={tmp_path}/runs", "name=first")
     check_run_folder(named, resume=False)
     create(named)
-    with pytest.raises(ConfigError, match=r"run .*/runs/first exists already; go on with it by --resume, or set name="):
+    with pytest.raises(ConfigError, match=r"run .*/runs/first exists already; continue it with --resume, or set name="):
         check_run_folder(named, resume=False)
     check_run_folder(named, resume=True)
     check_run_folder(experiment(f"output={tmp_path}/runs", "name=second"), resume=False)
