@@ -15,6 +15,7 @@ from megachar.config.schema import Experiment
 from megachar.errors import MegacharError
 from megachar.files import atomic_write, shown
 from megachar.sweeps.progress import NOT_TRAINED
+from megachar.training.checkpoints.format import MANIFEST, checkpoint_folders
 from megachar.training.early_stopping import is_finished
 from megachar.training.outcome import Outcome, read_outcome
 from megachar.training.ownership import SILENT_SECONDS, read_owner
@@ -146,9 +147,21 @@ def _end(run: RunFolder, experiment: Experiment) -> End:
     if _at_work(run):
         return End.AT_WORK
     failures = [path for path in run.failures.glob("[!.]*.json") if "-preemption-" not in path.name]
-    recorded = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else 0.0
-    # After one from which the run went on, there are newer records.
-    return End.FAILED if any(path.stat().st_mtime >= recorded for path in failures) else End.STOPPED
+    return End.FAILED if failures and not _has_gone_on(run, max(map(_changed, failures))) else End.STOPPED
+
+
+def _has_gone_on(run: RunFolder, failed: float) -> bool:
+    """Whether the run went on since a failure at that time: has newer records and a newer checkpoint.
+
+    Either alone may come from a rank that did not know of the failure yet.
+    """
+    manifests = [path / MANIFEST for path in checkpoint_folders(run)[-1:]]
+    return bool(manifests) and all(_changed(path) > failed for path in (run.metrics_file, *manifests))
+
+
+def _changed(path: Path) -> float:
+    """When a file was changed last, in seconds since 1970; 0 where there is none."""
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _at_work(run: RunFolder) -> bool:
@@ -158,7 +171,7 @@ def _at_work(run: RunFolder) -> bool:
         return False
     if owner.machine == machine_name():
         return owner.lives
-    return time.time() - run.owner_file.stat().st_mtime < SILENT_SECONDS
+    return time.time() - _changed(run.owner_file) < SILENT_SECONDS
 
 
 def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:

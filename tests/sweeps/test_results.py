@@ -84,7 +84,8 @@ def test_finished_runs_by_their_best_validation_and_the_others_after_them(
 
 
 def test_how_runs_stand(sweep: dict[str, SweepRun], tmp_path: Path) -> None:
-    """A failure counts until the run has gone on; a run that is being trained is neither stopped nor failed."""
+    """A failure counts until the run has gone on: has newer records and a checkpoint. A run that is being trained is
+    neither stopped nor failed."""
     fail(begin(sweep["full-seed-1"], 100, 2.5), 1)
     fail(begin(sweep["full-seed-2"], 200, 2.5), -1)
     at_work = begin(sweep["one-target-seed-1"], 100, 2.5)
