@@ -1,7 +1,6 @@
 """What the runs of a sweep have come to: one table, for people and as CSV. Imports no torch."""
 
 import csv
-import json
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from megachar.config.differences import settings_of, short_names
 from megachar.config.schema import Experiment
 from megachar.errors import MegacharError
-from megachar.files import atomic_write, shown
+from megachar.files import atomic_write, json_text, shown
 from megachar.sweeps.progress import NOT_TRAINED
 from megachar.training.checkpoints.format import MANIFEST, checkpoint_folders
 from megachar.training.early_stopping import is_finished
@@ -56,7 +55,7 @@ class Result:
     def unit(self) -> str | None:
         """What its bits are of."""
         best = self.outcome.best if self.outcome is not None else None
-        return None if best is None else str(best.get("unit", "character"))
+        return None if best is None else shown(str(best.get("unit", "character")))
 
 
 @dataclass(frozen=True)
@@ -179,22 +178,23 @@ def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
     settings = {name: settings_of(experiment) for name, experiment in experiments.items()}
     usual = dict[str, str]()
     for key in dict.fromkeys(key for values in settings.values() for key in values):
-        [(value, count)] = Counter(json.dumps(values.get(key)) for values in settings.values()).most_common(1)
+        [(value, count)] = Counter(json_text(values.get(key)) for values in settings.values()).most_common(1)
         if 2 * count > len(settings):
             usual[key] = value
     return {name: [f"{key}={_value(value)}" for key, value in values.items()
-                   if key.partition(".")[0] not in (*NOT_TRAINED, "name") and json.dumps(value) != usual.get(key)]
+                   if key.partition(".")[0] not in (*NOT_TRAINED, "name") and json_text(value) != usual.get(key)]
             for name, values in settings.items()}  # fmt: skip
 
 
 def _value(value: Any) -> str:
     """As it is written on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _short(own: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The same settings by the last parts of their names, where these are clear."""
-    keys = list(dict.fromkeys(setting.partition("=")[0] for settings in own.values() for setting in settings))
+    split = {name: [setting.partition("=") for setting in settings] for name, settings in own.items()}
+    keys = list(dict.fromkeys(key for settings in split.values() for key, _, _ in settings))
     short = short_names(keys, Experiment.model_fields)
-    return {name: tuple(f"{short[setting.partition('=')[0]]}={setting.partition('=')[2]}" for setting in settings)
-            for name, settings in own.items()}  # fmt: skip
+    return {name: tuple(shown(f"{short[key]}={value}") for key, _, value in settings)
+            for name, settings in split.items()}  # fmt: skip

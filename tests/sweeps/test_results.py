@@ -127,6 +127,17 @@ def test_what_cannot_be_read_is_told_and_costs_no_other_row(
         assert part in done.err, done.err
 
 
+def test_what_a_stranger_wrote_moves_no_cursor(sweep: dict[str, SweepRun], tmp_path: Path, call: Call) -> None:
+    """Nor is it taken for markup."""
+    begin(sweep["full-seed-1"], 400, 2.5, unit="[b]\x1b[2J")
+    record_plan(tmp_path / "mine", [], {"full-seed-1": ["seed=[red]\x1b[31m"]})
+    done = call("compare", str(tmp_path / "mine"))
+    assert done.status == 0
+    assert r"seed=[red]\x1b[31m" in done.out
+    assert r"bits per [b]\x1b[2J" in done.out
+    assert "\x1b" not in done.out + (tmp_path / "mine" / "results.csv").read_text()
+
+
 def test_csv_is_whole_or_not_at_all(
     sweep: dict[str, SweepRun], tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
