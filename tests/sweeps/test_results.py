@@ -83,6 +83,14 @@ def test_finished_runs_by_their_best_validation_and_the_others_after_them(
     assert results.remarks == ()
 
 
+def test_a_finished_run_without_a_validation_is_the_last_of_them(sweep: dict[str, SweepRun], tmp_path: Path) -> None:
+    begin(sweep["full-seed-1"], 400, float("nan"))
+    begin(sweep["one-target-seed-2"], 400, 2.5)
+    found = [(row.run, row.bits) for row in read_results(tmp_path / "mine").rows]
+    assert found == [("one-target-seed-2", 2.5), ("full-seed-1", None), ("full-seed-2", None),
+                     ("one-target-seed-1", None)]  # fmt: skip
+
+
 def test_how_runs_stand(sweep: dict[str, SweepRun], tmp_path: Path) -> None:
     """A failure counts until the run has gone on: has newer records and a checkpoint. A run that is being trained is
     neither stopped nor failed."""
