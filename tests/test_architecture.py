@@ -173,7 +173,7 @@ def light_modules() -> list[str]:
         "data", "watch", "launching", "sweeps", "cli",
     }  # fmt: skip
     modules = [module_of(path) for path in FILES if component_of(module_of(path)) in light]
-    names = ("preflight", "run_folder", "learning_rate", "metrics", "ownership", "watching")
+    names = ("preflight", "run_folder", "sweep_folder", "outcome", "learning_rate", "metrics", "ownership", "watching")
     checkpoints = ("checkpoints.format", "checkpoints.vocabularies")
     training = [f"megachar.training.{name}" for name in (*names, *checkpoints)]
     reports = [f"report.{name}" for name in ("output", "setting_rows", "text_settings")]
@@ -223,6 +223,7 @@ LIGHT_COMMANDS = {
     "sweep ablation data.path=/nowhere --dry-run": 2,
     "evaluate /nowhere": 2,
     "generate /nowhere --prompt a": 2,
+    "compare /nowhere": 2,
     "plot /nowhere": 2,
     "report /nowhere": 2,
     "analyze ablation /nowhere": 2,
