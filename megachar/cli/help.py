@@ -14,7 +14,7 @@ MIN_WIDTH = 30
 _Formatter: Any = typer.Context.formatter_class
 
 
-class HelpFormatter(_Formatter):  # type: ignore[misc]
+class HelpFormatter(_Formatter):
     """Typer's own takes 50 columns at least, and breaks words at hyphens, those of options too."""
 
     def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
