@@ -82,12 +82,12 @@ def load_engine_config(source: str | DeepSpeedFile) -> EngineConfig:
     if isinstance(source, DeepSpeedFile):
         return _engine_config(source.content, source.path)
     path = Path(source) if source.endswith(".json") else DS_CONFIGS / f"{source}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DS_CONFIGS.glob("*.json")))
-        raise ConfigError(
-            f"deepspeed={source}: {path} does not exist; take one of {known}, or the path of a .json file"
-        )
     try:
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in DS_CONFIGS.glob("*.json")))
+            raise ConfigError(
+                f"deepspeed={source}: {path} does not exist; take one of {known}, or the path of a .json file"
+            )
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error

@@ -14,11 +14,12 @@ from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.preprocess import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.errors import DataError
+from tests.draws import fresh_rng
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    text = np.random.default_rng().integers(0, 256, size=1000).astype(np.uint8).tobytes()
+    text = fresh_rng().integers(0, 256, size=1000).astype(np.uint8).tobytes()
     (tmp_path / "text").write_bytes(text)
     prepare_corpus(cut_by_position(tmp_path / "text", "80,20,0"), tmp_path / "corpus", ByteVocabulary())
     return tmp_path / "corpus"

@@ -12,6 +12,7 @@ from megachar.config.recurrent import RecurrentConfig
 from megachar.layers.recurrent import HiddenInputs, Matrix, SymbolInputs
 from megachar.layers.variational import SegmentKey
 from megachar.models.recurrent import RecurrentModel, State, fold
+from tests.draws import fresh_random
 from tests.models import slow_recurrent
 
 CELLS = ("mlstm", "lstm", "milstm")
@@ -52,7 +53,7 @@ CASES = [
     {"cell": cell, "output_gate": gate, "num_layers": draw.choice([1, 2]), "weight_norm": draw.random() < 0.5,
      "embedding_size": size, "softmax_bias": draw.random() < 0.5, "hidden_dropout": dropout,
      "embedding_dropout": dropout if size else 0.0}
-    for draw in [random.Random()]
+    for draw in [fresh_random()]
     for cell, gate, (size, dropout) in product(CELLS, ("outside", "inside"), ((0, 0.0), (5, 0.0), (0, 0.4), (5, 0.4)))
 ]  # fmt: skip
 
