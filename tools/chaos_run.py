@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psutil
 
+from megachar.files import json_text
 from megachar.training.metrics import read_metrics
 from megachar.training.records import MEASURED, START
 from megachar.training.run_folder import RunFolder
@@ -163,4 +164,4 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add a record."""
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json_text(record) + "\n")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megachar.config.engine import EngineSettings
 from megachar.config.schema import DeepSpeedFile, Experiment
 from megachar.errors import ConfigError
+from megachar.files import reason
 from megachar.resources import resource_folder
 
 DS_CONFIGS = resource_folder("ds_configs")
@@ -92,7 +93,7 @@ def load_engine_config(source: str | DeepSpeedFile) -> EngineConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
-        raise ConfigError(f"deepspeed={source} cannot be read: {error}") from error
+        raise ConfigError(f"deepspeed={source} cannot be read: {reason(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}, not a JSON object of DeepSpeed settings")
     return _engine_config(raw, str(path))
