@@ -8,6 +8,7 @@ say is in the logs of the folder OUTPUT/NAME.
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -21,6 +22,7 @@ from megachar.config.loading import load_experiment
 from megachar.launching.output import RankOutput
 from megachar.launching.ranks import rank_environment
 from megachar.runs.folder import run_folder
+from megachar.watch.rank import PREEMPTION_SIGNALS
 
 WIDTH = 120
 """Of the report, where it does not go to a terminal."""
@@ -35,6 +37,7 @@ def main() -> int:
     parser.add_argument("--slow-factor", type=float, default=5, help="how much slower than the fastest of its kind")
     parser.add_argument("--local_rank", type=int, help="given by deepspeed; LOCAL_RANK is read instead")
     arguments = parser.parse_intermixed_args()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PREEMPTION_SIGNALS)  # nothing is to be saved before it ends by them
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     try:
         os.environ.update(rank_environment(os.environ))

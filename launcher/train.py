@@ -6,7 +6,7 @@
     mpirun -n 2 python launcher/train.py small data.path=data/corpus parallel.pipe=2
 
 `megachar launch` does the same after checking everything that can be checked before processes start. The first
-argument is a preset or a YAML file, the others are overrides; `--resume` goes on with a run. The processes learn their
+argument is a preset or a YAML file, the others are overrides; `--resume` continues a run. The processes learn their
 ranks from RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or from Open MPI or Slurm.
 """
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train one experiment on the processes of a launcher.")
     parser.add_argument("experiment", help="a preset or a YAML file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run")
     parser.add_argument("--local_rank", type=int, help="given by deepspeed; LOCAL_RANK is read instead")
     arguments = parser.parse_intermixed_args()
     # torch warns on every rank of what DeepSpeed calls.

@@ -176,6 +176,31 @@ def test_no_globals_are_assigned() -> None:
     ]
 
 
+WRITERS_OF_JSON = {
+    "megachar/base/files.py": "json_text, by which all others write",
+    "megachar/base/strict_json.py": "checksum: hashed, of what was read as strict JSON",
+    "megachar/analysis/result.py": "hashed for the name of a file, which stays what it was",
+    "megachar/report/setting_rows.py": "shown to people, never read",
+    "megachar/sweeps/sweep.py": "words of a command line and of a folder's name",
+}
+"""Files that call json.dumps themselves, and for what; it writes NaN and Infinity, which are no JSON."""
+
+
+def test_json_is_written_by_the_writer_that_knows_no_nan() -> None:
+    found = set()
+    for path in FILES + SCRIPTS:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "json":
+                names = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "json":
+                names = {node.attr}
+            else:
+                continue
+            if names & {"dump", "dumps", "JSONEncoder"}:
+                found.add(name_of(path))
+    assert found == WRITERS_OF_JSON.keys(), "use megachar.base.files.json_text"
+
+
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
     light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "runs", "sweeps", "cli"}
@@ -236,6 +261,7 @@ LIGHT_COMMANDS = {
     "sweep ablation data.path=/nowhere --dry-run": 2,
     "evaluate /nowhere": 2,
     "generate /nowhere --prompt a": 2,
+    "compare /nowhere": 2,
     "plot /nowhere": 2,
     "report /nowhere": 2,
     "analyze ablation /nowhere": 2,

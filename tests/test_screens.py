@@ -1,4 +1,4 @@
-"""What is shown fits 40, 80 and 200 columns, colours or none, any encoding: nothing that names something is cut."""
+"""What is shown fits 40, 80 and 200 columns, colors or none, any encoding: nothing that names something is cut."""
 
 import io
 import re

@@ -31,6 +31,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from megachar.base.files import json_text
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.digests import hash_file
 from megachar.data.indexed_dataset import IndexedDatasetWriter
@@ -358,7 +359,7 @@ def write_records(path: Path, megabytes: int, document_bytes: int, source: Path 
         while remaining > 0:
             start = draw.randrange(len(sample))
             content = sample[start : start + draw.randrange(document_bytes // 2, document_bytes * 3 // 2 + 1)]
-            remaining -= file.write(json.dumps({"id": count, "text": content}) + "\n")
+            remaining -= file.write(json_text({"id": count, "text": content}) + "\n")
             count += 1
         file.flush()
         os.fsync(file.fileno())

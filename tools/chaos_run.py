@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import psutil
 
+from megachar.base.files import json_text
 from megachar.runs.folder import RunFolder
 from megachar.runs.metrics import read_metrics
 from megachar.runs.records import MEASURED, START
@@ -163,4 +164,4 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add a record."""
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json_text(record) + "\n")

@@ -98,7 +98,7 @@ def analyze_completions(
         ),
     )  # fmt: skip
     reading = (
-        "The probability that the prompt goes on with exactly this word: the product over its symbols, times the sum "
+        "The probability that exactly this word follows the prompt: the product over its symbols, times the sum "
         f"of the probabilities of all symbols that end a word ({ENDING}) after it."
     )
     after = shown(prompt[-60:])
@@ -131,9 +131,9 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.15, y=0.04)
+    axes.margins(x=0.15)
     axes.set_yticks(places, [str(row[0]) for row in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)  # the likeliest on top
     axes.set_xlabel("probability that the word follows, and ends there (logarithmic)")
     part = "" if len(rows) == len(table.rows) else f" (the {len(rows)} likeliest of {len(table.rows)} words)"
     axes.set_title(title + part, fontsize="medium")

@@ -33,8 +33,10 @@ class AnalyzedModel:
         """The most symbols that it predicts from; None where there is no such number."""
         return self.experiment.model.context_limit
 
-    def load(self, device: str, stride: int | None, batch_size: int) -> "Predictor":
+    def load(self, device: str, stride: int | None, batch_size: int, threads: int | None = None) -> "Predictor":
         """The model, ready to predict. With a stride of 1 all its figures are exact, also a recurrent model's.
+
+        `threads`: of this process from here on; None: see `use_threads`.
 
         Other arguments and errors are those of `make_predictor`; CheckpointError where the checkpoint is damaged.
         """
@@ -46,7 +48,7 @@ class AnalyzedModel:
         is_run = self.source.is_dir() and not is_checkpoint(self.source)
         model = load_model(self.source, self.subject.step if is_run else None).model
         streams = 1 if stride == 1 else STREAMS
-        use_threads(None, model, streams if self.context is None else batch_size * self.context)
+        use_threads(threads, model, streams if self.context is None else batch_size * self.context)
         return make_predictor(model, choose_device(device), stride=stride, batch_size=batch_size, streams=streams)
 
     def check_finite(self, values: npt.ArrayLike) -> None:

@@ -30,7 +30,7 @@ class SurpriseSettings:
     reach: int = 4
     """Characters after a surprise that are looked at."""
     block: int = 1000
-    """Characters of the blocks of text that are drawn anew, whole, because neighbours' losses go together."""
+    """Characters of the blocks of text that are drawn anew, whole, because neighbors' losses go together."""
     resamples: int = 10_000
     """Texts drawn from the blocks."""
     confidence: float = 0.95

@@ -99,7 +99,7 @@ class _Fitted:
         yield Segment(self.head)
         if bar >= SHORTEST_BAR:
             done = int(bar * self.completed / self.total) if self.total else 0
-            full, empty = "#." if options.ascii_only else "━─"  # which differ without colours as well
+            full, empty = "#." if options.ascii_only else "━─"  # which differ without colors as well
             yield Segment(" ")
             yield Segment(full * done, console.get_style("bar.complete"))
             yield Segment(empty * (bar - done))

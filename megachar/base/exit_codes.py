@@ -17,5 +17,5 @@ class ExitCode(IntEnum):
     LAUNCHER_LOST = 4
     """This rank was well and ended because what had started it is gone."""
     PREEMPTED = 75
-    """Asked to leave by SIGTERM or SIGUSR1: a checkpoint was saved, and the run goes on with --resume. 75 is TEMPFAIL
+    """Asked to leave by SIGTERM or SIGUSR1: a checkpoint was saved, and the run continues with --resume. 75 is TEMPFAIL
     of sysexits.h: try again later."""

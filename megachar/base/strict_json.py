@@ -1,4 +1,7 @@
-"""JSON from files that anyone may have written: what is no JSON, or holds no finite numbers, is a ValueError."""
+"""JSON from files that anyone may have written: what is no JSON, or holds no finite numbers, is a ValueError.
+
+It is written by `files.json_text`.
+"""
 
 import hashlib
 import json
@@ -34,7 +37,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def checksum(values: dict[str, Any]) -> str:
+def checksum(values: Any) -> str:
     """The sha256 of values as plain JSON, whatever the order of keys and the white space they were written with."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from megachar.base.errors import ConfigError, DataError
 from megachar.cli.analyze_sweeps import ablation, sizes
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
-from megachar.cli.generate import check_device, read_prompt
+from megachar.cli.generate import Threads, check_device, read_prompt
 from megachar.cli.given_model import check_model
 from megachar.cli.given_text import argument_bytes, encode_given, read_file, read_given
 from megachar.cli.lazy import make_group
@@ -62,6 +62,7 @@ def surprise(
     stride: Stride = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     output: Output = None,
     picture_format: Format = "png",
@@ -80,7 +81,7 @@ def surprise(
     nats = []
     with show_progress(Console(stderr=True), len(models) * (tokens.size - 1)) as progress:
         for model in models:
-            predictor = model.load(device, stride, batch_size)
+            predictor = model.load(device, stride, batch_size, threads)
             nats.append(predictor.nats(tokens, None, progress))
             model.check_finite(nats[-1])
     text = {**_identify(corpus, models), "num_characters": tokens.size, "stride": stride}
@@ -102,6 +103,7 @@ def context(
     stride: Stride = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    threads: Threads = None,
     data: Data = None,
     output: Output = None,
     picture_format: Format = "png",
@@ -124,7 +126,7 @@ def context(
     found = []
     with show_progress(Console(stderr=True), passes * (tokens.size - 1)) as progress:
         for model in models:
-            predictor = model.load(device, stride, batch_size)
+            predictor = model.load(device, stride, batch_size, threads)
             found.append(losses_by_context(predictor, tokens, numbers, progress))
             model.check_finite(list(found[-1].values()))
     settings = {**_identify(corpus, models), "num_characters": tokens.size, "lengths": numbers, "stride": stride}
@@ -145,6 +147,7 @@ def seed_text(
     file: File = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    threads: Threads = None,
     output: Output = None,
     picture_format: Format = "png",
 ) -> None:
@@ -160,7 +163,7 @@ def seed_text(
     check_text(tokens.size)
     folder = result_folder(run, output)
     with show_progress(Console(stderr=True), tokens.size - 1) as progress:
-        found = expectations(models[0].load(device, 1, batch_size), tokens, progress)
+        found = expectations(models[0].load(device, 1, batch_size, threads), tokens, progress)
     models[0].check_finite(found.loss_bits)
     symbols = [vocabulary.decode([token]) for token in tokens.tolist()]
     finish(
@@ -177,6 +180,7 @@ def completions(
     words_file: Annotated[Path | None, typer.Option(help="File with words, one in a line.")] = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    threads: Threads = None,
     output: Output = None,
     picture_format: Format = "png",
 ) -> None:
@@ -204,7 +208,7 @@ def completions(
     found = []
     with show_progress(Console(stderr=True), len(models) * num_symbols) as progress:
         for model in models:
-            found.append(complete(model.load(device, 1, batch_size), before, encoded, vocabulary, progress))
+            found.append(complete(model.load(device, 1, batch_size, threads), before, encoded, vocabulary, progress))
             model.check_finite([completion.ended for completion in found[-1]])
     settings = {"prompt_sha256": _sha256(before), "words": words}
     finish(
@@ -221,6 +225,7 @@ def copy(
     file: File = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    threads: Threads = None,
     output: Output = None,
     picture_format: Format = "png",
 ) -> None:
@@ -240,7 +245,7 @@ def copy(
     found = []
     with show_progress(Console(stderr=True), len(models) * (sum(sizes) - len(sizes))) as progress:
         for model in models:
-            predictor = model.load(device, 1, batch_size)
+            predictor = model.load(device, 1, batch_size, threads)
             original, swapped = (occurrences(predictor, passage, vocabulary, progress) for passage in passages)
             found.append((original, swapped))
             model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])

@@ -47,14 +47,14 @@ def _table(results: Results, narrow: bool) -> Table:
     per = f"bits per {units[0]}" if len(units) == 1 else "bits"
     names = ("run, and what differs",) if narrow else ("run", "what differs")
     figures = (f"best validation ({per})", "characters", "time")
-    table = Table(*names, *(Column(name, justify="right") for name in figures), "state")
+    table = Table(*names, *(Column(Text(name), justify="right") for name in figures), "state")
     for row in results.rows:
         run, own = shown(row.run), " ".join(row.own)
         bits = "-" if row.bits is None else f"{row.bits:.4f}" + (f" per {row.unit}" if len(units) > 1 else "")
         outcome = row.outcome
         amounts = ("-", "-") if outcome is None else (f"{outcome.characters:,}", format_duration(outcome.seconds))
         first = (Text(f"{run}\n{own}".rstrip()),) if narrow else (Text(run), Text(own))
-        table.add_row(*first, bits, *amounts, _state(row))
+        table.add_row(*first, Text(bits), *amounts, _state(row))
     return table
 
 

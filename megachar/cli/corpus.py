@@ -35,13 +35,13 @@ def list_corpora() -> None:
     from megachar.corpora.downloads.registry import CORPORA
 
     table = Table(
-        "name", "what it is", "licence", "splits", Column("download", no_wrap=True), Column("text", no_wrap=True),
+        "name", "what it is", "license", "splits", Column("download", no_wrap=True), Column("text", no_wrap=True),
         "known hashes", "from",
         caption="Hashes are those that users of the corpora recorded; the publishers give hardly any.",
         show_lines=True,
     )  # fmt: skip
     for corpus in CORPORA:
-        shown = (corpus.name, corpus.summary, corpus.licence, corpus.splits, decimal(corpus.archive.num_bytes),
+        shown = (corpus.name, corpus.summary, corpus.license, corpus.splits, decimal(corpus.archive.num_bytes),
                  decimal(corpus.text_bytes), corpus.verified_by.replace("\n", ", "))  # fmt: skip
         table.add_row(*map(Text, shown), Text("\n".join(corpus.archive.addresses)))
     print_table(table, Console())

@@ -36,6 +36,7 @@ from megachar.cli.evaluation_options import (
 from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.generate import Threads
 from megachar.cli.given_model import check_model
+from megachar.cli.loading import loading
 from megachar.cli.pictures import Format
 from megachar.cli.provenance import Provenance, say_provenance
 from megachar.evaluation.progress import show_progress
@@ -102,10 +103,11 @@ def evaluate(
         chosen = chosen.with_training_text(corpus.split("train").tokens.size)
 
     check_model(run, step)
-    from megachar.parallel.threads import use_threads
-    from megachar.runs.checkpoints.reading import load_model
+    with loading():
+        from megachar.parallel.threads import use_threads
+        from megachar.runs.checkpoints.reading import load_model
 
-    work = Work(load_model(run, step), corpus, split, max_characters)
+        work = Work(load_model(run, step), corpus, split, max_characters)
     use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
     static = work.score(chosen.static)
     label = provenance.label(split, named=data is not None)

@@ -13,6 +13,7 @@ from megachar.base.errors import ConfigError
 from megachar.cli.evaluation_options import Device
 from megachar.cli.given_model import check_model
 from megachar.cli.given_text import encode_given, read_given
+from megachar.cli.loading import loading
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
     SamplingSettings,
@@ -67,14 +68,15 @@ def generate(
         raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
 
     check_model(run, step)
-    from megachar.base.device import choose_device
-    from megachar.generation.generator import generate as continue_text
-    from megachar.generation.sampling import Sampler
-    from megachar.parallel.threads import use_threads
-    from megachar.runs.checkpoints.reading import load_model
+    with loading():
+        from megachar.base.device import choose_device
+        from megachar.generation.generator import generate as continue_text
+        from megachar.generation.sampling import Sampler
+        from megachar.parallel.threads import use_threads
+        from megachar.runs.checkpoints.reading import load_model
 
-    sampler = Sampler(settings, experiment.model.vocabulary_size)
-    model = load_model(run, step).model.to(choose_device(device))
+        sampler = Sampler(settings, experiment.model.vocabulary_size)
+        model = load_model(run, step).model.to(choose_device(device))
     use_threads(threads, model, rows=1)
     symbols = continue_text(model, tokens, characters, sampler, slide)
     started = time.monotonic()

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": "Bits per character of a split: every character is scored exactly once, by the last layer's "
     "first target.",
     "generate": "Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes.",
-    "report": "Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by "
+    "report": "Settings, curves, evaluations, checkpoints, samples, analyses and a text colored by "
     "surprise, on one page.",
     "count": "Print the table of parameters by part, in training and at inference, and FLOPs per character.",
     "plot": "Draw the loss curves and the picture of the layers' losses from a run's metrics.",

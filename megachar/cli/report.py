@@ -8,7 +8,8 @@ import typer
 from megachar.base.errors import CheckpointError, MegacharError
 from megachar.cli.evaluate import open_corpus
 from megachar.cli.evaluation_options import Device, Split
-from megachar.cli.generate import check_device
+from megachar.cli.generate import Threads, check_device
+from megachar.cli.loading import loading
 from megachar.cli.plot import Over
 from megachar.cli.provenance import Provenance, say_provenance
 
@@ -26,16 +27,17 @@ def report(
     ] = None,
     characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
-    text_characters: Annotated[int, typer.Option(help="Characters coloured by surprise; 0: none.")] = 2000,
+    text_characters: Annotated[int, typer.Option(help="Characters colored by surprise; 0: none.")] = 2000,
     text_start: Annotated[int, typer.Option(help="Where they begin in the split, in characters.")] = 0,
     split: Split = "valid",
     data: Annotated[
         Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     x: Over = "step",
 ) -> None:
-    """Settings, curves, evaluations, checkpoints, samples, analyses and a text coloured by surprise, on one page."""
+    """Settings, curves, evaluations, checkpoints, samples, analyses and a text colored by surprise, on one page."""
     from megachar.analysis.result import label_sources
     from megachar.report.output import check_output, write_page
     from megachar.report.text_settings import TextSettings
@@ -44,7 +46,7 @@ def report(
     from megachar.runs.sweep_folder import find_runs, say_not_begun
 
     # All that can be wrong is found before torch is imported, which takes seconds.
-    settings = TextSettings(split, text_start, text_characters, characters, seed, device)
+    settings = TextSettings(split, text_start, text_characters, characters, seed, device, threads)
     settings.check()
     check_device(device)
     runs = find_runs(sources)
@@ -55,9 +57,10 @@ def report(
     notes = say_not_begun(sources)
     corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
 
-    from megachar.report.contents import read_runs
-    from megachar.report.page import render
-    from megachar.report.texts import ModelTexts, read_with_model
+    with loading("torch"):
+        from megachar.report.contents import read_runs
+        from megachar.report.page import render
+        from megachar.report.texts import ModelTexts, read_with_model
 
     texts: dict[str, ModelTexts] = {}
     for run, label in zip(runs, labels, strict=True):

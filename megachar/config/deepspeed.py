@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from megachar.base.errors import ConfigError
+from megachar.base.files import reason
 from megachar.base.resources import resource_folder
 from megachar.config.engine import EngineSettings
 from megachar.config.experiment import DeepSpeedFile, Experiment
@@ -82,17 +83,17 @@ def load_engine_config(source: str | DeepSpeedFile) -> EngineConfig:
     if isinstance(source, DeepSpeedFile):
         return _engine_config(source.content, source.path)
     path = Path(source) if source.endswith(".json") else DS_CONFIGS / f"{source}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DS_CONFIGS.glob("*.json")))
-        raise ConfigError(
-            f"deepspeed={source}: {path} does not exist; take one of {known}, or the path of a .json file"
-        )
     try:
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in DS_CONFIGS.glob("*.json")))
+            raise ConfigError(
+                f"deepspeed={source}: {path} does not exist; take one of {known}, or the path of a .json file"
+            )
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     except OSError as error:
-        raise ConfigError(f"deepspeed={source} cannot be read: {error}") from error
+        raise ConfigError(f"deepspeed={source} cannot be read: {reason(error)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds {type(raw).__name__}, not a JSON object of DeepSpeed settings")
     return _engine_config(raw, str(path))

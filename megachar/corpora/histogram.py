@@ -19,7 +19,7 @@ MAX_BARS = 512  # a larger vocabulary is drawn by rank
 LABELLED_RANKS = 40
 
 CLASSES = ("letters", "digits", "whitespace", "punctuation", "control characters", "beyond ASCII")
-"""What a symbol may be; each has the colour of the series of its number."""
+"""What a symbol may be; each has the color of the series of its number."""
 
 _NAMES = {b" ": "sp", b"\n": "\\n", b"\t": "\\t", b"\r": "\\r"}
 

@@ -1,7 +1,7 @@
 """Reading segments of a text block by block, cut only where it changes nothing.
 
 A segment's nominal ends are bytes counted beforehand; its true ends are the next legal cuts from there, so that two
-neighbours, read by two workers, leave nothing out and take nothing twice. Memory is that of some blocks, or of the
+neighbors, read by two workers, leave nothing out and take nothing twice. Memory is that of some blocks, or of the
 longest record where a record must stay whole.
 """
 

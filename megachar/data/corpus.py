@@ -1,7 +1,5 @@
 """A prepared corpus: a folder of indexed datasets, one per split, and `dataset.json`, the card that describes them."""
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megachar.base.errors import DataError
 from megachar.base.files import read_regular
-from megachar.base.strict_json import parse
+from megachar.base.strict_json import checksum, parse
 from megachar.data.indexed_dataset import IndexedDataset, idx_path
 from megachar.data.pieces import MOST_MODEL_BYTES
 from megachar.data.vocabulary import Vocabulary
@@ -118,9 +116,7 @@ class Corpus:
 
         The card holds the sha256 of every split, so this tells data apart without reading them.
         """
-        card = self.card.model_dump(mode="json", exclude_none=True)
-        canonical = json.dumps(card, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return checksum(self.card.model_dump(mode="json", exclude_none=True))[:16]
 
     @property
     def split_names(self) -> tuple[SplitName, ...]:

@@ -28,7 +28,7 @@ _BYTE_PIECES: Final = tuple(f"<0x{value:02X}>" for value in range(NUM_BYTES))
 
 
 class PieceVocabulary:
-    """The pieces of a SentencePiece model with byte fallback and no normalisation.
+    """The pieces of a SentencePiece model with byte fallback and no normalization.
 
     A piece never spans a line end or a cut before a space (models are trained on lines, and split at spaces), so a text
     may be encoded part by part. U+2581, which stands for the space inside SentencePiece, is always written as bytes.
@@ -39,7 +39,7 @@ class PieceVocabulary:
     cut = Cut.WORDS
 
     def __init__(self, model: bytes, place: str = "the SentencePiece model") -> None:
-        """Take a serialised model; DataError where it is none, or could not give every text back. `place`: its name."""
+        """Take a serialized model; DataError where it is none, or could not give every text back. `place`: its name."""
         import sentencepiece
 
         self.model = model
@@ -150,7 +150,7 @@ class PieceVocabulary:
 
 
 def _check_exact(model: bytes, place: str) -> None:
-    """DataError unless decoding gives back every text: no normalisation, no added or removed space, byte fallback."""
+    """DataError unless decoding gives back every text: no normalization, no added or removed space, byte fallback."""
     from sentencepiece import sentencepiece_model_pb2
 
     parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ def _check_exact(model: bytes, place: str) -> None:
         what
         for what, wrong in (
             ("it has no byte fallback", not parsed.trainer_spec.byte_fallback),
-            (f"it normalises text ('{normalizer.name}')", bool(normalizer.precompiled_charsmap)),
+            (f"it normalizes text ('{normalizer.name}')", bool(normalizer.precompiled_charsmap)),
             ("it adds a space before the text", normalizer.add_dummy_prefix),
             ("it removes spaces", normalizer.remove_extra_whitespaces),
             ("it leaves spaces unescaped", not normalizer.escape_whitespaces),

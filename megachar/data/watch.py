@@ -18,7 +18,7 @@ class FileWatch:
             if _identity(path) != opened:
                 raise DataError(
                     f"{path} is no longer the file that was opened: it was replaced, written to or removed. Put it "
-                    f"back, see that it is right (megachar corpus inspect {path.parent} --verify), and go on with "
+                    f"back, see that it is right (megachar corpus inspect {path.parent} --verify), and continue with "
                     f"--resume"
                 )
 

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from megachar.base.exit_codes import ExitCode
+from megachar.launching.local import PASSED_ON
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
@@ -72,7 +74,8 @@ class Attempt:
             environment = {**os.environ, **self.plan.environment()}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
             before = newest_step(self.plan)
-            self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
+            with signals_held(PASSED_ON if self.plan.launcher == "local" else ()):
+                self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
             self._wait()
         finally:
             del os.environ[variable]
@@ -136,6 +139,16 @@ class Attempt:
         wrong = cause.kind == "user_error" or (cause.kind == "launcher" and status == ExitCode.USER_ERROR)
         code = ExitCode.USER_ERROR if wrong else ExitCode.FAILED
         return Outcome(code, cause, hub.saved)
+
+
+@contextlib.contextmanager
+def signals_held(signals: Collection[signal.Signals]) -> Iterator[None]:
+    """What is started in the block has these signals blocked: none is lost until it takes them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outcome_of_status(status: int, saved: int | None, finished: bool) -> Outcome:

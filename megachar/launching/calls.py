@@ -6,8 +6,6 @@ host -> first host   Proof      so has the host; from now on it answers question
 """
 
 import asyncio
-import hashlib
-import json
 import secrets
 import socket
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from megachar.base.errors import PlatformError
+from megachar.base.strict_json import checksum
 from megachar.launching.plan import LaunchPlan
 from megachar.watch.secret import SEEN_SECONDS, Secret
 from megachar.watch.wire import (
@@ -60,7 +59,7 @@ class Proof(Message):
 def settings_of(plan: LaunchPlan) -> str:
     """What has to be the same on all hosts that start a run, in short."""
     settings = [plan.experiment.model_dump(mode="json"), [asdict(host) for host in plan.hosts], plan.resume]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return checksum(settings)
 
 
 def call(connection: socket.socket, plan: LaunchPlan) -> None:

@@ -129,13 +129,16 @@ def check_engine(experiment: Path) -> None:
 
 
 def become(place: Place, launcher: int) -> None:
-    """Make this new process a rank, which ends when the launcher does, however that may end."""
+    """Make this new process a rank, which ends when the launcher does, however that may end.
+
+    SIGTERM and SIGUSR1 wait until its script is ready for them and unblocks them.
+    """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(PR_SET_NAME, f"rank {place.rank}".encode())  # as `ps` and `top` show it
     if os.getppid() != launcher:  # it has ended already
         os._exit(ExitCode.LAUNCHER_LOST)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGCHLD))
     os.environ.update(place.environment())
 
 

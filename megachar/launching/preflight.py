@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megachar.base.errors import PlatformError
+from megachar.base.files import json_text
 from megachar.launching.calls import Call, call, settings_of, take_calls
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
 from megachar.launching.hostfile import Host
@@ -54,7 +55,7 @@ class Channel:
     async def tell(self, kind: str, message: Any) -> None:
         """Send a message that nothing answers."""
         with suppress(ConnectionError):  # then no answer comes either
-            self._writer.write(f"{json.dumps({kind: asdict(message)})}\n".encode())
+            self._writer.write(f"{json_text({kind: asdict(message)})}\n".encode())
             await self._writer.drain()
 
     async def failure(self) -> Failure:

@@ -24,7 +24,9 @@ from typing import Any, TextIO
 
 import megachar
 from megachar.base.errors import ConfigError, MegacharError, PlatformError
+from megachar.base.files import json_text
 from megachar.base.resources import resource_folder
+from megachar.base.strict_json import checksum
 from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
 from megachar.config.loading import parse_experiment
 from megachar.launching.gpus import count_gpus
@@ -133,7 +135,7 @@ def serve(lines: TextIO, out: TextIO) -> Verdict | None:
     """Answer what comes; returns the verdict, or None where the other side hangs up before."""
 
     def say(answer: Report | Reach) -> None:
-        out.write(f"{MARK}{json.dumps(asdict(answer))}\n")
+        out.write(f"{MARK}{json_text(asdict(answer))}\n")
         out.flush()
 
     with ExitStack() as sockets:
@@ -229,7 +231,7 @@ def source_hash() -> str:
 def _engine_hash(values: dict[str, Any]) -> str:
     experiment = parse_experiment(values, "the experiment")
     rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
-    return hashlib.sha256(json.dumps(rendered, sort_keys=True).encode()).hexdigest()[:16]
+    return checksum(rendered)[:16]
 
 
 def check_cpu(values: dict[str, Any], description: Path = Path("/proc/cpuinfo")) -> str:

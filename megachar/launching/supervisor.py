@@ -108,7 +108,7 @@ class Supervisor:
             if not wrong:
                 break
             for host, problem in wrong.items():
-                self._say(f"going on without {host}: {problem}")
+                self._say(f"continuing without {host}: {problem}")
             plan = without(plan, set(wrong))
         return plan
 
@@ -119,7 +119,7 @@ class Supervisor:
 
     def _tell_end(self, code: ExitCode) -> None:
         if code == ExitCode.PREEMPTED:
-            self._say("the run has left on request; go on with --resume")
+            self._say("the run has left on request; continue with --resume")
         elif self._causes:
             count = len(self._causes)
             often = f"{count} failures in a row without a new checkpoint" if count > 1 else "the run has failed"
@@ -163,5 +163,5 @@ def without(plan: LaunchPlan, names: set[str]) -> LaunchPlan:
         return smaller
     own = plan.hosts[plan.node_rank]
     if own not in remaining:
-        raise PlatformError(f"the other hosts go on without {own.name}; mend it and start the run again everywhere")
+        raise PlatformError(f"the other hosts continue without {own.name}; mend it and start the run again everywhere")
     return replace(smaller, node_rank=remaining.index(own))

@@ -74,7 +74,7 @@ class _Cell(ABC):
     @staticmethod
     @abstractmethod
     def new_saved(weights: Sequence[Tensor], rows: int, streams: int) -> list[Tensor]:
-        """Uninitialised `saved` for `rows` characters."""
+        """Uninitialized `saved` for `rows` characters."""
 
     @abstractmethod
     def product(self, step: int, row: int, read: Tensor, out: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from megachar.layers.recurrence import CellName, OutputGate, recur
 
 
 class Matrix(nn.Module):
-    """A weight (rows, columns), with weight normalisation (Salimans and Kingma 2016) or without.
+    """A weight (rows, columns), with weight normalization (Salimans and Kingma 2016) or without.
 
-    Normalised, row k is gain[k] * weight[k] / |weight[k]|.
+    Normalized, row k is gain[k] * weight[k] / |weight[k]|.
     """
 
     def __init__(self, rows: int, columns: int, weight_norm: bool) -> None:
@@ -33,7 +33,7 @@ class Matrix(nn.Module):
 
     @torch.no_grad()
     def reset_gain(self) -> None:
-        """Set the gains to the rows' norms: the matrix multiplies as if it were not normalised."""
+        """Set the gains to the rows' norms: the matrix multiplies as if it were not normalized."""
         if self.gain is not None:
             self.gain.copy_(self.weight.norm(dim=1))
 

@@ -116,7 +116,7 @@ def local_world_size() -> int:
 
 
 def make_mesh(topology: Topology, device: torch.device) -> Mesh:
-    """Make the groups of a layout over the processes of an initialised torch.distributed."""
+    """Make the groups of a layout over the processes of an initialized torch.distributed."""
     rank = dist.get_rank()
     return Mesh(
         topology,

@@ -61,9 +61,9 @@ def layer_charts(run: RunContents, axis: Axis = STEPS) -> list[Chart]:
     num_layers, num_targets = shapes.pop()
     if num_layers == 1 or all(row[0] is None for record in train for row in record["layers"][:-1]):
         return []
-    charts = []
+    charts, unit = [], unit_of([run])
     for target in range(num_targets):
-        words = "the next character" if target == 0 else f"the character {target + 1} ahead"
+        words = f"the next {unit}" if target == 0 else f"the {unit} {target + 1} ahead"
         charts += [
             Chart(
                 f"Bits for {words}",

@@ -12,18 +12,20 @@ from megachar.generation.settings import SamplingSettings
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Which text is coloured, and how a sample is made."""
+    """Which text is colored, and how a sample is made."""
 
     split: str = "valid"
     start: int = 0
     """Its place in the split, in characters."""
     num_characters: int = 2000
-    """How many are coloured; 0: none."""
+    """How many are colored; 0: none."""
     sample_characters: int = 500
     """How many are generated; 0: none."""
     seed: int = 1
     """Of the sample."""
     device: str = "auto"
+    threads: int | None = None
+    """On a CPU; None: what suits the model, or OMP_NUM_THREADS."""
 
     def check(self) -> None:
         """ConfigError on the first setting that is out of range."""

@@ -15,15 +15,19 @@ from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import WARM_UP
+from megachar.families.recurrent.model import RecurrentModel
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
+from megachar.parallel.threads import use_threads
 from megachar.report.text import Piece, pieces, safe
 from megachar.report.text_settings import TextSettings
 from megachar.runs.checkpoints.reading import load_model
 
 LEVELS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Bits at which the next colour begins."""
+BATCH_SIZE: Final = 32
+"""Windows in one forward pass."""
 PROMPT_TOKENS: Final = 64
 """Of the stretch's beginning, which a sample continues."""
 _NUM_EXPECTED = 3  # likeliest tokens named beside a character
@@ -76,11 +80,14 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
     colored: list[ColoredPiece] = []
     mean_bits = float("nan")
     if settings.num_characters:
-        surprise = _surprise(make_predictor(loaded.model, device), tokens, settings.start, stop)
+        context = None if isinstance(loaded.model, RecurrentModel) else loaded.experiment.model.window_length
+        use_threads(settings.threads, loaded.model, rows=1 if context is None else BATCH_SIZE * context)
+        surprise = _surprise(make_predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
         mean_bits = float(surprise.bits.mean())
         colored = color(tokens[settings.start : stop], surprise, corpus.vocabulary, settings.start)
     prompt, sample = list[Piece](), list[Piece]()
     if settings.sample_characters:
+        use_threads(settings.threads, loaded.model, rows=1)
         begin = tokens[settings.start : settings.start + PROMPT_TOKENS].tolist()
         sampler = Sampler(SamplingSettings(seed=settings.seed), corpus.vocabulary.size)
         model = loaded.model.to(device)

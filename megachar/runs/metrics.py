@@ -85,7 +85,7 @@ class MetricsWriter:
             yield
         except OSError as error:
             raise PlatformError(f"{self._file.name} or the TensorBoard files beside it cannot be written: "
-                                f"{error.strerror}; free space, then go on with --resume") from error  # fmt: skip
+                                f"{error.strerror}; free space, then continue with --resume") from error  # fmt: skip
 
 
 def _torn_end(folder: RunFolder) -> bool:

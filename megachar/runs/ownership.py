@@ -83,7 +83,7 @@ class Claim:
         if owner is None and not self.folder.owner_file.exists():
             raise OwnershipError(f"run {self.folder.path} is not this process's any more: its "
                                  f"{self.folder.owner_file.name} is gone, as where another process has taken the run "
-                                 f"over and ended; see how far that has come, and go on with --resume")  # fmt: skip
+                                 f"over and ended; see how far that has come, and continue with --resume")  # fmt: skip
 
     def __enter__(self) -> "Claim":
         return self

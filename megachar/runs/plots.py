@@ -54,14 +54,8 @@ def _draw_loss(folder: RunFolder, train: list[Record], validation: list[Record],
         measured = _curve(validation, "bits_per_character", axis)
         axes.plot(*measured, "o-", label="validation", color=SERIES[1], markersize=4)
         last = validation[-1]["bits_per_character"]
-        axes.annotate(
-            f"{last:.3f}",
-            (measured[0][-1], last),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="right",
-            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-        )
+        place = (measured[0][-1], last)
+        axes.annotate(f"{last:.3f}", place, xytext=(6, 0), textcoords="offset points", va="center")  # beside the curves
     axes.set_ylabel(f"{_bits(train)} (last layer)")
     axes.set_title(shown(folder.path.name))
     axes.legend()

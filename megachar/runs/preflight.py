@@ -67,11 +67,12 @@ def check_run_folder(experiment: Experiment, resume: bool) -> None:
     folder = run_folder(experiment)
     exists = folder.experiment_file.exists()
     if exists and not resume:
-        raise ConfigError(f"run {folder.path} exists already; go on with it by --resume, or set name=ANOTHER")
-    if resume and not exists:
+        raise ConfigError(f"run {folder.path} exists already; continue it with --resume, or set name=ANOTHER")
+    if resume and not (exists or folder.launch.exists()):  # it may have been asked to leave before it was recorded
         raise ConfigError(f"there is no run {folder.path} to resume; start it without --resume")
-    if resume:
+    if exists:
         folder.load_experiment()
+    if resume:
         check_resumable(folder)
     steps = [checkpoint.step for checkpoint in list_checkpoints(folder)[-1:]] if resume else []
     check_steps(experiment, max(steps, default=0))

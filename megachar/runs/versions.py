@@ -59,7 +59,7 @@ def record_versions(folder: RunFolder, versions: dict[str, Any], step: int) -> s
         try:
             values = parse_object(read_regular(folder.versions_file, _MOST_BYTES))
         except (OSError, ValueError) as error:
-            remark = f"{folder.versions_file} is begun anew, for it could not be read: {error}"
+            remark = f"{folder.versions_file} is started over, as it could not be read: {error}"
         else:
             starts = starts_of(values)
     if starts:
@@ -68,7 +68,7 @@ def record_versions(folder: RunFolder, versions: dict[str, Any], step: int) -> s
             return ""
         changed = [f"{name} {_words(value)} -> {_words(versions.get(name))}" for name, value in before.items()
                    if value != versions.get(name)]  # fmt: skip
-        remark = f"other than before: {', '.join(changed)}" if changed else ""
+        remark = f"changed since the last start: {', '.join(changed)}" if changed else ""
     starts.append({"from_step": step, **versions})
     with atomic_write(folder.versions_file) as part:
         part.write_text(json_text({"starts": starts}, indent=2) + "\n", encoding="utf-8")

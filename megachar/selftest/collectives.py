@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megachar.parallel.mesh import Mesh
 from megachar.selftest.findings import Problem, name_ranks
-from megachar.selftest.groups import Group, neighbours
+from megachar.selftest.groups import Group, neighbors
 
 SEND = "send and receive"
 COUNTS = (7, 1 << 18)
@@ -55,11 +55,11 @@ def check_broadcast(group: Group, mesh: Mesh, dtype: torch.dtype) -> Iterator[Pr
             yield from _compare("broadcast", group, mesh, row, _pattern(source, count, mesh, dtype), (source,))
 
 
-def check_neighbours(
+def check_neighbors(
     kind: str, mesh: Mesh, dtype: torch.dtype, begin: Callable[[tuple[int, int]], None]
 ) -> Iterator[Problem]:
     """Both ways between ranks that are next to each other; `begin` is told of every pair this rank comes to."""
-    for pair in neighbours(kind, mesh.topology):
+    for pair in neighbors(kind, mesh.topology):
         if mesh.rank not in pair:
             continue
         begin(pair)

@@ -1,4 +1,4 @@
-"""The groups of a layout that a run communicates in, and the neighbours that send to each other."""
+"""The groups of a layout that a run communicates in, and the neighbors that send to each other."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def own_group(kind: str, mesh: Mesh) -> Group:
     return Group(kind, ranks, handles[kind])
 
 
-def neighbours(kind: str, topology: Topology) -> list[tuple[int, int]]:
+def neighbors(kind: str, topology: Topology) -> list[tuple[int, int]]:
     """Pairs of ranks that send to each other: stages of one replica, or ranks next to each other in a group's ring.
 
     In an order in which the pairs can be gone through one after the other by all ranks.

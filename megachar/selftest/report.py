@@ -121,7 +121,7 @@ def explain(standstill: Standstill, phase: Phase, seconds: float, now: dict[int,
         standstill: who is where.
         phase: the phase.
         seconds: how long it was waited for.
-        now: rank -> the neighbours it is at, in a phase that goes from pair to pair.
+        now: rank -> the neighbors it is at, in a phase that goes from pair to pair.
     """
     problems = []
     states, goes_by_pairs = standstill.states, phase.check == SEND or (phase.check == SPEED and phase.kind == STAGES)

@@ -18,6 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megachar.base.errors import PlatformError
+from megachar.base.files import json_text
 from megachar.parallel.store import stay_on_loopback
 
 POLL_SECONDS = 0.1
@@ -73,14 +74,14 @@ class RollCall:
 
     def leave(self, findings: dict[str, Any], failed: bool) -> None:
         """This rank is through with the phase, or cannot go on in it; what it found is kept either way."""
-        self._store.set(f"findings/{self._phase}/{self.rank}", json.dumps(findings))
+        self._store.set(f"findings/{self._phase}/{self.rank}", json_text(findings))
         self._say(FAILED if failed else OUT)
         if not failed and self._store.add(f"out/{self._phase}", 1) == self.world_size:
             self._store.set(f"over/{self._phase}", "")
 
     def tell(self, key: str, value: Any) -> None:
         """Say something about this rank; what it said before under the key is gone."""
-        self._store.set(f"{key}/{self.rank}", json.dumps(value))
+        self._store.set(f"{key}/{self.rank}", json_text(value))
 
     def gather(self, key: str) -> dict[int, Any]:
         """What all ranks have told so far under a key, by rank."""
@@ -108,7 +109,7 @@ class RollCall:
         self._ended.wait()
 
     def _say(self, state: str) -> None:
-        self._store.set(f"at/{self.rank}", json.dumps([self._phase, state]))
+        self._store.set(f"at/{self.rank}", json_text([self._phase, state]))
 
     def _connect(self, serves: bool) -> dist.Store:
         """A connection of its own: one that waits blocks its other users."""

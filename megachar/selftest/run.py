@@ -15,9 +15,9 @@ from megachar.parallel.mesh import Mesh, check_agreement, start
 from megachar.parallel.proof import prove_membership
 from megachar.parallel.topology import Topology
 from megachar.runs.folder import run_folder
-from megachar.selftest.collectives import COLLECTIVES, SEND, check_neighbours
+from megachar.selftest.collectives import COLLECTIVES, SEND, check_neighbors
 from megachar.selftest.findings import SPEED, Findings, Problem
-from megachar.selftest.groups import ALL, DATA, STAGES, TENSOR, kinds, neighbours, own_group
+from megachar.selftest.groups import ALL, DATA, STAGES, TENSOR, kinds, neighbors, own_group
 from megachar.selftest.parity import check_parity, shrink
 from megachar.selftest.report import MODEL, START, Phase, Reporter
 from megachar.selftest.roll_call import RollCall
@@ -61,11 +61,11 @@ class Bench:
         return work
 
     def exchange(self, kind: str) -> Callable[[], Findings]:
-        """Both ways between neighbours of a kind."""
+        """Both ways between neighbors of a kind."""
 
         def work() -> Findings:
             return Findings([found for dtype in self._dtypes()
-                             for found in check_neighbours(kind, self.mesh, dtype, self._begin)])  # fmt: skip
+                             for found in check_neighbors(kind, self.mesh, dtype, self._begin)])  # fmt: skip
 
         return work
 
@@ -74,7 +74,7 @@ class Bench:
         return check_parity(shrink(self.experiment), self.mesh)
 
     def stages_speed(self) -> Findings:
-        """Latency and bandwidth to the neighbouring stages."""
+        """Latency and bandwidth to the neighboring stages."""
         return Findings(measurements=list(measure_stages(self.mesh, self._begin)))
 
     def group_speed(self, kind: str) -> Callable[[], Findings]:
@@ -97,7 +97,7 @@ def phases(bench: Bench) -> list[Phase]:
     for kind in groups:
         for check in COLLECTIVES:
             found.append(Phase(check, kind, groups[kind], bench.collective(check, kind)))
-    links = {kind: [list(pair) for pair in neighbours(kind, topology)] for kind in (STAGES, TENSOR, DATA)}
+    links = {kind: [list(pair) for pair in neighbors(kind, topology)] for kind in (STAGES, TENSOR, DATA)}
     for kind, pairs in links.items():
         if pairs:
             found.append(Phase(SEND, kind, pairs, bench.exchange(kind)))

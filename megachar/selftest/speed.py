@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megachar.parallel.mesh import Mesh
 from megachar.selftest.findings import Measurement
-from megachar.selftest.groups import STAGES, Group, neighbours
+from megachar.selftest.groups import STAGES, Group, neighbors
 
 BYTES = 16 << 20
 """Of the large message: a hidden state of some size, or a bucket of gradients."""
@@ -31,11 +31,11 @@ def measure_all_reduce(group: Group, mesh: Mesh) -> Measurement:
 
 
 def measure_stages(mesh: Mesh, begin: Callable[[tuple[int, int]], None]) -> Iterator[Measurement]:
-    """There and back between this rank's stage and its neighbours; the links between two stages at the same time.
+    """There and back between this rank's stage and its neighbors; the links between two stages at the same time.
 
     `begin` is told of every link this rank comes to.
     """
-    for pair in neighbours(STAGES, mesh.topology):
+    for pair in neighbors(STAGES, mesh.topology):
         if mesh.rank in pair:
             begin(pair)
             link = Group(STAGES, pair, None)

@@ -1,7 +1,6 @@
 """What the runs of a sweep have come to: one table, for people and as CSV. Imports no torch."""
 
 import csv
-import json
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from megachar.base.errors import MegacharError
-from megachar.base.files import atomic_write, shown
+from megachar.base.files import atomic_write, json_text, shown
 from megachar.config.differences import settings_but, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
+from megachar.runs.checkpoints.format import MANIFEST, checkpoint_folders
 from megachar.runs.folder import RunFolder, runs_inside
 from megachar.runs.outcome import Outcome, read_outcome
 from megachar.runs.ownership import SILENT_SECONDS, read_owner
@@ -55,7 +55,7 @@ class Result:
     def unit(self) -> str | None:
         """What its bits are of."""
         best = self.outcome.best if self.outcome is not None else None
-        return None if best is None else str(best.get("unit", "character"))
+        return None if best is None else shown(str(best.get("unit", "character")))
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,21 @@ def _end(run: RunFolder, experiment: Experiment) -> End:
     if _at_work(run):
         return End.AT_WORK
     failures = [path for path in run.failures.glob("[!.]*.json") if "-preemption-" not in path.name]
-    recorded = run.metrics_file.stat().st_mtime if run.metrics_file.is_file() else 0.0
-    # After one from which the run went on, there are newer records.
-    return End.FAILED if any(path.stat().st_mtime >= recorded for path in failures) else End.STOPPED
+    return End.FAILED if failures and not _has_gone_on(run, max(map(_changed, failures))) else End.STOPPED
+
+
+def _has_gone_on(run: RunFolder, failed: float) -> bool:
+    """Whether the run went on since a failure at that time: has newer records and a newer checkpoint.
+
+    Either alone may come from a rank that did not know of the failure yet.
+    """
+    manifests = [path / MANIFEST for path in checkpoint_folders(run)[-1:]]
+    return bool(manifests) and all(_changed(path) > failed for path in (run.metrics_file, *manifests))
+
+
+def _changed(path: Path) -> float:
+    """When a file was changed last, in seconds since 1970; 0 where there is none."""
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _at_work(run: RunFolder) -> bool:
@@ -158,7 +170,7 @@ def _at_work(run: RunFolder) -> bool:
         return False
     if owner.machine == machine_name():
         return owner.lives
-    return time.time() - run.owner_file.stat().st_mtime < SILENT_SECONDS
+    return time.time() - _changed(run.owner_file) < SILENT_SECONDS
 
 
 def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
@@ -166,22 +178,23 @@ def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
     settings = {name: settings_but(experiment, Role.NAMES, Role.COMPUTES) for name, experiment in experiments.items()}
     usual = dict[str, str]()
     for key in dict.fromkeys(key for values in settings.values() for key in values):
-        [(value, count)] = Counter(json.dumps(values.get(key)) for values in settings.values()).most_common(1)
+        [(value, count)] = Counter(json_text(values.get(key)) for values in settings.values()).most_common(1)
         if 2 * count > len(settings):
             usual[key] = value
     return {name: [f"{key}={_value(value)}" for key, value in values.items()
-                   if json.dumps(value) != usual.get(key)]
+                   if json_text(value) != usual.get(key)]
             for name, values in settings.items()}  # fmt: skip
 
 
 def _value(value: Any) -> str:
     """As it is written on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _short(own: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The same settings by the last parts of their names, where these are clear."""
-    keys = list(dict.fromkeys(setting.partition("=")[0] for settings in own.values() for setting in settings))
+    split = {name: [setting.partition("=") for setting in settings] for name, settings in own.items()}
+    keys = list(dict.fromkeys(key for settings in split.values() for key, _, _ in settings))
     short = short_names(keys, Experiment.model_fields)
-    return {name: tuple(f"{short[setting.partition('=')[0]]}={setting.partition('=')[2]}" for setting in settings)
-            for name, settings in own.items()}  # fmt: skip
+    return {name: tuple(shown(f"{short[key]}={value}") for key, _, value in settings)
+            for name, settings in split.items()}  # fmt: skip

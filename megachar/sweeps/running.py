@@ -68,7 +68,7 @@ def run_sweep(runs: Sequence[SweepRun], start: Start, say: Callable[[str], None]
             failed.append(run.name)
             say(f"{title}: failed with status {end.status}; see {run_folder(run.experiment).logs}")
         if left or (end.asked_to_leave and (end.status != ExitCode.DONE or run.name != to_do[-1])):
-            say("left on request; the same command goes on with the sweep")
+            say("left on request; the same command continues the sweep")
             return SweepEnd(end.status or ExitCode.PREEMPTED, tuple(failed))
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the same command tries them again")
@@ -81,7 +81,7 @@ def _outlook(run: SweepRun, before: Progress) -> str:
     """What is about to be trained."""
     steps = f"{run.experiment.training.total_steps:,} steps"
     own = " ".join(run.own) or "the base as it is"
-    return f"{own}; {steps}" + (f", going on from {before.step:,}" if before.state is State.UNFINISHED else "")
+    return f"{own}; {steps}" + (f", continuing from {before.step:,}" if before.state is State.UNFINISHED else "")
 
 
 def _bits(progress: Progress) -> str:

@@ -119,7 +119,7 @@ class RunLog:
     def damaged(self, step: int, damaged: Sequence[Damage]) -> None:
         """Checkpoints that were passed over when the run was resumed at `step`."""
         for damage in damaged:
-            self.note(f"checkpoint {damage.name} is damaged, going on from step {step}: {damage.reason}")
+            self.note(f"checkpoint {damage.name} is damaged, continuing from step {step}: {damage.reason}")
             self._record("damaged_checkpoint", step, {"name": damage.name, "reason": damage.reason})
 
     def end(self, step: int, finished: bool, characters: int) -> None:

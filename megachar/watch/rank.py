@@ -123,6 +123,8 @@ class RankWatch:
                 self.connect(self._supervisor, Secret.read(self._launch, self._supervisor.attempt))
             except PlatformError as error:
                 self._fail(error)
+        # A launcher may have held them back until the hub can be told.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PREEMPTION_SIGNALS)
         return self
 
     def __exit__(

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megachar.base.errors import ConfigError, PlatformError
+from megachar.base.files import json_text
 
 SEEN_SECONDS = 5.0
 """After which a shared disk has to show on one host what was written on another."""
@@ -78,7 +78,7 @@ class Secret:
 
     def proof(self, *said: str) -> str:
         """Shows those who have the key that whoever said these words has it too."""
-        return hmac.new(self.key, json.dumps(said).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.key, json_text(said).encode(), hashlib.sha256).hexdigest()
 
     def proves(self, proof: str, *said: str) -> bool:
         """Whether `proof` is what `proof(*said)` gives."""

@@ -10,7 +10,6 @@ A connection that has not come to its greeting is a stranger's, and gets little 
 """
 
 import asyncio
-import json
 import secrets
 import socket
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from megachar.base.files import json_text
 from megachar.watch.failure import Failure
 from megachar.watch.secret import Secret
 
@@ -208,4 +208,4 @@ class Strangers:
 def plain(error: Exception) -> str:
     """Why a message was not understood, in one short line that a terminal can show, whatever was sent."""
     text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    return json.dumps(text[:200])[1:-1]
+    return json_text(text[:200])[1:-1]

@@ -277,3 +277,16 @@ for arguments in (["context", {str(run)!r}], ["seed-text", {str(run)!r}], ["laye
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["ConfigError", "False"] * 3, done.stderr
+
+
+def test_threads_are_those_that_are_asked_for(
+    make_run: MakeRun, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what suits the model, which for a small one is a single thread."""
+    asked = list[int]()
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run = make_run("small", make_corpus())
+    invoke("seed-text", run, *SENTENCE, "--threads", 3)
+    invoke("seed-text", run, *SENTENCE)
+    assert asked == [3, 1]

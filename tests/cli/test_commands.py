@@ -29,7 +29,7 @@ Call = Callable[..., Done]
 
 
 def plain(text: str) -> str:
-    """Without the colours that CI systems ask for."""
+    """Without the colors that CI systems ask for."""
     return re.sub(r"\x1b\[[\d;]*m", "", text)
 
 

@@ -52,8 +52,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capfd.readouterr()
-        colours = re.compile(r"\x1b\[[\d;]*m")
-        return Done(int(stop.value.code or 0), colours.sub("", captured.out), colours.sub("", captured.err))
+        colors = re.compile(r"\x1b\[[\d;]*m")
+        return Done(int(stop.value.code or 0), colors.sub("", captured.out), colors.sub("", captured.err))
 
     return run
 
@@ -105,7 +105,7 @@ def test_help_and_list(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     for corpus in registry.CORPORA:
         assert corpus.name in done.out
         assert corpus.archive.addresses[0][:60] in done.out
-        assert f"licence: {corpus.licence}" in done.out
+        assert f"license: {corpus.license}" in done.out
     assert "known hashes: archive: sha256, text: none known" in done.out  # of lm1b
     assert "Hashes are those that users of the corpora recorded" in done.out
 

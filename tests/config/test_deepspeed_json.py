@@ -65,6 +65,12 @@ def test_missing_file(name: str) -> None:
         load_engine_config(name)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, f"{'x' * 5000}.json"])
+def test_a_name_too_long_for_the_file_system(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*name too long"):
+        load_engine_config(name)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

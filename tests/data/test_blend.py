@@ -14,6 +14,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.reader import training_reader, validation_reader
 from megachar.data.sampler import WindowSampler, make_key
 from tests.data.corpora_by_hand import random_documents, write_corpus
+from tests.draws import fresh_seed
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_epochs_of_every_corpus_are_whole(tmp_path: Path) -> None:
     for name, size in sizes.items():
         write_corpus(tmp_path / name, {"train": [np.arange(size) % 256]})
     blend, config = open_blend((tmp_path / "a", 3), (tmp_path / "b", 2), order="epoch")
-    reader = training_reader(blend, config, 8, 2, secrets.randbits(60))
+    reader = training_reader(blend, config, 8, 2, fresh_seed(60))
     corpora, starts = reader.locate(windows(0, 500))
     own = [starts[corpora == corpus] for corpus in (0, 1)]
     for number, size in enumerate(sizes.values()):
@@ -135,7 +136,7 @@ def test_a_blend_of_one_is_a_path(tmp_path: Path) -> None:
     write_corpus(tmp_path / "a", {"train": [np.arange(500) % 256], "valid": [np.arange(60)]})
     blend, config = open_blend((tmp_path / "a", 0.3), order="epoch")
     path = DataConfig(path=str(tmp_path / "a"), order="epoch")
-    for make, last in ((training_reader, secrets.randbits(60)), (validation_reader, 20)):
+    for make, last in ((training_reader, fresh_seed(60)), (validation_reader, 20)):
         one, other = make(blend, config, 16, 2, last), make(Blend.open(path), path, 16, 2, last)
         np.testing.assert_array_equal(one.read(windows(0, 20))[1], other.read(windows(0, 20))[1])
 

@@ -19,6 +19,7 @@ from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary, EncodingError, token_dtype
 from tests.data.preprocessing_by_hand import random_string
+from tests.draws import fresh_random
 
 RECIPE = Recipe(ByteVocabulary())
 SIZES = [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65_536, "uint16"), (65_537, "int32")]
@@ -90,7 +91,7 @@ def test_encoding_and_back() -> None:
 
 
 def test_learned_symbols() -> None:
-    text = random_string(random.Random(secrets.randbits(32)), 3000)
+    text = random_string(fresh_random(), 3000)
     counts = Counter(text)
     halves = [(half.encode(), str) for half in (text[:1000], text[1000:])]
     everything = CharacterVocabulary.learn(halves, None)
@@ -146,7 +147,7 @@ def test_characters_of_a_size_without_bytes(tmp_path: Path) -> None:
 
 def test_bytes_recoded_from_latin1(tmp_path: Path) -> None:
     """As enwik8's: each value of a byte that occurs is one symbol, and nothing else is."""
-    draw = random.Random(secrets.randbits(32))
+    draw = fresh_random()
     values = draw.sample(range(256), 205)
     text = bytes([*values, *draw.choices(values, k=2000)])
     (tmp_path / "text").write_bytes(text.decode("latin-1").encode())

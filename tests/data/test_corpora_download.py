@@ -240,7 +240,8 @@ def test_there_already(content: bytes, target: Path) -> None:
     assert names(target.parent) == ["corpus.zip"]
     target.write_bytes(b"mine")
     with pytest.raises(
-        DataError, match=r"corpus\.zip is not the file it should be: its sha256 is .*; move it away to download it anew"
+        DataError,
+        match=r"corpus\.zip is not the file it should be: its sha256 is .*; move it away to download it again",
     ):
         downloader().fetch(archive_of(content), target)
     assert target.read_bytes() == b"mine"

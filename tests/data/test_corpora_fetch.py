@@ -23,6 +23,7 @@ from megachar.corpora.downloads.unpack import is_archive
 from megachar.data.corpus import Corpus
 from megachar.data.digests import Digest, hash_file
 from tests.data.corpora_server import PlannedServer, file, status
+from tests.draws import fresh_rng
 
 REAL_TEXT = Path(__file__).parents[3] / "shared" / "data"
 
@@ -46,7 +47,7 @@ OTHERS = ("README", "data/notes.txt", "wikitext-2/", "simple-examples/data/ptb.c
 
 def random_text(size: int) -> bytes:
     letters = np.frombuffer(b"abcdefg <unk>\n\xc3\xa9  ", dtype=np.uint8)
-    return bytes(np.random.default_rng().choice(letters, size=size))
+    return bytes(fresh_rng().choice(letters, size=size))
 
 
 def pack(path: Path, members: dict[str, bytes], kind: str) -> bytes:

@@ -14,11 +14,12 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
+from tests.draws import fresh_rng
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    text = np.random.default_rng().integers(0, 256, size=1000).astype(np.uint8).tobytes()
+    text = fresh_rng().integers(0, 256, size=1000).astype(np.uint8).tobytes()
     (tmp_path / "text").write_bytes(text)
     prepare_corpus(cut_by_position(tmp_path / "text", "80,20,0"), tmp_path / "corpus", ByteVocabulary())
     return tmp_path / "corpus"
@@ -84,7 +85,7 @@ def test_card_that_is_no_json(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, "is no corpus card .*colour: Extra inputs are not permitted"),
+        ({"color": "red"}, "is no corpus card .*color: Extra inputs are not permitted"),
         ({"splits": {}}, "is no corpus card .*splits: "),
         ({"splits": {"train": {"num_tokens": 5}}}, r"splits\.train\.num_bytes: Field required"),
         ({"format_version": 2}, "format version 2; this megachar reads version 1"),

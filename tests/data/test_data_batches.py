@@ -8,11 +8,12 @@ import pytest
 from megachar.base.errors import DataError
 from megachar.data.batches import evenly_spaced_starts, read_windows
 from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from tests.draws import fresh_rng
 
 
 @pytest.mark.parametrize("num_targets", [1, 2, 5])
 def test_inputs_and_targets(tmp_path: Path, num_targets: int) -> None:
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     text = rng.integers(0, 256, size=500).astype(np.uint8)
     with IndexedDatasetWriter(tmp_path / "d", np.uint8) as writer:
         writer.append(text)

@@ -14,6 +14,7 @@ from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.reader import training_reader, validation_reader
 from tests.data.corpora_by_hand import random_documents, write_corpus, write_dataset
+from tests.draws import fresh_seed
 
 CONTEXT, WINDOW = 16, 18
 
@@ -59,7 +60,7 @@ def test_no_window_crosses_a_document(tmp_path: Path, rng: np.random.Generator, 
 def test_random_windows_read_documents_by_length_and_reach_both_ends(tmp_path: Path, rng: np.random.Generator) -> None:
     lengths = [WINDOW + 3, 5, 60]
     dataset, ends = dataset_of(tmp_path, rng, lengths)
-    starts = DocumentSampler(dataset, WINDOW, CONTEXT, secrets.randbits(60), "random").window_starts(windows(40_000))
+    starts = DocumentSampler(dataset, WINDOW, CONTEXT, fresh_seed(60), "random").window_starts(windows(40_000))
     first = starts[starts < ends[0]]
     share = (WINDOW + 3) / (WINDOW + 3 + 60)
     assert abs(first.size - 40_000 * share) < 6 * np.sqrt(40_000 * share * (1 - share))
@@ -74,7 +75,7 @@ def test_random_windows_read_documents_by_length_and_reach_both_ends(tmp_path: P
 def test_an_epoch_reads_every_whole_cell_once(tmp_path: Path, rng: np.random.Generator) -> None:
     lengths = [int(length) for length in rng.integers(WINDOW, 300, size=25)]  # none too short: nothing is drawn again
     dataset, ends = dataset_of(tmp_path, rng, [*lengths, WINDOW])
-    sampler = DocumentSampler(dataset, WINDOW, CONTEXT, secrets.randbits(60), "epoch")
+    sampler = DocumentSampler(dataset, WINDOW, CONTEXT, fresh_seed(60), "epoch")
     per_epoch, begins = sampler.windows_per_epoch, np.concatenate(([0], ends[:-1]))
     assert per_epoch == -(-int(ends[-1]) // CONTEXT)
     tails, num_epochs = Counter[int](), 60
@@ -100,7 +101,7 @@ def test_an_epoch_reads_every_whole_cell_once(tmp_path: Path, rng: np.random.Gen
 
 def test_epochs_differ_and_repeat_exactly(tmp_path: Path, rng: np.random.Generator) -> None:
     dataset, _ = dataset_of(tmp_path, rng, lengths_of_all_kinds(rng))
-    seed = secrets.randbits(60)
+    seed = fresh_seed(60)
     for order in ("random", "epoch"):
         one, twin, other = (DocumentSampler(dataset, WINDOW, CONTEXT, s, order) for s in (seed, seed, seed ^ 1))  # type: ignore[arg-type]
         many = one.window_starts(windows(600))
@@ -114,7 +115,7 @@ def test_epochs_differ_and_repeat_exactly(tmp_path: Path, rng: np.random.Generat
 def test_short_documents_are_replaced_at_random(tmp_path: Path, rng: np.random.Generator) -> None:
     """Half of the text lies in short documents: half of an epoch is drawn from the long ones."""
     dataset, ends = dataset_of(tmp_path, rng, [WINDOW - 1] * 200 + [200 * (WINDOW - 1)])
-    sampler = DocumentSampler(dataset, WINDOW, CONTEXT, secrets.randbits(60), "epoch")
+    sampler = DocumentSampler(dataset, WINDOW, CONTEXT, fresh_seed(60), "epoch")
     assert sampler.left_out == int(ends[-2])
     starts = sampler.window_starts(windows(sampler.windows_per_epoch))
     assert starts.min() >= ends[-2]
@@ -137,7 +138,7 @@ def test_documents_far_apart(tmp_path: Path) -> None:
     dataset = IndexedDataset(tmp_path / "d")
     ends = np.array([sizes[0] * 40, sizes[0] * 40 + 100, sum(sizes)])
     for order in ("random", "epoch"):
-        sampler = DocumentSampler(dataset, 514, 512, secrets.randbits(60), order)  # type: ignore[arg-type]
+        sampler = DocumentSampler(dataset, 514, 512, fresh_seed(60), order)  # type: ignore[arg-type]
         starts = sampler.window_starts(windows(3000))
         assert sampler.left_out == 100
         documents = np.searchsorted(ends, starts, side="right")
@@ -224,7 +225,7 @@ def test_readers_of_a_corpus(tmp_path: Path, rng: np.random.Generator) -> None:
         for order in ("random", "epoch"):
             config = DataConfig(**paths, windows="document", order=order)  # type: ignore[arg-type]
             blend = Blend.open(config)
-            reader = training_reader(blend, config, CONTEXT, 2, secrets.randbits(60))
+            reader = training_reader(blend, config, CONTEXT, 2, fresh_seed(60))
             for inputs, targets in (
                 reader.read(windows(300)),
                 validation_reader(blend, config, CONTEXT, 2, 50).read(windows(50)),

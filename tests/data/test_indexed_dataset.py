@@ -8,10 +8,11 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.data.indexed_dataset import DTYPES, IndexedDataset, IndexedDatasetWriter, dtype_code
+from tests.draws import fresh_rng
 
 
 def rng() -> np.random.Generator:
-    return np.random.default_rng()  # fresh inputs each time
+    return fresh_rng()  # fresh inputs each time
 
 
 def names(folder: Path) -> list[str]:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from megachar.data.sampler import KeyedPermutation, WindowSampler
+from tests.draws import fresh_rng, fresh_seed
 
 FAR = 6.0
 
 
 def draw_size() -> int:
     """Between 2^12 and 2^18, evenly on a logarithmic scale."""
-    return int(2 ** np.random.default_rng().uniform(12, 18))
+    return int(2 ** fresh_rng().uniform(12, 18))
 
 
 @pytest.fixture(params=["random", "power of two", "just above", "power of four", "just above four"])
@@ -64,7 +65,7 @@ def test_serial_correlation(images: np.ndarray) -> None:
     """Windows that follow each other at any distance, also those of the network's own powers of two."""
     n = images.size
     centred = (images - images.mean()) / images.std()
-    lags = [1, 2, 3, 4, 7, 16, 100, 128, 256, 512, 1024, *np.random.default_rng().integers(1, n, size=10).tolist()]
+    lags = [1, 2, 3, 4, 7, 16, 100, 128, 256, 512, 1024, *fresh_rng().integers(1, n, size=10).tolist()]
     for lag in lags:
         assert abs((centred * np.roll(centred, lag)).mean()) < FAR / np.sqrt(n), f"lag {lag}"
 
@@ -119,7 +120,7 @@ def longest_cycle(images: list[int]) -> int:
 
 @pytest.mark.parametrize("difference", [1, 1 << 63, 0x9E3779B97F4A7C15])
 def test_related_keys_give_unrelated_orders(size: int, difference: int) -> None:
-    key = secrets.randbits(64)
+    key = fresh_seed(64)
     one, other = (KeyedPermutation(size, k)(np.arange(size)) for k in (key, key ^ difference))
     assert np.count_nonzero(one == other) < 20  # 1 is expected
     assert abs(np.corrcoef(one, other)[0, 1]) < FAR / np.sqrt(size)
@@ -129,7 +130,7 @@ def test_related_keys_give_unrelated_orders(size: int, difference: int) -> None:
 @pytest.mark.parametrize("seed_step", [0, 1])
 def test_epochs_and_seeds_have_unrelated_orders(seed_step: int) -> None:
     """Of one seed, two epochs that follow each other; of two neighbouring seeds, the same epoch."""
-    seed = secrets.randbits(62)
+    seed = fresh_seed(62)
     first = WindowSampler(300_000, 10, 8, seed, "epoch")
     second = WindowSampler(300_000, 10, 8, seed + seed_step, "epoch")
     n = first.windows_per_epoch
@@ -142,7 +143,7 @@ def test_epochs_and_seeds_have_unrelated_orders(seed_step: int) -> None:
 
 def test_a_global_batch_is_spread_over_the_text() -> None:
     """Of 64 equal parts of the text, a batch of 512 windows visits each about 8 times."""
-    sampler = WindowSampler(100_000_000, 514, 512, secrets.randbits(62), "epoch")
+    sampler = WindowSampler(100_000_000, 514, 512, fresh_seed(62), "epoch")
     counts = np.zeros(64)
     for step in range(200):
         starts = sampler.starts(step, 0, 512, 1)

@@ -19,6 +19,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, EncodingError
 from tests.data.preprocessing_by_hand import random_string
+from tests.draws import fresh_random
 
 WORDS = ["the", "then", "there", "other", "mother", "moth", "a", "an", "and", "band", "über", "中文"]
 
@@ -63,7 +64,7 @@ def test_texts_that_are_easily_changed(vocabulary: PieceVocabulary, text: str) -
 
 def test_tokens_are_those_of_the_library(vocabulary: PieceVocabulary) -> None:
     """Also where a long text is encoded in parts."""
-    text = prose(random.Random(secrets.randbits(32)), 5000)
+    text = prose(fresh_random(), 5000)
     assert len(text) > 1000
     library = sentencepiece.SentencePieceProcessor(model_proto=vocabulary.model)
     for each in (text, text.replace("\n", " ")):
@@ -108,7 +109,7 @@ EXACT = {
     ("change", "message"),
     [
         ({"byte_fallback": False}, "it has no byte fallback"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "it normalises text"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "it normalizes text"),
         ({"add_dummy_prefix": True}, "it adds a space before the text"),
         ({"remove_extra_whitespaces": True}, "it removes spaces"),
         ({"treat_whitespace_as_suffix": True}, "it writes the space after a word"),

@@ -23,6 +23,7 @@ from tests.data.preprocessing_by_hand import (
     tree,
     words_of,
 )
+from tests.draws import fresh_random
 
 CASES = 12
 PACKINGS = ("plain", "gz", "bz2", "xz", "zst", "zip")
@@ -110,7 +111,7 @@ def cut_of(documents: str, name: str) -> str:
 
 @pytest.mark.parametrize("documents", ["file", "line", "record"])
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, documents: str, pieces: PieceVocabulary) -> None:
-    draw = random.Random(secrets.randbits(32))
+    draw = fresh_random()
     (tmp_path / "in").mkdir()
     for packing in ("plain", "xz"):
         text = random_string(draw, 20_000).encode()

@@ -25,6 +25,7 @@ from megachar.corpora.preparation import (
 from megachar.corpora.words import WordCounter
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary
+from tests.draws import fresh_rng
 
 ROOT = Path(__file__).parents[2]
 REAL_TEXT = ROOT.parent / "shared" / "data"
@@ -33,7 +34,7 @@ REAL_TEXT = ROOT.parent / "shared" / "data"
 def random_text(size: int) -> bytes:
     """Bytes with plenty of whitespace of every kind, and of the bytes beside it."""
     letters = np.frombuffer(b"ab  \n\n\t\r\v\f\x08\x0e\x1c\x1f\x85\xa0\x00\xff", dtype=np.uint8)
-    return bytes(np.random.default_rng().choice(letters, size=size))
+    return bytes(fresh_rng().choice(letters, size=size))
 
 
 def words_of(text: bytes) -> int:

@@ -6,7 +6,6 @@ import random
 import secrets
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from megachar.base.errors import ConfigError, DataError
@@ -14,6 +13,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.corpora.records import RecordError, line_of_record, parse_records
 from megachar.data.vocabulary import ByteVocabulary
 from tests.data.preprocessing_by_hand import json_lines, random_records
+from tests.draws import fresh_rng
 
 GOOD = '{"text": "good"}'
 BAD = [
@@ -118,7 +118,7 @@ def test_a_key_that_cannot_be_looked_for() -> None:
 
 def test_bad_lines_are_named_or_counted(tmp_path: Path) -> None:
     lines = [GOOD] * 1000
-    place = np.random.default_rng().integers(1000)
+    place = fresh_rng().integers(1000)
     lines[place] = "oops"
     (tmp_path / "lines").write_text("\n".join(lines) + "\n")
     sources = cut_by_position(tmp_path / "lines", "100,0,0")

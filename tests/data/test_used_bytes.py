@@ -1,8 +1,6 @@
 """The byte values that occur, each one token."""
 
 import pickle
-import random
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,12 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.used_bytes import UsedBytesVocabulary
 from megachar.data.vocabulary import ByteVocabulary, EncodingError
+from tests.draws import fresh_random
 
 
 def test_a_corpus_like_enwik8(tmp_path: Path) -> None:
     """205 values, some in the held-out text alone, whatever they are in UTF-8; figures count the bytes as they are."""
-    draw = random.Random(secrets.randbits(32))
+    draw = fresh_random()
     values = draw.sample(range(256), 205)
     text = bytes([*draw.choices(values[:200], k=5000), *values])
     (tmp_path / "text").write_bytes(text)

@@ -8,6 +8,7 @@ import pytest
 
 from megachar.base.errors import ConfigError, DataError
 from megachar.data.sampler import KeyedPermutation, WindowSampler, _scale
+from tests.draws import fresh_rng
 
 
 def new_key() -> int:
@@ -23,7 +24,7 @@ def test_permutation_is_a_bijection(size: int) -> None:
 @pytest.mark.parametrize("size", [2**33 + 1, 2**40, 2**40 - 87, 2**62])
 def test_large_permutations_stay_inside_and_collide_nowhere(size: int) -> None:
     permutation = KeyedPermutation(size, new_key())
-    some = np.unique(np.random.default_rng().integers(0, size, size=20_000))
+    some = np.unique(fresh_rng().integers(0, size, size=20_000))
     images = permutation(some)
     assert images.min() >= 0
     assert images.max() < size
@@ -37,7 +38,7 @@ def test_permutation_depends_on_index_and_key_alone() -> None:
     key, size = new_key(), 1000
     permutation = KeyedPermutation(size, key)
     whole = permutation(np.arange(size))
-    indices = np.random.default_rng().integers(0, size, size=(3, 5))
+    indices = fresh_rng().integers(0, size, size=(3, 5))
     np.testing.assert_array_equal(permutation(indices), whole[indices])
     np.testing.assert_array_equal(KeyedPermutation(size, key)(np.arange(size)), whole)
     other = KeyedPermutation(size, key ^ 1)(np.arange(size))

@@ -9,7 +9,7 @@ Weights = Mapping[str, Tensor]
 
 
 def matrix(weights: Weights, name: str) -> Tensor:
-    """Row k of a normalised matrix is gain[k] v[k] / |v[k]|."""
+    """Row k of a normalized matrix is gain[k] v[k] / |v[k]|."""
     v = weights[f"{name}.weight"]
     if f"{name}.gain" not in weights:
         return v

@@ -12,6 +12,7 @@ from megachar.families.recurrent.model import RecurrentModel, State, fold
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.layers.recurrent import HiddenInputs, Matrix, SymbolInputs
 from megachar.layers.variational import SegmentKey
+from tests.draws import fresh_random
 from tests.families import slow_recurrent
 
 CELLS = ("mlstm", "lstm", "milstm")
@@ -52,7 +53,7 @@ CASES = [
     {"cell": cell, "output_gate": gate, "num_layers": draw.choice([1, 2]), "weight_norm": draw.random() < 0.5,
      "embedding_size": size, "softmax_bias": draw.random() < 0.5, "hidden_dropout": dropout,
      "embedding_dropout": dropout if size else 0.0}
-    for draw in [random.Random()]
+    for draw in [fresh_random()]
     for cell, gate, (size, dropout) in product(CELLS, ("outside", "inside"), ((0, 0.0), (5, 0.0), (0, 0.4), (5, 0.4)))
 ]  # fmt: skip
 
@@ -150,7 +151,7 @@ def test_gains_equal_to_the_rows_norms_change_nothing(seed: int) -> None:
     torch.testing.assert_close(normed(inputs, normed.new_state(3))[0], expected)
 
 
-def test_only_matrices_that_multiply_inputs_and_states_are_normalised() -> None:
+def test_only_matrices_that_multiply_inputs_and_states_are_normalized() -> None:
     gains = {
         name for name, _ in random_recurrent(weight_norm=True, embedding_size=5).named_parameters() if "gain" in name
     }

@@ -35,7 +35,7 @@ def test_without_a_scale_they_are_normal() -> None:
 
 
 def test_gains_start_as_the_rows_norms() -> None:
-    """So that a normalised model starts as the same model without normalisation."""
+    """So that a normalized model starts as the same model without normalization."""
     normed, plain = started(), started(weight_norm=False)
     inputs = torch.randint(11, (2, 9))
     torch.testing.assert_close(normed(inputs, normed.new_state(2))[0], plain(inputs, plain.new_state(2))[0])

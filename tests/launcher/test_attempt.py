@@ -15,7 +15,7 @@ from megachar.launching import attempt as attempt_module
 from megachar.launching.attempt import Attempt, newest_step, outcome_of_status, own_addresses
 from megachar.launching.hostfile import Host
 from megachar.launching.network import interface_addresses, is_loopback
-from megachar.launching.plan import LaunchPlan
+from megachar.launching.plan import Launcher, LaunchPlan
 from megachar.launching.processes import signal_ranks
 from megachar.watch.failure import Failure
 
@@ -101,3 +101,19 @@ def test_the_secret_is_in_one_file_for_the_user_alone(tmp_path: Path, monkeypatc
         assert attempt.secret.key.hex().encode() not in content
     assert f"/{attempt.secret.name}".encode() in files["environment"].read_bytes()  # by which it is found
     assert not list(plan.folder.launch.glob("*.secret"))
+
+
+@pytest.mark.parametrize(("launcher", "held"), [("local", True), ("ssh", False)])
+def test_no_signal_is_lost_before_the_launcher_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: Launcher, held: bool
+) -> None:
+    """Our own one takes them later; those of others would never."""
+    plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart",
+                      hosts=() if held else (Host("localhost", 2),), launcher=launcher)  # fmt: skip
+    monkeypatch.setattr(LaunchPlan, "command", lambda _: ["cp", "/proc/self/status", str(tmp_path / "status")])
+    monkeypatch.setattr(attempt_module, "end_command", lambda *_: None)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    Attempt(plan).run()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    blocked = int((tmp_path / "status").read_text().partition("SigBlk:")[2].split()[0], 16)
+    assert [bool(blocked >> number - 1 & 1) for number in (signal.SIGTERM, signal.SIGUSR1)] == [held, held]

@@ -82,11 +82,16 @@ def test_whose_status_counts(statuses: list[int], status: int) -> None:
 
 
 def test_a_signal_is_passed_on(tmp_path: Path) -> None:
-    code = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({int(ExitCode.PREEMPTED)}))\ntime.sleep(60)"
+    """None is lost that comes before the ranks are ready for it."""
+    code = f"""
+time.sleep(0.5)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({int(ExitCode.PREEMPTED)}))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+time.sleep(60)
+"""
     process = start(tmp_path, code)
     for rank in range(2):
         told(tmp_path, rank)
-    time.sleep(0.2)  # until the handlers stand
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == ExitCode.PREEMPTED
 

@@ -125,7 +125,7 @@ def test_it_goes_on_with_the_hosts_that_answer(
         ["node1", "node2"], ["node1"], ["node1", "node2"]]  # fmt: skip
     assert [started.experiment.parallel.data for started in stage.plans] == [2, 1, 2]
     assert {started.experiment.batch.global_size for started in stage.plans} == {plan.experiment.batch.global_size}
-    assert "going on without node2: ssh: no route" in capsys.readouterr().err
+    assert "continuing without node2: ssh: no route" in capsys.readouterr().err
 
 
 def test_too_few_hosts_are_a_failure_too(stage: Stage, plan: LaunchPlan, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,5 +159,5 @@ def test_a_signal_ends_the_restarts(stage: Stage, plan: LaunchPlan) -> None:
 def test_without_ssh_a_host_left_out_stops(plan: LaunchPlan) -> None:
     second = replace(plan, launcher="no_ssh", node_rank=1)
     assert without(second, {"node1"}).node_rank == 0
-    with pytest.raises(PlatformError, match="the other hosts go on without node2; mend it and start the run again"):
+    with pytest.raises(PlatformError, match="the other hosts continue without node2; mend it and start the run again"):
         without(second, {"node2"})

@@ -109,7 +109,7 @@ def test_a_signal_saves_and_the_run_goes_on_later(corpus: Path, tmp_path: Path) 
     run.process.send_signal(signal.SIGUSR1)
     assert run.wait() == ExitCode.PREEMPTED
     assert time.monotonic() - asked < 30
-    assert "the run has left on request; go on with --resume" in run.errors
+    assert "the run has left on request; continue with --resume" in run.errors
     assert run.starts() == 1
     (saved,) = run.folder.checkpoints.glob("step-*")
     again = Launch(corpus, tmp_path, *more, "--resume")
@@ -190,7 +190,7 @@ def test_a_host_that_vanishes(fresh_cluster: Cluster, corpus: Path, tmp_path: Pa
     assert run.returncode == 0, output + errors
     assert "ranks 2, 3 on node2" in errors
     assert "was not heard of for" in errors
-    assert "going on without node2" in errors
+    assert "continuing without node2" in errors
     history = [json.loads(line) for line in (folder.launch / "history.jsonl").read_text().splitlines()]
     assert [[host["name"] for host in start["hosts"]] for start in history] == [["node1", "node2"], ["node1"]]
     assert "parallel.data=1" in history[1]["overrides"]

@@ -24,7 +24,7 @@ def test_a_mask_is_a_function_of_seed_step_stream_and_place() -> None:
     assert not torch.equal(mask[0], mask[1])
 
 
-def test_a_streams_mask_does_not_depend_on_its_neighbours() -> None:
+def test_a_streams_mask_does_not_depend_on_its_neighbors() -> None:
     mask = KEY.mask(1, 0.5, LIKE)
     assert torch.equal(SegmentKey(5, 7, (9, 1, 4)).mask(1, 0.5, torch.ones(3, 40)), torch.stack(
         [mask[1], SegmentKey(5, 7, (1,)).mask(1, 0.5, torch.ones(1, 40))[0], mask[0]]

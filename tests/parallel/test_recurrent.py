@@ -282,7 +282,7 @@ def test_a_refused_step_leaves_no_hole_in_streams(ranks: Ranks, corpus: Path, tm
         assert not np.array_equal(taken[0][name], taken[1][name])
         for step in range(3):
             np.testing.assert_array_equal(refused[step][name], taken[step][name])
-            np.testing.assert_array_equal(spoilt[step][name][1], taken[step][name][1])  # its neighbour
+            np.testing.assert_array_equal(spoilt[step][name][1], taken[step][name][1])  # its neighbor
         assert not spoilt[1][name][0].any()
         assert np.isfinite(spoilt[2][name]).all()
         assert spoilt[2][name][0].any()

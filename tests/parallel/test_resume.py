@@ -259,10 +259,10 @@ def test_another_batch_goes_on_where_the_text_was_left(ranks: Ranks, corpus: Pat
             "micro_size": size // 2, "global_size": batch})  # fmt: skip
         ((windows, said),) = ranks(1).run(reading_case, experiment.model_dump(), steps > 2)
         read += windows
-        assert ("; the text goes on at window" in said) == (steps > 2)
+        assert ("; the text continues at window" in said) == (steps > 2)
         if steps == 4:
             assert f"changed since: batch.global_size {size} -> {2 * size}, training.total_steps 2 -> 4; " in said
-            assert f"; the text goes on at window {2 * size:,}\n" in said
+            assert f"; the text continues at window {2 * size:,}\n" in said
         if old and steps == 2:
             manifest = list_checkpoints(run_folder(experiment))[-1].path / "manifest.json"
             values = json.loads(manifest.read_text())
@@ -281,12 +281,12 @@ def test_what_cannot_be_continued_exactly_is_said(ranks: Ranks, corpus: Path, tm
     assert "; windows are drawn in another order from here, so some text may be read twice and some not" in said
     ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
     assert "changed since" not in said
-    assert "other than before" not in said
+    assert "changed since the last start" not in said
     older = json.loads(run_folder(other).versions_file.read_text())["starts"][0] | {"torch": "2.8.0"}
     del older["from_step"], older["devices"]
     run_folder(other).versions_file.write_text(json.dumps(older))  # as an older megachar wrote it
     ((_, said),) = ranks(1).run(reading_case, other.model_dump(), True)
-    assert re.search(r"^other than before: torch 2\.8\.0 -> [^,\n]*$", said, re.MULTILINE)
+    assert re.search(r"^changed since the last start: torch 2\.8\.0 -> [^,\n]*$", said, re.MULTILINE)
     starts = json.loads(run_folder(other).versions_file.read_text())["starts"]
     assert [(start.get("from_step"), start["torch"] == "2.8.0") for start in starts] == [(None, True), (3, False)]
 

@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_passed_over(ranks: Ranks, text: Path, tmp_path:
     for error in ranks(2).run(train_case, experiment.model_dump(), True):
         assert error.startswith(f"CheckpointError: {folder.path} has no whole checkpoint to resume from:\n"), error
         assert error.count("manifest.json is damaged") == 3
-        assert error.endswith("start anew without --resume")
+        assert error.endswith("start over without --resume")
 
 
 def disagreeing_case(path: Path) -> tuple[int, list[str]]:
@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up(ranks: Ranks, text: Path, small_disk: Path) -> Non
     for error in ranks(2).run(train_case, experiment.model_dump(), False):
         assert error.startswith("CheckpointError: checkpoint step-00000006 could not be saved: "), error
         assert "No space left on device" in error
-        assert "free space or mend the folder, then go on with --resume" in error
+        assert "free space or mend the folder, then continue with --resume" in error
     folder = run_folder(experiment)
     (checkpoint,) = list_checkpoints(folder)
     assert (checkpoint.step, checkpoint.problems()) == (STOP, [])
@@ -350,7 +350,7 @@ def test_a_corpus_that_changes_under_the_run(ranks: Ranks, text: Path, tmp_path:
     experiment = experiment_of(own, tmp_path / "runs", **TWO)
     for error in ranks(2).run(changing_case, experiment.model_dump()):
         assert error.startswith(f"DataError: {own / 'train.bin'} is no longer the file that was opened: "), error
-        assert "go on with --resume" in error
+        assert "continue with --resume" in error
     (checkpoint,) = list_checkpoints(run_folder(experiment))
     assert (checkpoint.step, checkpoint.problems()) == (STOP, [])
 

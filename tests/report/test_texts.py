@@ -122,3 +122,15 @@ def test_no_checkpoint(tmp_path: Path, corpus: Corpus, seed: int) -> None:
 def test_settings_out_of_range(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TextSettings(**settings).check()  # type: ignore[arg-type]
+
+
+def test_threads_are_those_that_are_asked_for(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what suits the model, which for a small one is a single thread."""
+    asked = list[int]()
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run = make_run(tmp_path / "run", make_experiment(corpus.folder))
+    for threads, expected in (({"threads": 2}, [2, 2]), ({}, [1, 1])):
+        asked.clear()
+        read(run.path, corpus, num_characters=9, sample_characters=5, **threads)
+        assert asked == expected

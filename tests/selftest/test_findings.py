@@ -18,7 +18,7 @@ from megachar.selftest.findings import (
     merge,
     name_ranks,
 )
-from megachar.selftest.groups import ALL, DATA, STAGES, kinds, neighbours
+from megachar.selftest.groups import ALL, DATA, STAGES, kinds, neighbors
 from megachar.selftest.parity import GRADIENTS, LOSSES, PARAMETERS, REDUCED, drop_consequences
 from megachar.selftest.report import Phase, explain
 from megachar.selftest.roll_call import FAILED, IN, OUT, Standstill
@@ -92,7 +92,7 @@ def test_who_did_not_arrive_is_named() -> None:
     assert stand({0: FAILED, 1: IN, 2: OUT, 3: OUT}) == []
 
 
-def test_of_neighbours_the_pair_that_hangs_is_named() -> None:
+def test_of_neighbors_the_pair_that_hangs_is_named() -> None:
     """Link 1-2 hangs, 3 waits for 2 in the next pair."""
     pairs = [[0, 1], [1, 2], [2, 3]]
     now = {0: (0, 1), 1: (1, 2), 2: (1, 2), 3: (2, 3)}
@@ -104,9 +104,9 @@ def test_of_neighbours_the_pair_that_hangs_is_named() -> None:
 def test_groups_of_one_are_not_tested() -> None:
     assert kinds(Topology(1, 1, 1)) == {}
     assert list(kinds(Topology(1, 2, 1))) == [ALL, DATA]
-    assert neighbours(STAGES, Topology(2, 2, 1)) == [(0, 2), (1, 3)]
-    assert neighbours(DATA, Topology(1, 2, 1)) == [(0, 1)]
-    assert neighbours(DATA, Topology(1, 3, 1)) == [(0, 1), (1, 2), (2, 0)]
+    assert neighbors(STAGES, Topology(2, 2, 1)) == [(0, 2), (1, 3)]
+    assert neighbors(DATA, Topology(1, 2, 1)) == [(0, 1)]
+    assert neighbors(DATA, Topology(1, 3, 1)) == [(0, 1), (1, 2), (2, 0)]
 
 
 def test_names_and_units() -> None:

@@ -83,8 +83,17 @@ def test_finished_runs_by_their_best_validation_and_the_others_after_them(
     assert results.remarks == ()
 
 
+def test_a_finished_run_without_a_validation_is_the_last_of_them(sweep: dict[str, SweepRun], tmp_path: Path) -> None:
+    begin(sweep["full-seed-1"], 400, float("nan"))
+    begin(sweep["one-target-seed-2"], 400, 2.5)
+    found = [(row.run, row.bits) for row in read_results(tmp_path / "mine").rows]
+    assert found == [("one-target-seed-2", 2.5), ("full-seed-1", None), ("full-seed-2", None),
+                     ("one-target-seed-1", None)]  # fmt: skip
+
+
 def test_how_runs_stand(sweep: dict[str, SweepRun], tmp_path: Path) -> None:
-    """A failure counts until the run has gone on; a run that is being trained is neither stopped nor failed."""
+    """A failure counts until the run has gone on: has newer records and a checkpoint. A run that is being trained is
+    neither stopped nor failed."""
     fail(begin(sweep["full-seed-1"], 100, 2.5), 1)
     fail(begin(sweep["full-seed-2"], 200, 2.5), -1)
     at_work = begin(sweep["one-target-seed-1"], 100, 2.5)
@@ -124,6 +133,17 @@ def test_what_cannot_be_read_is_told_and_costs_no_other_row(
     assert done.status == 0
     for part in ("sweep.json is damaged (runs...", "metrics.jsonl: 1 line is damaged", "full-seed-2/resolved.yaml"):
         assert part in done.err, done.err
+
+
+def test_what_a_stranger_wrote_moves_no_cursor(sweep: dict[str, SweepRun], tmp_path: Path, call: Call) -> None:
+    """Nor is it taken for markup."""
+    begin(sweep["full-seed-1"], 400, 2.5, unit="[b]\x1b[2J")
+    record_plan(tmp_path / "mine", [], {"full-seed-1": ["seed=[red]\x1b[31m"]})
+    done = call("compare", str(tmp_path / "mine"))
+    assert done.status == 0
+    assert r"seed=[red]\x1b[31m" in done.out
+    assert r"bits per [b]\x1b[2J" in done.out
+    assert "\x1b" not in done.out + (tmp_path / "mine" / "results.csv").read_text()
 
 
 def test_csv_is_whole_or_not_at_all(

@@ -95,7 +95,7 @@ def test_finished_runs_are_passed_over_and_others_go_on(stage: Stage, tmp_path: 
     assert stage.run(runs) == ExitCode.DONE
     assert stage.started == [("seed-2", True), ("seed-3", False)]
     assert stage.said[0] == "run 1 of 3, seed-1: finished already, validation 2.5000 bits per character"
-    assert stage.said[1] == "run 2 of 3, seed-2: seed=2; 400 steps, going on from 120"
+    assert stage.said[1] == "run 2 of 3, seed-2: seed=2; 400 steps, continuing from 120"
     assert stage.run(runs) == ExitCode.DONE
     assert stage.started == []
 
@@ -158,7 +158,7 @@ def test_a_request_ends_the_sweep(stage: Stage, tmp_path: Path, end: RunEnd, sta
     stage.plays["seed-2"] = end
     assert stage.run(plan(tmp_path)) == status
     assert [name for name, _ in stage.started] == ["seed-1", "seed-2"]
-    assert stage.said[-1] == "left on request; the same command goes on with the sweep"
+    assert stage.said[-1] == "left on request; the same command continues the sweep"
     how = {0: ["finished"], 1: ["failed"]}.get(end.status, [])
     assert [line.split()[5].rstrip(",") for line in stage.said[3:-1]] == how
 

@@ -159,7 +159,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == ExitCode.PREEMPTED, out
-    assert "megachar sweep: left on request; the same command goes on with the sweep" in out
+    assert "megachar sweep: left on request; the same command continues the sweep" in out
     assert [line.split(",")[-1] for line in results.read_text().splitlines()] == ["state", "stopped", "not begun"]
     assert not second.path.exists()
     stopped = len(losses(first.path.parent, "seed-1"))
@@ -167,7 +167,7 @@ def test_a_sweep_is_stopped_and_goes_on(corpus: Path, tmp_path: Path) -> None:
 
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"run 1 of 2, seed-1: seed=1; 200 steps, going on from {stopped}" in done.stdout
+    assert f"run 1 of 2, seed-1: seed=1; 200 steps, continuing from {stopped}" in done.stdout
     assert "all 2 runs are finished" in done.stdout
     assert [line.split(",")[-1] for line in results.read_text().splitlines()] == ["state", "finished", "finished"]
     for name in ("seed-1", "seed-2"):

@@ -9,6 +9,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.families.transformer.model import Transformer
 from megachar.runs.folder import RunFolder
+from tests.draws import fresh_rng
 from tests.torch_fixtures import one_thread, seed
 from tests.training.checkpoints_by_hand import small, write_run
 
@@ -21,7 +22,7 @@ def make_corpus(tmp_path: Path) -> MakeCorpus:
 
     def make(num_bytes: int = 1000, split: str = "80,20,0", vocabulary: Vocabulary | None = None) -> Path:
         vocabulary = vocabulary or ByteVocabulary()
-        tokens = np.random.default_rng().integers(0, vocabulary.size, size=num_bytes)
+        tokens = fresh_rng().integers(0, vocabulary.size, size=num_bytes)
         (tmp_path / "text").write_bytes(vocabulary.decode(tokens))
         prepare_corpus(cut_by_position(tmp_path / "text", split), tmp_path / "corpus", vocabulary)
         return tmp_path / "corpus"

@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_no_import(
 
 
 def test_weights_alone_are_not_imported(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds inference weights only: training cannot go on from it; export wi"):
+    with pytest.raises(CheckpointError, match="holds inference weights only, which cannot be trained further; export"):
         import_file(weights, tmp_path / "new")
 
 

@@ -11,6 +11,7 @@ from megachar.base.errors import DivergenceError
 from megachar.config.sections.training import GuardConfig
 from megachar.parallel.step_guard import StepFigures
 from megachar.training.guard import BadStep, Guard
+from tests.draws import fresh_rng
 
 
 def feed(guard: Guard, *figures: tuple[float, float], first: int = 1) -> list[BadStep | None]:
@@ -78,7 +79,7 @@ def test_noise_is_no_spike() -> None:
 
     Of norms that spread by a fifth, one such run in two hundred would have a spike, as it should.
     """
-    random = np.random.default_rng()
+    random = fresh_rng()
     steps = np.arange(20_000)
     losses = 1 + 2 * np.exp(-steps / 3000) + random.normal(0, 0.05, len(steps))
     norms = np.exp(random.normal(0, 0.1, len(steps)))
@@ -124,7 +125,7 @@ def test_a_rollback_goes_past_all_batches_since_the_checkpoint() -> None:
 
 
 def test_state_goes_through_json_to_the_same_decisions() -> None:
-    random = np.random.default_rng()
+    random = fresh_rng()
     figures = [(float(loss), float(norm)) for loss, norm in random.lognormal(0, 0.8, (60, 2))]
     config = GuardConfig(window=10, spike_deviations=2, max_consecutive=99)
     whole, first, second = Guard(config), Guard(config), Guard(config)

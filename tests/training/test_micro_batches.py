@@ -1,6 +1,5 @@
 """Which windows a run trains on, whatever the layout: a function of (seed, step, window number)."""
 
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from megachar.runs.preflight import check_data
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from tests.config.conftest import BASE
 from tests.data.corpora_by_hand import random_documents, write_corpus
+from tests.draws import fresh_rng, fresh_seed
 
 
 def experiment(*overrides: str) -> Experiment:
@@ -38,7 +38,7 @@ def inputs_of(batches: Sequence[Any]) -> np.ndarray:
 @pytest.fixture
 def corpora(tmp_path: Path) -> list[Path]:
     """Two corpora of documents of 1 to 400 random bytes."""
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     for name in "ab":
         lengths = rng.integers(1, 400, size=60).tolist()
         write_corpus(tmp_path / name, {split: random_documents(rng, lengths) for split in ("train", "valid")})
@@ -60,7 +60,7 @@ READINGS = {
 @pytest.mark.parametrize("reading", READINGS)
 def test_every_layout_reads_the_same_windows(corpora: list[Path], reading: str) -> None:
     """Data ranks 1, 2, 3 and micro-batches of 1 to 12 windows: the same 12 windows a step, in the same order."""
-    common = [*(text.format(a=corpora[0], b=corpora[1]) for text in READINGS[reading]), f"seed={secrets.randbits(60)}"]
+    common = [*(text.format(a=corpora[0], b=corpora[1]) for text in READINGS[reading]), f"seed={fresh_seed(60)}"]
     print(common)
     wanted: dict[int, np.ndarray] = {}
     for micro_size, num_ranks in ((12, 1), (1, 1), (6, 2), (2, 2), (2, 3), (1, 3), (4, 3)):
@@ -109,7 +109,7 @@ def test_every_layout_validates_on_the_same_windows(corpora: list[Path]) -> None
 
 def test_a_resumed_run_goes_on_with_the_same_windows(corpora: list[Path]) -> None:
     named = experiment(f"data.blend=[{{path: {corpora[0]}, weight: 3}}, {{path: {corpora[1]}, weight: 4}}]",
-                       "data.order=epoch", f"seed={secrets.randbits(60)}")  # fmt: skip
+                       "data.order=epoch", f"seed={fresh_seed(60)}")  # fmt: skip
     one = source_of(named, 0, 1)
     wanted = [inputs_of(list(one.training(step))) for step in range(9)]
     fresh = source_of(named, 0, 1)

@@ -147,7 +147,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     named = experiment(f"output={tmp_path}/runs", "name=first")
     check_run_folder(named, resume=False)
     create(named)
-    with pytest.raises(ConfigError, match=r"run .*/runs/first exists already; go on with it by --resume, or set name="):
+    with pytest.raises(ConfigError, match=r"run .*/runs/first exists already; continue it with --resume, or set name="):
         check_run_folder(named, resume=False)
     check_run_folder(named, resume=True)
     check_run_folder(experiment(f"output={tmp_path}/runs", "name=second"), resume=False)
@@ -156,6 +156,14 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no run .*/runs/base to resume; start it without --resume"):
         check_run_folder(experiment(f"output={tmp_path}/runs"), resume=True)
+
+
+def test_a_run_that_left_before_it_was_recorded_can_be_resumed(tmp_path: Path) -> None:
+    """Its status said so. It is at its start."""
+    named = experiment(f"output={tmp_path}/runs", "name=first")
+    run_folder(named).launch.mkdir(parents=True)
+    check_run_folder(named, resume=True)
+    check_run_folder(named, resume=False)
 
 
 def test_what_a_run_folder_says(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_start_on_the_same_adds_nothing_and_one_on_others_says_so(tmp_path: Pa
     assert recorded(folder) == [{"from_step": 0, **FIRST}]
     second = {"torch": "2.13.0", "hosts": ["b", "c", "d", "e", "f"], "commit": "0" * 40}
     said = record_versions(folder, second, 500)
-    assert said == "other than before: torch 2.12.0 -> 2.13.0, hosts a -> b, c, d and 2 more"
+    assert said == "changed since the last start: torch 2.12.0 -> 2.13.0, hosts a -> b, c, d and 2 more"
     assert recorded(folder) == [{"from_step": 0, **FIRST}, {"from_step": 500, **second}]
     assert "commit 0000" in record_versions(folder, FIRST, 600)
     assert len(recorded(folder)) == 3
@@ -34,7 +34,7 @@ def test_a_start_on_the_same_adds_nothing_and_one_on_others_says_so(tmp_path: Pa
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, content: bytes) -> None:
     folder = RunFolder(tmp_path)
     folder.versions_file.write_bytes(content)
-    assert "is begun anew, for it could not be read" in record_versions(folder, FIRST, 7)
+    assert "is started over, as it could not be read" in record_versions(folder, FIRST, 7)
     assert recorded(folder) == [{"from_step": 7, **FIRST}]
 
 

@@ -19,6 +19,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, Request, build_opener
 
 from megachar.base.errors import DataError
+from megachar.base.files import json_text
 from megachar.corpora.downloads.registry import Archive
 from megachar.data.digests import Progress, hash_file
 
@@ -88,7 +89,7 @@ class Downloader:
         failures = []
         with _only_one(part_path(target)) as part:
             if target.exists():
-                self._check(archive, target, target, "; move it away to download it anew", stage)
+                self._check(archive, target, target, "; move it away to download it again", stage)
                 return target
             for address in archive.addresses:
                 try:
@@ -160,7 +161,7 @@ class Downloader:
                 _forget(target, part)
             _check_total(archive, found.total)
             check_space(target.parent, (found.total or archive.num_bytes) - found.start)
-            _note_path(target).write_text(json.dumps({"address": address, **found.identity}))
+            _note_path(target).write_text(json_text({"address": address, **found.identity}))
             self._copy(response, part, found, archive, progress)
         return found.start > 0
 

@@ -56,7 +56,7 @@ class NamedCorpus:
 
     name: str
     summary: str
-    licence: str
+    license: str
     splits: str
     """How it is split, for people."""
     archive: Archive
@@ -84,7 +84,7 @@ def _mahoney(name: str, summary: str, num_bytes: int, archive: Digest, text: Dig
     return NamedCorpus(
         name=name,
         summary=summary,
-        licence="Wikipedia's text: GFDL",
+        license="Wikipedia's text: GFDL",
         splits="by position: bytes [0, 90M) train, [90M, 95M) valid, [95M, 100M) test",
         archive=Archive(
             tuple(f"{scheme}://mattmahoney.net/dc/{file}" for scheme in ("https", "http")), file, archive, num_bytes
@@ -121,8 +121,8 @@ CORPORA: tuple[NamedCorpus, ...] = (
     ),
     NamedCorpus(
         name="wikitext2",
-        summary="WikiText-2, tokenised, rare words as <unk> (Merity et al. 2016); its bytes as they are",
-        licence="Wikipedia's text: CC BY-SA",
+        summary="WikiText-2, tokenized, rare words as <unk> (Merity et al. 2016); its bytes as they are",
+        license="Wikipedia's text: CC BY-SA",
         splits="its own three files",
         archive=Archive(
             # The paper's address (the second) has refused downloads since 2024; the first is its first author's.
@@ -145,7 +145,7 @@ CORPORA: tuple[NamedCorpus, ...] = (
     NamedCorpus(
         name="lm1b",
         summary="One Billion Word benchmark: shuffled sentences of news (Chelba et al. 2013)",
-        licence="news text of WMT 2011; none stated for the text",
+        license="news text of WMT 2011; none stated for the text",
         splits="train: all 99 training shards; valid: held-out shard 1; test: held-out shard 0, as published figures",
         archive=Archive(
             addresses=tuple(
@@ -167,7 +167,7 @@ CORPORA: tuple[NamedCorpus, ...] = (
         name="ptb",
         summary="Penn Treebank in Mikolov's preparation, 10,000 words, rare ones as <unk>; without the spaces at both "
         "ends of each line, as in its character version",
-        licence="text of the LDC and Dow Jones: see to your own right to use it",
+        license="text of the LDC and Dow Jones: see to your own right to use it",
         splits="its own three files",
         archive=Archive(
             addresses=(

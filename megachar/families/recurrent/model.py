@@ -123,7 +123,7 @@ def fold(model: RecurrentModel) -> RecurrentModel:
     """A model for use after training, with the same output and neither embedding nor gains.
 
     The embedding is linear, so its product with the input's weights is a table with one row per symbol: what a model
-    with one-hot input has. Weight normalisation goes into the weights. Layers that read other layers keep their shapes.
+    with one-hot input has. Weight normalization goes into the weights. Layers that read other layers keep their shapes.
     """
     settings = {"embedding_size": 0, "weight_norm": False, "hidden_dropout": 0.0, "embedding_dropout": 0.0}
     folded = RecurrentModel(model.config.model_copy(update=settings))

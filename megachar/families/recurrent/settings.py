@@ -30,7 +30,7 @@ class RecurrentConfig(ModelConfig):
     softmax_bias: bool = True
     """Whether the classifier has a bias."""
     weight_norm: bool = False
-    """Weight normalisation, one gain per row, of all matrices but the embedding and the classifier."""
+    """Weight normalization, one gain per row, of all matrices but the embedding and the classifier."""
     forget_bias: Annotated[float, Role.TRAINS] = 0.0
     """Initial bias of the forget gate; 0 is off."""
     orthogonal_scale: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0)

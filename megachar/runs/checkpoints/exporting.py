@@ -95,8 +95,8 @@ def import_file(file: Path, run: Path) -> Checkpoint:
     """
     card, folder = read_card(file), RunFolder(run)
     if card.contents != "all":
-        raise CheckpointError(f"{file} holds inference weights only: training cannot go on from it; export with --all "
-                              f"(evaluate and generate take the file as it is)")  # fmt: skip
+        raise CheckpointError(f"{file} holds inference weights only, which cannot be trained further; export with "
+                              f"--all (evaluate and generate take the file as it is)")  # fmt: skip
     settings = load_settings(file)
     placed = {**settings.model_dump(), "name": folder.path.name, "output": str(folder.path.parent)}
     wanted = parse_experiment(placed, str(run))

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from megachar.base.errors import CheckpointError, ConfigError
-from megachar.base.files import read_regular, reason
+from megachar.base.files import json_text, read_regular, reason
 from megachar.base.strict_json import checksum, parse
 from megachar.config.experiment import Experiment
 from megachar.config.loading import parse_experiment
@@ -111,7 +111,7 @@ class Manifest(TrainingState):
     def to_json(self) -> bytes:
         """The text of `manifest.json`: the values, and the sha256 of them all."""
         values = json.loads(self.model_dump_json())
-        return (json.dumps({**values, _CHECKSUM: checksum(values)}, indent=1) + "\n").encode()
+        return (json_text({**values, _CHECKSUM: checksum(values)}, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Checkpoint:
     @property
     def mend(self) -> str:
         """What to do about a checkpoint that is damaged."""
-        return f"delete {self.path} to go on from an older checkpoint"
+        return f"delete {self.path} to continue from an older checkpoint"
 
 
 def problem_of_reading(path: Path, error: OSError) -> str:
@@ -188,7 +188,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     `CheckpointError` naming the manifest if that is missing, damaged, or names other files than its model has.
     """
-    file, mend = path / MANIFEST, f"delete {path} to go on from an older checkpoint"
+    file, mend = path / MANIFEST, f"delete {path} to continue from an older checkpoint"
     try:
         data = read_regular(file, _MOST_MANIFEST_BYTES, links=False)
         values = parse(data)

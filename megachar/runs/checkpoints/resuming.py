@@ -106,7 +106,7 @@ def _check_data(checkpoint: Checkpoint, data: DataRecord, experiment: Experiment
         return
     raise DataError(
         f"{checkpoint.path} was trained on {saved.description} ({saved.fingerprint}), and the data are now "
-        f"{data.description} ({data.fingerprint}); put that corpus back, or go on with this one by "
+        f"{data.description} ({data.fingerprint}); put that corpus back, or continue with this one by "
         f"training.allow_other_data=true"
     )
 
@@ -122,7 +122,7 @@ def describe_changes(checkpoint: Checkpoint, experiment: Experiment, windows: in
         return ""
     line = "changed since: " + ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
     if "batch.global_size" in changed:
-        line += f"; the text goes on at window {windows:,}"
+        line += f"; the text continues at window {windows:,}"
     if any(key.startswith(_ORDER) for key in changed):
         line += "; windows are drawn in another order from here, so some text may be read twice and some not"
     return line

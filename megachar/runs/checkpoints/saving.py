@@ -256,7 +256,7 @@ class CheckpointSaver:
     def _error(self, part: Path, failure: str) -> CheckpointError:
         return CheckpointError(
             f"checkpoint {part.name.split('.')[1]} could not be saved: {failure}; free space "
-            f"or mend the folder, then go on with --resume. Checkpoints saved before are untouched"
+            f"or mend the folder, then continue with --resume. Checkpoints saved before are untouched"
         )
 
 

@@ -118,7 +118,7 @@ def none_whole(folder: RunFolder, problems: Sequence[str]) -> CheckpointError:
     reasons = "\n".join(f"  {problem}" for problem in problems)
     return CheckpointError(
         f"{folder.path} has no whole checkpoint to resume from:\n{reasons}\n"
-        f"put the files back, or move {folder.path} away and start anew without --resume"
+        f"put the files back, or move {folder.path} away and start over without --resume"
     )
 
 
