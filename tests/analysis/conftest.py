@@ -13,8 +13,8 @@ from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.families.transformer.model import Transformer
 from megachar.runs.checkpoints.format import identity
 from megachar.runs.folder import RunFolder
+from tests.runs.checkpoints_by_hand import write_checkpoint
 from tests.torch_fixtures import one_thread, rng, seed
-from tests.training.checkpoints_by_hand import write_checkpoint
 
 MakeCorpus = Callable[..., Path]
 MakeRun = Callable[..., Path]

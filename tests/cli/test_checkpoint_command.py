@@ -14,7 +14,7 @@ from megachar.families.transformer.model import Transformer
 from megachar.runs.folder import RunFolder
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
-from tests.training.checkpoints_by_hand import small, write_run
+from tests.runs.checkpoints_by_hand import small, write_run
 
 call = test_commands.call
 

@@ -25,7 +25,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.digests import Digest
 from megachar.data.vocabulary import ByteVocabulary
-from tests.data.corpora_server import PlannedServer, file, stalling, status
+from tests.corpora.corpora_server import PlannedServer, file, stalling, status
 
 ROOT = Path(__file__).parents[2]
 TEXT = b"Alice was beginning to get very tired of sitting by her sister on the bank.\n" * 100

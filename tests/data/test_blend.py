@@ -13,7 +13,7 @@ from megachar.data.blend import Blend, BlendPattern
 from megachar.data.corpus import Corpus
 from megachar.data.reader import training_reader, validation_reader
 from megachar.data.sampler import WindowSampler, make_key
-from tests.data.corpora_by_hand import random_documents, write_corpus
+from tests.corpora.corpora_by_hand import random_documents, write_corpus
 from tests.draws import fresh_seed
 
 

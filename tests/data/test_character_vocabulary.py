@@ -18,7 +18,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary, EncodingError, token_dtype
-from tests.data.preprocessing_by_hand import random_string
+from tests.corpora.preprocessing_by_hand import random_string
 from tests.draws import fresh_random
 
 RECIPE = Recipe(ByteVocabulary())

@@ -19,7 +19,7 @@ from megachar.data.batches import read_windows
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import WindowSampler
-from tests.data.corpora_by_hand import random_documents, write_dataset
+from tests.corpora.corpora_by_hand import random_documents, write_dataset
 
 NUM_VARIANTS = 3000
 EXTREMES = [

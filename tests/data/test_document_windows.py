@@ -13,7 +13,7 @@ from megachar.data.blend import Blend
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.reader import training_reader, validation_reader
-from tests.data.corpora_by_hand import random_documents, write_corpus, write_dataset
+from tests.corpora.corpora_by_hand import random_documents, write_corpus, write_dataset
 from tests.draws import fresh_seed
 
 CONTEXT, WINDOW = 16, 18

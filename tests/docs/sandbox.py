@@ -11,7 +11,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
 from megachar.sweeps.sweep import load_sweep, plan_runs
-from tests.data.preprocessing_by_hand import pack
+from tests.corpora.preprocessing_by_hand import pack
 from tests.docs.blocks import PAGES, ROOT, find_blocks
 from tests.report.runs import make_run
 

@@ -28,7 +28,7 @@ from megachar.runs.checkpoints import reading
 from megachar.runs.folder import RunFolder
 from tests.evaluation.conftest import MakeRun
 from tests.evaluation.test_cli_evaluate import corpus_of, invoke
-from tests.training.checkpoints_by_hand import write_checkpoint
+from tests.runs.checkpoints_by_hand import write_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from megachar.families.transformer.model import Transformer
 from megachar.runs.checkpoints.exporting import export_checkpoint
 from megachar.runs.checkpoints.format import find_checkpoint
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import small, write_checkpoint
+from tests.runs.checkpoints_by_hand import small, write_checkpoint
 
 
 def prepare(folder: Path, split: str = "60,40,0", more: bytes = b"") -> Corpus:

@@ -33,7 +33,7 @@ from megachar.runs.folder import RunFolder
 from megachar.runs.plots import plot_run
 from tests.hostile.mutations import BYTES, Mutation, header_changed, json_changed, json_line_changed, yaml_changed
 from tests.report.runs import add_analysis, add_evaluation, make_experiment, make_run
-from tests.training.checkpoints_by_hand import write_checkpoint
+from tests.runs.checkpoints_by_hand import write_checkpoint
 
 TEXT = b"as many words as there are in the word\n" * 30
 

@@ -11,7 +11,7 @@ from megachar.launching.hostfile import Host
 from megachar.runs.folder import run_folder
 from megachar.runs.preflight import load_run
 from tests.launcher.commands import LAUNCH, SMALL, run
-from tests.training.checkpoints_by_hand import write_checkpoint
+from tests.runs.checkpoints_by_hand import write_checkpoint
 
 HOSTS = (Host("nowhere.invalid", 1), Host("localhost", 1))
 

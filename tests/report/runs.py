@@ -19,7 +19,7 @@ from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.settings import RecurrentConfig
 from megachar.families.transformer.model import Transformer
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import small, write_checkpoint
+from tests.runs.checkpoints_by_hand import small, write_checkpoint
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE_NAME = "<img src=x onerror=alert(1)>\"'&amp;\u202egnp"

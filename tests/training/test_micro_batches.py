@@ -15,7 +15,7 @@ from megachar.data.blend import Blend
 from megachar.runs.preflight import check_data
 from megachar.training.micro_batches import MicroBatchSource, build_source
 from tests.config.conftest import BASE
-from tests.data.corpora_by_hand import random_documents, write_corpus
+from tests.corpora.corpora_by_hand import random_documents, write_corpus
 from tests.draws import fresh_rng, fresh_seed
 
 

@@ -8,7 +8,7 @@ import pytest
 from megachar.config.experiment import Experiment
 from megachar.losses.auxiliary import layer_weights
 from megachar.training.progress import Progress
-from tests.training.checkpoints_by_hand import small
+from tests.runs.checkpoints_by_hand import small
 
 DEEP = ("model.num_layers=5", "training.total_steps=37", "auxiliary.intermediate_layers=true")
 

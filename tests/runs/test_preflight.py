@@ -14,7 +14,7 @@ from megachar.data.characters import CharacterVocabulary
 from megachar.runs.folder import RunFolder, run_folder
 from megachar.runs.preflight import check_data, check_run_folder, load_run
 from tests.config.conftest import BASE
-from tests.training.conftest import MakeCorpus
+from tests.runs.conftest import MakeCorpus
 
 
 def experiment(*overrides: str) -> Experiment:

@@ -18,7 +18,7 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.corpora.inputs import find_inputs, open_text
-from tests.data.preprocessing_by_hand import pack, random_string
+from tests.corpora.preprocessing_by_hand import pack, random_string
 
 TOOLS = {"gz": ["gzip", "-dc"], "bz2": ["bzip2", "-dc"], "xz": ["xz", "-dc"], "zst": ["zstd", "-dcq", "--long=31"]}
 EMPTY_FRAME = b"\x5a\x2a\x4d\x18\x03\0\0\0abc"

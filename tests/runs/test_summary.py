@@ -9,7 +9,7 @@ from megachar.config.experiment import Experiment
 from megachar.families.transformer.model import Transformer
 from megachar.runs.folder import RunFolder
 from megachar.runs.summary import Ending, summarize
-from tests.training.checkpoints_by_hand import small, write_checkpoint
+from tests.runs.checkpoints_by_hand import small, write_checkpoint
 
 OVERRIDES = ("name=wide", "batch.global_size=8", "batch.micro_size=8", "training.total_steps=6400")
 

@@ -10,7 +10,7 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.corpora.downloads.download import part_path
-from tests.data.corpora_server import (
+from tests.corpora.corpora_server import (
     PlannedServer,
     Request,
     chunked,
@@ -20,7 +20,7 @@ from tests.data.corpora_server import (
     without_length,
     without_ranges,
 )
-from tests.data.downloads_by_hand import archive_of, downloader, fetch, names, refuse
+from tests.corpora.downloads_by_hand import archive_of, downloader, fetch, names, refuse
 
 
 def test_whole_at_once(content: bytes, target: Path) -> None:

@@ -22,7 +22,7 @@ from megachar.corpora.downloads.registry import CORPORA, NamedCorpus, TextFile, 
 from megachar.corpora.downloads.unpack import is_archive
 from megachar.data.corpus import Corpus
 from megachar.data.digests import Digest, hash_file
-from tests.data.corpora_server import PlannedServer, file, status
+from tests.corpora.corpora_server import PlannedServer, file, status
 from tests.draws import fresh_rng
 
 REAL_TEXT = Path(__file__).parents[3] / "shared" / "data"

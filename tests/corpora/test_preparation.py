@@ -14,7 +14,7 @@ from megachar.data.characters import CharacterVocabulary
 from megachar.data.corpus import Corpus
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from tests.data.preprocessing_by_hand import (
+from tests.corpora.preprocessing_by_hand import (
     json_lines,
     pack,
     random_records,

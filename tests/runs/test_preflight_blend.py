@@ -11,7 +11,7 @@ from megachar.config.loading import load_experiment, parse_experiment, read_yaml
 from megachar.config.sections.data import BlendPart, DataConfig
 from megachar.runs.preflight import check_data
 from tests.config.conftest import BASE
-from tests.data.corpora_by_hand import write_corpus
+from tests.corpora.corpora_by_hand import write_corpus
 
 
 def experiment(*overrides: str) -> Experiment:

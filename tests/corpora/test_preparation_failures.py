@@ -18,7 +18,7 @@ import pytest
 from megachar.base.errors import DataError
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from tests.data.preprocessing_by_hand import tree
+from tests.corpora.preprocessing_by_hand import tree
 
 ROOT = Path(__file__).parents[2]
 TOOL = str(ROOT / "tools" / "preprocess_data.py")
@@ -89,7 +89,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 @pytest.mark.parametrize("what", ["kill a worker", "kill all workers", "interrupt", "terminate"])
 def test_many_processes_that_end_too_early(place: Path, what: str) -> None:
     before = tree(place)
-    with started("tests/data/slow_preparation.py", place / "text", place / "corpus", 2) as process:
+    with started("tests/corpora/slow_preparation.py", place / "text", place / "corpus", 2) as process:
         wait_for(lambda: has_parts(place))
         if what == "interrupt":
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -116,7 +116,7 @@ def test_many_processes_that_end_too_early(place: Path, what: str) -> None:
 @needs_proc
 def test_killed_parent_leaves_no_workers(place: Path) -> None:
     before = tree(place / "corpus")
-    with started("tests/data/slow_preparation.py", place / "text", place / "corpus", 2) as process:
+    with started("tests/corpora/slow_preparation.py", place / "text", place / "corpus", 2) as process:
         wait_for(lambda: has_parts(place))
         assert workers_of(process)
         process.kill()
@@ -238,7 +238,7 @@ def test_error_in_a_rank(place: Path) -> None:
 def test_killed_rank(place: Path) -> None:
     """mpirun ends the others, and the first rank tidies up before."""
     before = tree(place)
-    command = mpirun(3, "tests/data/slow_preparation.py", place / "text", place / "corpus", "mpi")
+    command = mpirun(3, "tests/corpora/slow_preparation.py", place / "text", place / "corpus", "mpi")
     # On a busy machine the second that mpirun gives may be too short.
     environment = {**ENVIRONMENT, "OMPI_MCA_odls_base_sigkill_timeout": "3"}
     with started(*command, program=(), environment=environment) as process:

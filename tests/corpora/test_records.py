@@ -12,7 +12,7 @@ from megachar.base.errors import ConfigError, DataError
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.corpora.records import RecordError, line_of_record, parse_records
 from megachar.data.vocabulary import ByteVocabulary
-from tests.data.preprocessing_by_hand import json_lines, random_records
+from tests.corpora.preprocessing_by_hand import json_lines, random_records
 from tests.draws import fresh_rng
 
 GOOD = '{"text": "good"}'

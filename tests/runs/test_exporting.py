@@ -21,7 +21,7 @@ from megachar.runs.checkpoints.reading import load_model
 from megachar.runs.checkpoints.single_file import problem_of, read_card
 from megachar.runs.checkpoints.sources import load_settings, result_path
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import ADAM_KEYS, optimizer_state, small
+from tests.runs.checkpoints_by_hand import ADAM_KEYS, optimizer_state, small
 
 Change = Callable[[dict[str, torch.Tensor]], Any]
 

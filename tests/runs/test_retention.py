@@ -9,7 +9,7 @@ from megachar.families.transformer.model import Transformer
 from megachar.runs.checkpoints.format import Checkpoint, Manifest, list_checkpoints, new_folder
 from megachar.runs.checkpoints.retention import best_of, delete_expired, delete_leftovers, expired
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import small, write_checkpoint
+from tests.runs.checkpoints_by_hand import small, write_checkpoint
 
 
 def checkpoint(step: int, bits: float | None = None, name: str = "") -> Checkpoint:

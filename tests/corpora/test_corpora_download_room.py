@@ -17,8 +17,8 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.corpora.downloads.download import Downloader, check_space, part_path
-from tests.data.corpora_server import PlannedServer, file, stalling
-from tests.data.downloads_by_hand import archive_of, downloader, fetch, refuse
+from tests.corpora.corpora_server import PlannedServer, file, stalling
+from tests.corpora.downloads_by_hand import archive_of, downloader, fetch, refuse
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from megachar.base.errors import DataError
 from megachar.corpora.inputs import Input, find_inputs, open_text
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from tests.data.preprocessing_by_hand import pack, tree
+from tests.corpora.preprocessing_by_hand import pack, tree
 
 TEXTS = {name: f'{{"text": "of {name}"}}\n'.encode() * 50 for name in ("a.jsonl", "b/c.jsonl", "b/d/e", "b.x", "z.xz")}
 

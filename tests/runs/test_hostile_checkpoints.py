@@ -24,7 +24,7 @@ from megachar.runs.checkpoints.reading import load_model, problems_of, weight_sh
 from megachar.runs.checkpoints.single_file import problem_of
 from megachar.runs.checkpoints.sources import check_resumable, check_source, damaged_newest, find_source
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import small, write_checkpoint
+from tests.runs.checkpoints_by_hand import small, write_checkpoint
 
 NEWEST = "step-00000100"
 WEIGHTS, STATES = "weights/blocks.1.safetensors", "optimizer/blocks.1.safetensors"

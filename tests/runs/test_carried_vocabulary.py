@@ -27,8 +27,8 @@ from megachar.runs.checkpoints.resuming import check_vocabulary
 from megachar.runs.checkpoints.single_file import read_card
 from megachar.runs.checkpoints.vocabularies import carried_card, carried_vocabulary, load_vocabulary
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import small, write_run
-from tests.training.conftest import MakeCorpus
+from tests.runs.checkpoints_by_hand import small, write_run
+from tests.runs.conftest import MakeCorpus
 
 TEXT = b"as many words as there are in the word\n" * 9
 

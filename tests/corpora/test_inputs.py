@@ -14,7 +14,7 @@ from megachar.base.errors import DataError
 from megachar.corpora.inputs import Input, find_inputs, open_text, unpacked_size
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.vocabulary import ByteVocabulary
-from tests.data.preprocessing_by_hand import pack, random_string
+from tests.corpora.preprocessing_by_hand import pack, random_string
 
 PACKINGS = ("plain", "gz", "bz2", "xz", "zst", "zip")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megachar.data.corpus import Corpus
-from tests.data.preprocessing_by_hand import pack, words_of
+from tests.corpora.preprocessing_by_hand import pack, words_of
 
 TOOL = str(Path(__file__).parents[2] / "tools" / "preprocess_data.py")
 TEXT = b"to be or not to be\nthat is the question\n" * 200

@@ -17,7 +17,7 @@ from megachar.data.corpus import Corpus
 from megachar.data.indexed_dataset import IndexedDatasetWriter, bin_path, idx_path
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
-from tests.data.preprocessing_by_hand import tree
+from tests.corpora.preprocessing_by_hand import tree
 
 TEXT = "zwei wörter\n\nund noch\tdrei Wörter\nals letztes\n".encode() * 40
 

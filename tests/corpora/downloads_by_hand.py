@@ -11,7 +11,7 @@ from megachar.base.errors import DataError
 from megachar.corpora.downloads.download import Downloader
 from megachar.corpora.downloads.registry import Archive
 from megachar.data.digests import Digest
-from tests.data.corpora_server import Answer, PlannedServer
+from tests.corpora.corpora_server import Answer, PlannedServer
 
 
 def archive_of(content: bytes, *addresses: str, **more: Any) -> Archive:

@@ -23,7 +23,7 @@ from megachar.runs.checkpoints.format import find_checkpoint, list_checkpoints, 
 from megachar.runs.checkpoints.reading import Position, load_model, read_layer, restore_checkpoint
 from megachar.runs.checkpoints.tensors import checkpoint_shapes
 from megachar.runs.folder import RunFolder
-from tests.training.checkpoints_by_hand import layer_of, optimizer_state, small
+from tests.runs.checkpoints_by_hand import layer_of, optimizer_state, small
 
 FILE = "weights/blocks.1.safetensors"
 

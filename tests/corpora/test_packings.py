@@ -10,7 +10,7 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.corpora.inputs import find_inputs, open_text, unpacked_size, work_bytes
-from tests.data.preprocessing_by_hand import pack
+from tests.corpora.preprocessing_by_hand import pack
 
 TEXT = b"to be or not to be\n" * 100
 
