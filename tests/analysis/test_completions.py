@@ -16,7 +16,7 @@ from megachar.evaluation.predictor import make_predictor
 from megachar.families.transformer.model import Transformer
 from megachar.families.transformer.settings import TransformerConfig
 from tests.analysis.toys import Bigram, random_table
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 LETTERS = CharacterVocabulary("ab .", bytes_for_others=False)
 

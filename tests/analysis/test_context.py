@@ -10,7 +10,7 @@ from megachar.analysis.context import UNBOUNDED, analyze_context, check_lengths,
 from megachar.analysis.result import Subject, read_analysis
 from megachar.base.errors import ConfigError, DataError
 from tests.analysis.toys import Fading
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 TEXT = np.zeros(101, dtype=np.uint8)
 

@@ -11,7 +11,7 @@ from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 from tests.analysis.toys import Bigram, random_table
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 TEXT = "For Ann, Anna said: Ann! Joanné, Anné and Ann".encode()
 

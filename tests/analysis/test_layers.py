@@ -13,7 +13,7 @@ from megachar.config.loading import save_experiment
 from megachar.runs.folder import RunFolder
 from megachar.runs.plots import draw_layers
 from megachar.runs.records import read_records
-from tests.training.test_plots import check_picture, layers_at, write_run
+from tests.runs.test_plots import check_picture, layers_at, write_run
 
 
 def make_run(folder: Path, **options: Any) -> RunFolder:

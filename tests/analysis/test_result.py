@@ -22,7 +22,7 @@ from megachar.analysis.result import (
 from megachar.base.errors import ConfigError, DataError
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 
 def make_analysis(label: str = "small", path: str = "/runs/small", **more: Any) -> Analysis:

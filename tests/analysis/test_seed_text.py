@@ -9,7 +9,7 @@ from megachar.analysis.result import Subject, read_analysis
 from megachar.analysis.seed_text import analyze_seed_text, check_text, expectations
 from megachar.base.errors import DataError
 from tests.analysis.toys import Bigram, random_table
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 
 def test_against_plain_loops(rng: np.random.Generator) -> None:

@@ -15,7 +15,7 @@ from megachar.analysis.surprise import (
     surprising,
 )
 from megachar.base.errors import ConfigError
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 SMALL = SurpriseSettings(block=20, resamples=300)
 

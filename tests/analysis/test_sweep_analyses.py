@@ -19,7 +19,7 @@ from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
 from tests.cli import test_commands
 from tests.cli.test_commands import Call, refused
 from tests.config.conftest import BASE
-from tests.training.test_plots import check_picture
+from tests.runs.test_plots import check_picture
 
 call = test_commands.call
 BITS = {"full": 2.2, "without-multiple-positions": 3.1, "without-intermediate-layers": 2.25,

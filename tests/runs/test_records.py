@@ -13,7 +13,7 @@ from megachar.runs.folder import RunFolder
 from megachar.runs.plots import plot_run
 from megachar.runs.records import START, read_records
 from megachar.training.run_log import RunLog
-from tests.training.test_plots import write_run
+from tests.runs.test_plots import write_run
 
 
 def line(step: Any, **more: Any) -> bytes:

@@ -46,8 +46,8 @@ class TransformerScorer(Scorer):
         yield Scored(starts(windows)[rows] + columns + 1, logits)
 
 
-def reading(model: Transformer, device: torch.device, stride: int, streams: int) -> Reading[None]:
-    """Segments of `stride` characters, scored by the last positions of one window, which carries nothing on.
+def reading(model: Transformer, device: torch.device, segment_length: int, streams: int) -> Reading[None]:
+    """Segments of `segment_length` characters, the stride, scored by the last positions of one window, which carries nothing on.
 
     The windows of a part lie as those of its evaluation (`megachar.evaluation.windows`).
     """
@@ -56,9 +56,9 @@ def reading(model: Transformer, device: torch.device, stride: int, streams: int)
         return nats_of(model.hidden(torch.from_numpy(segment.inputs).to(device)), model.head, segment.targets), None
 
     def segments(tokens: npt.NDArray[Any]) -> Iterator[Segment]:
-        bounds = part_bounds(tokens.size, stride, streams)
+        bounds = part_bounds(tokens.size, segment_length, streams)
         parts = [tokens[begin : end + 1] for begin, end in pairwise(bounds)]
-        plans = [WindowPlan(part.size, model.config.context, stride) for part in parts]
+        plans = [WindowPlan(part.size, model.config.context, segment_length) for part in parts]
         for number in range(max(map(len, plans))):
             rows = []
             for part, plan in zip(parts, plans, strict=True):
