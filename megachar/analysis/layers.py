@@ -39,18 +39,18 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     records, remark = found.of(kind), found.remark(folder)
     if not records or not records[0].get("layers"):
         raise DataError(f"{folder.metrics_file} holds no {kind} record yet; wait for the next one")
-    num_layers, num_targets = len(records[0]["layers"]), len(records[0]["layers"][0])
+    num_layers, num_columns = len(records[0]["layers"]), len(records[0]["layers"][0])
     details = Table(
         (Column("step"), Column("layer"), Column("target"), Column("bits_per_character")),
         tuple(
             (record["step"], layer + 1, target + 1, record["layers"][layer][target])
             for record in records
             for layer in range(num_layers)
-            for target in range(num_targets)
+            for target in range(num_columns)
         ),
     )
     columns = [Column("layer"), Column("predicted until step", ",")]
-    for target in range(num_targets):
+    for target in range(num_columns):
         ahead = "next" if target == 0 else f"{target + 1} ahead"
         columns += [Column(f"{ahead} (bits)", ".4f"), Column("above the last layer", "+.4f")]
     rows = tuple(_row(records, layer) for layer in range(num_layers))

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megachar.base.tables import print_table
-from megachar.families.counting import count_parameters, forward_flops_per_character, training_flops_per_character
+from megachar.families.counting import count_parameters, forward_flops_per_character, step_flops
 from megachar.runs.preflight import load_run
 
 
@@ -29,10 +29,8 @@ def count(
     console = Console()
     print_table(table, console)
 
-    positions = 1.0 if auxiliary.multiple_positions else 1.0 / model.window_length
     layers = model.num_layers if auxiliary.intermediate_layers else 1
-    first = training_flops_per_character(model, layers * auxiliary.num_targets * positions)
-    last = training_flops_per_character(model, auxiliary.num_targets * positions)
+    first, last = (step_flops(model, auxiliary, 1, predicting) / model.window_length for predicting in (layers, 1))
     flops = Table(title="floating-point operations per character, full window")
     flops.add_column("pass")
     flops.add_column("FLOPs", justify="right")

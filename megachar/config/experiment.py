@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from megachar.base.discovery import modules_in
 from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.config.sections.data import DataConfig
-from megachar.config.sections.kinds import Kinds, modules_in
+from megachar.config.sections.kinds import Kinds
 from megachar.config.sections.layout import BatchConfig, ParallelConfig
 from megachar.config.sections.model import ModelConfig
 from megachar.config.sections.section import Role, Section

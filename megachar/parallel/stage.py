@@ -42,9 +42,10 @@ class MicroBatch:
 class Stage(nn.Module):
     """The layers of one pipeline rank. Its parameters have the single-device model's names."""
 
-    def __init__(self, num_layers: int, num_targets: int) -> None:
+    def __init__(self, losses: tuple[int, int]) -> None:
+        """`losses`: layers of the whole model, and targets of a position, n."""
         super().__init__()
-        self.meter = LossMeter(num_layers, num_targets)
+        self.meter = LossMeter(losses)
         self._batches: Iterator[MicroBatch] = iter(())
         self._weights: Sequence[float] = ()
         self._factor = 1.0
@@ -94,8 +95,8 @@ class LossMeter:
     The two are apart so that a step that is not taken leaves nothing in the losses shown.
     """
 
-    def __init__(self, num_layers: int, num_targets: int) -> None:
-        self.shape = (num_layers, num_targets + 1)
+    def __init__(self, losses: tuple[int, int]) -> None:
+        self.shape = (losses[0], losses[1] + 1)
         self._steps: dict[int, tuple[Tensor, int]] = {}
         self._step: dict[int, tuple[Tensor, int]] = {}
 

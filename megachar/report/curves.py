@@ -58,11 +58,11 @@ def layer_charts(run: RunContents, axis: Axis = STEPS) -> list[Chart]:
     shapes = {(len(record["layers"]), len(record["layers"][0])) for record in train if record.get("layers")}
     if len(shapes) != 1:
         return []
-    num_layers, num_targets = shapes.pop()
+    num_layers, num_charts = shapes.pop()
     if num_layers == 1 or all(row[0] is None for record in train for row in record["layers"][:-1]):
         return []
     charts, unit = [], unit_of([run])
-    for target in range(num_targets):
+    for target in range(num_charts):
         words = f"the next {unit}" if target == 0 else f"the {unit} {target + 1} ahead"
         charts += [
             Chart(

@@ -15,7 +15,6 @@ from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
 from megachar.evaluation.predictor import Predictor, make_predictor
 from megachar.evaluation.windows import WARM_UP
-from megachar.families.recurrent.model import RecurrentModel
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
 from megachar.generation.settings import SamplingSettings
@@ -80,7 +79,7 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
     colored: list[ColoredPiece] = []
     mean_bits = float("nan")
     if settings.num_characters:
-        context = None if isinstance(loaded.model, RecurrentModel) else loaded.experiment.model.window_length
+        context = loaded.model.config.context_limit
         use_threads(settings.threads, loaded.model, rows=1 if context is None else BATCH_SIZE * context)
         surprise = _surprise(make_predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
         mean_bits = float(surprise.bits.mean())

@@ -1,20 +1,19 @@
-"""What a run records: metrics.jsonl and TensorBoard, written by the main rank. Reading it imports no torch."""
+"""What a run records, written by the main rank. Reading it imports no torch."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megachar.base.discovery import classes_in, modules_in
 from megachar.base.errors import PlatformError
-from megachar.base.files import json_text
 from megachar.runs.folder import RunFolder
-from megachar.runs.records import START, Record, read_records
+from megachar.runs.records import Record, read_records
+from megachar.runs.sinks.sink import Sink
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from megachar.parallel.engine import LossSums
 
 
@@ -28,55 +27,32 @@ def layer_bits(losses: "LossSums") -> list[list[float | None]]:
     return [[round(float(value), 6) if math.isfinite(value) else None for value in row] for row in bits]
 
 
-_AMOUNTS: Final = ("seconds", "characters", "flops")
-"""Straight lines over steps, or nearly so: no curves for TensorBoard."""
-
-
 class MetricsWriter:
-    """Appends records to metrics.jsonl and mirrors their numbers to TensorBoard."""
+    """Hands records to every sink of `runs/sinks/`."""
 
     def __init__(self, folder: RunFolder, step: int) -> None:
-        """Go on after `step` steps: what was recorded of later ones, by a process that was killed, counts no more."""
+        """Go on after `step` steps; see `Sink`."""
         self._folder = folder
-        self._file = folder.metrics_file.open("a+", encoding="utf-8")
-        if _torn_end(folder):
-            self._file.write("\n")  # after the line at which a run was killed
-        self._board = self._open_board(step)
-        self.write(START, step, {})
+        with self._naming_files():
+            self._sinks = [sink(folder, step) for sink in classes_in(modules_in("megachar.runs.sinks"), Sink)]
 
     def go_back(self, step: int) -> None:
-        """The steps after `step` are taken back, and will be taken anew."""
+        """The steps after `step` are taken back, and will be taken anew; `PlatformError` as from `write`."""
         with self._naming_files():
-            self._board.close()
-            self._board = self._open_board(step)
+            for sink in self._sinks:
+                sink.go_back(step)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Record `values` of `kind`, such as "train", after `step` steps; `PlatformError` where the disk is full."""
         with self._naming_files():
-            self._file.write(json_text({"kind": kind, "step": step, **values}) + "\n")
-            self._file.flush()
-            self._mirror(kind, step, values)
-
-    def _open_board(self, step: int) -> "SummaryWriter":
-        """A file that makes TensorBoard forget what other files say of steps after `step`."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self._folder.tensorboard), purge_step=step + 1)
-
-    def _mirror(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        for name, value in values.items():
-            if isinstance(value, int | float) and name not in _AMOUNTS:
-                self._board.add_scalar(f"{kind}/{name}", value, step)
-        for layer, targets in enumerate(values.get("layers", []), start=1):
-            for target, value in enumerate(targets, start=1):
-                if value is not None:
-                    self._board.add_scalar(f"{kind}_layers/{layer:02d}_target{target}_bits", value, step)
+            for sink in self._sinks:
+                sink.write(kind, step, values)
 
     def close(self) -> None:
-        """Flush and close both; `PlatformError` as from `write`."""
+        """Write what is not written yet; `PlatformError` as from `write`."""
         with self._naming_files():
-            self._file.close()
-            self._board.close()
+            for sink in self._sinks:
+                sink.close()
 
     @contextmanager
     def _naming_files(self) -> Iterator[None]:
@@ -84,14 +60,8 @@ class MetricsWriter:
         try:
             yield
         except OSError as error:
-            raise PlatformError(f"{self._file.name} or the TensorBoard files beside it cannot be written: "
-                                f"{error.strerror}; free space, then continue with --resume") from error  # fmt: skip
-
-
-def _torn_end(folder: RunFolder) -> bool:
-    """Whether the file ends within a line."""
-    data = folder.metrics_file.read_bytes()
-    return bool(data) and not data.endswith(b"\n")
+            raise PlatformError(f"the records of {self._folder.path} cannot be written: {error.strerror}; free space, "
+                                f"then continue with --resume") from error  # fmt: skip
 
 
 def read_metrics(folder: RunFolder, kind: str) -> list[Record]:

@@ -32,14 +32,19 @@ def plot_run(folder: RunFolder, picture_format: PictureFormat = "png", x: AxisNa
         return []
     folder.plots.mkdir(exist_ok=True)
     figures = {"loss": _draw_loss(folder, train, validation, axis)}
-    auxiliary, layers = folder.load_experiment().auxiliary, train[-1].get("layers") or []
-    if layers and (auxiliary.num_targets > 1 or (auxiliary.intermediate_layers and len(layers) > 1)):
+    layers = train[-1].get("layers")
+    if layers and (len(layers[-1]) > 1 or _lower_layers_predict(train)):
         figures["layers"] = draw_layers(folder, train, folder.path.name, axis)  # else it would repeat the loss
     over = "" if axis is STEPS else f"-over-{axis.key}"
     return [
         save(figure, folder.plots / f"{name}{over}.{picture_format}", picture_format)
         for name, figure in figures.items()
     ]
+
+
+def _lower_layers_predict(records: list[Record]) -> bool:
+    lower = (row for record in records for row in record.get("layers", [])[:-1])
+    return any(value is not None for row in lower for value in row)
 
 
 @style()
@@ -84,11 +89,11 @@ def draw_layers(folder: RunFolder, records: list[Record], label: str, axis: Axis
 
     places = np.array(axis.places(records))
     bits = np.array([record["layers"] for record in records], dtype=float)  # (records, layers, n)
-    num_layers, num_targets = bits.shape[1:]
-    figure = Figure(figsize=(1 + 5.5 * num_targets, 7), layout="constrained")
-    panels = figure.subplots(2, num_targets, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
+    num_layers, num_columns = bits.shape[1:]
+    figure = Figure(figsize=(1 + 5.5 * num_columns, 7), layout="constrained")
+    panels = figure.subplots(2, num_columns, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
     colors = depths(num_layers - 1)
-    for target in range(num_targets):
+    for target in range(num_columns):
         upper, lower = panels[:, target]
         for layer in range(num_layers - 1):
             upper.plot(places, bits[:, layer, target], color=colors[layer], linewidth=0.9)

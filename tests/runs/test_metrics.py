@@ -11,9 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from megachar.base.errors import PlatformError
 from megachar.parallel.engine import LossSums
+from megachar.runs import sinks
 from megachar.runs.folder import RunFolder
 from megachar.runs.metrics import MetricsWriter, layer_bits, read_metrics
 from megachar.runs.records import validation_order
+from megachar.runs.sinks.json_lines import JsonLines
 
 
 def record(kind: str, step: int, **values: Any) -> str:
@@ -141,14 +143,40 @@ def test_layer_bits() -> None:
     json.dumps(bits, allow_nan=False)
 
 
-def test_a_full_disk_is_told(folder: RunFolder) -> None:
+def test_a_full_disk_is_told(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = MetricsWriter(folder, 0)
     writer.write("train", 1, {"bits_per_character": 2.0})
-    with writer._file, Path("/dev/full").open("a", encoding="utf-8") as full:
-        writer._file = full
-        with pytest.raises(PlatformError, match="cannot be written: No space left on device; free space, then go on"):
+    with Path("/dev/full").open("a", encoding="utf-8") as full:
+        (lines,) = [sink for sink in writer._sinks if isinstance(sink, JsonLines)]
+        monkeypatch.setattr(lines, "_file", full)
+        with pytest.raises(PlatformError, match="cannot be written: No space left on device; free space"):
             writer.write("train", 2, {"x": 2})
         with pytest.raises(PlatformError, match="cannot be written"):
             writer.close()
-    writer._board.close()
+    monkeypatch.undo()
+    writer.close()
     assert [entry["step"] for entry in read_metrics(folder, "train")] == [1]
+
+
+def test_another_sink_is_one_file(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class in a file of the package of sinks gets every record, and hears of steps that are taken back."""
+    place = tmp_path / "more"
+    place.mkdir()
+    (place / "csv_lines.py").write_text(
+        "from megachar.runs.sinks.sink import Sink\n"
+        "class CsvLines(Sink):\n"
+        "    def __init__(self, folder, step):\n"
+        "        self.file = (folder.path / 'metrics.csv').open('a')\n"
+        "    def write(self, kind, step, values):\n"
+        "        self.file.write(f'{kind},{step},{values.get(\"bits_per_character\")}\\n')\n"
+        "    def go_back(self, step):\n"
+        "        self.file.write(f'back,{step},\\n')\n"
+        "    def close(self):\n"
+        "        self.file.close()\n"
+    )
+    monkeypatch.setattr(sinks, "__path__", [*sinks.__path__, str(place)])
+    writer = MetricsWriter(folder, 0)
+    writer.write("train", 1, {"bits_per_character": 2.0})
+    writer.go_back(0)
+    writer.close()
+    assert (folder.path / "metrics.csv").read_text() == "train,1,2.0\nback,0,\n"

@@ -3,14 +3,13 @@
 Imports no torch.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from megachar.base.discovery import classes_in
 from megachar.config.sections.section import Section
 
 Kind = TypeVar("Kind", bound=Section)
@@ -25,12 +24,7 @@ class Kinds(Generic[Kind]):
     def __init__(self, base: type[Kind], key: str, default: str, modules: Iterable[str]) -> None:
         """The classes under `base` that these modules define; each names its kind as the default of `key`."""
         self.key, self.default = key, default
-        self.sections: dict[str, type[Kind]] = {}
-        for module in modules:
-            for found in vars(importlib.import_module(module)).values():
-                is_kind = isinstance(found, type) and issubclass(found, base) and found is not base
-                if is_kind and found.__module__ == module:
-                    self.sections[str(found.model_fields[key].default)] = found
+        self.sections = {str(kind.model_fields[key].default): kind for kind in classes_in(modules, base)}
 
     def make_default(self) -> Kind:
         """The kind that is taken where none is named, with its own defaults."""
@@ -48,10 +42,3 @@ class Kinds(Generic[Kind]):
             if isinstance(section, dict)
             else getattr(section, self.key, self.default)
         )
-
-
-def modules_in(package: str, inner: str = "") -> list[str]:
-    """The modules of a package, or in each of its folders the module called `inner`, by name."""
-    root = importlib.import_module(package)
-    found = sorted(name for _, name, is_folder in pkgutil.iter_modules(root.__path__) if is_folder == bool(inner))
-    return [f"{package}.{name}.{inner}" if inner else f"{package}.{name}" for name in found]

@@ -42,7 +42,7 @@ class RecurrentStage(Stage):
 
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
         assert isinstance(experiment.model, RecurrentConfig), experiment.model.family
-        super().__init__(experiment.model.num_layers, 1)
+        super().__init__((experiment.model.num_layers, 1))
         self.model = initialize(RecurrentModel(experiment.model), experiment.seed)
         batch, ranks = experiment.batch, mesh.topology.data_size
         self._micro_size = batch.micro_size

@@ -47,7 +47,7 @@ class TransformerScorer(Scorer):
 
 
 def reading(model: Transformer, device: torch.device, segment_length: int, streams: int) -> Reading[None]:
-    """Segments of `segment_length` characters, the stride, scored by the last positions of one window, which carries nothing on.
+    """Segments of `segment_length` characters, each scored by the last positions of one window; nothing is carried on.
 
     The windows of a part lie as those of its evaluation (`megachar.evaluation.windows`).
     """

@@ -45,7 +45,7 @@ class TransformerStage(Stage):
     def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
         model, kernels, auxiliary = experiment.model, experiment.kernels, experiment.auxiliary
         assert isinstance(model, TransformerConfig), model.family
-        super().__init__(model.num_layers, auxiliary.num_targets)
+        super().__init__((model.num_layers, auxiliary.num_targets))
         self.auxiliary_config = auxiliary
         self.num_layers = model.num_layers
         self.checkpoint_interval = experiment.parallel.activation_checkpoint_interval
