@@ -72,7 +72,7 @@ class RunFolder:
         if not self.experiment_file.is_file():
             inside = runs_inside(self.path)
             if inside:
-                raise ConfigError(f"{self.path} is a folder of {len(inside)} runs, and one is needed here; name it, "
+                raise ConfigError(f"{self.path} is a folder of runs, and one of them is needed here; name it, "
                                   f"such as {inside[0]}")  # fmt: skip
             raise ConfigError(f"{self.path} is not a run folder: it has no {self.experiment_file.name}; "
                               f"name one such as runs/small")  # fmt: skip

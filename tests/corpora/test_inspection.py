@@ -233,7 +233,7 @@ def test_histogram_is_a_picture(size: int, named: bool, tmp_path: Path, seed: in
 )  # fmt: skip
 def test_labels(symbol: bytes, label: str, kind: str) -> None:
     assert label_of(0, [symbol]) == label
-    assert CLASSES[class_of(symbol)][0] == kind
+    assert CLASSES[class_of(symbol)] == kind
 
 
 def test_labels_of_unknown_tokens() -> None:

@@ -138,7 +138,12 @@ def slurm_job(command: str) -> None:
 def parsed(command: str) -> None:
     """A script of tools/ knows the options, and the preset it is given; running it would take minutes."""
     script, *words = _words(command)
-    names = runpy.run_path(str(ROOT / script), run_name="tried")
+    path = ROOT / script
+    sys.path.insert(0, str(path.parent))  # as Python does it for a script
+    try:
+        names = runpy.run_path(str(path), run_name="tried")
+    finally:
+        sys.path.remove(str(path.parent))
     app = names.get("app")
     if app is None:
         app = typer.Typer()

@@ -25,12 +25,13 @@ def start(executable: str, seconds: float = START_SECONDS) -> Iterator["Browser"
     """The browser, of which no process is left in the end; Playwright's error where it has not started by then."""
     from playwright.sync_api import sync_playwright
 
+    others = set(psutil.Process().children(recursive=True))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, timeout=1000 * seconds, args=["--disable-gpu"])
-        processes = psutil.Process().children(recursive=True)
+        processes = [process for process in psutil.Process().children(recursive=True) if process not in others]
         yield browser
         browser.close()
-    psutil.wait_procs(processes, timeout=5)
+    psutil.wait_procs(processes, timeout=10)
     assert [process for process in processes if alive(process)] == []
 
 

@@ -76,7 +76,7 @@ def test_tensors_are_read_as_they_were(run: RunFolder, model: Transformer) -> No
 
 
 def damaged(run: RunFolder, message: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"step-00000100/{FILE} {message}.*; delete .*step-00000100 to go on"):
+    with pytest.raises(CheckpointError, match=rf"step-00000100/{FILE} {message}.*; delete .*step-00000100 to continue"):
         read_layer(find_checkpoint(run), "weights", "blocks.1")
     read_layer(find_checkpoint(run), "weights", "blocks.0")
     read_layer(find_checkpoint(run, 20), "weights", "blocks.1")
@@ -171,7 +171,7 @@ def test_load_model(run: RunFolder, model: Transformer) -> None:
 
 
 def test_load_model_errors(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a run folder"):
+    with pytest.raises(ConfigError, match="is a folder of runs, and one of them is needed here"):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match="has no checkpoint of step 7"):
         load_model(run.path, 7)
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_another_model_is_not_restored(run: RunFolder, override:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"manifest\.json is damaged: it is no JSON \(.*\); delete .*step-00000100 to go on"),
+        ("{", r"manifest\.json is damaged: it is no JSON \(.*\); delete .*step-00000100 to continue"),
         ("[]", r"manifest\.json is damaged \(the whole of it: .*\); delete "),
         ('{"format_version": 2}', r"manifest\.json is of format version 2; this megachar reads 1$"),
         ('{"format_version": 1}', r"manifest\.json is damaged \(step: Field required\); delete "),

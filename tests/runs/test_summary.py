@@ -48,7 +48,7 @@ def test_bits_are_of_what_the_run_says_they_are(experiment: Experiment) -> None:
     record = {"kind": "validation", "step": 5000, "bits_per_character": 2.0, "unit": "token"}
     with RunFolder(Path("runs/wide")).metrics_file.open("a") as file:
         file.write(json.dumps(record) + "\n")
-    lines = summarize(experiment, Ending(0, 6400, 598.4, finished=True))
+    lines = summarize(experiment, Ending(0, 6400, 409_600, 598.4, finished=True))
     assert "  best   2.0000 bits per token in validation, at step 5,000" in lines
 
 
