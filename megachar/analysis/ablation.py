@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megachar.analysis.result import Analysis, Cell, Column, Table
-from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.result import Analysis, Cell, Column, Table, result_folder
+from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base.errors import DataError
 from megachar.base.pictures import MARK, SERIES, style
+from megachar.cli.shared.pictures import Format
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
@@ -281,3 +283,9 @@ def _draw_group(left: "Axes", right: "Axes", compared: Sequence[Ablation], sever
     left.set_yticks(places, [ablation.variant.label for ablation in compared])
     left.invert_yaxis()
     right.axvline(0, color="black", linewidth=0.8)
+
+
+def ablation(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+    """What each part of the model and its training is worth: runs that lack one (Al-Rfou et al. 2019)."""
+    analysis = analyze_ablation(read_given_runs(sources))
+    finish(analysis, result_folder(sources[0], output), picture_format)

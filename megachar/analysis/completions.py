@@ -2,16 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
+from rich.console import Console
 
-from megachar.analysis.result import Analysis, Column, Subject, Table
-from megachar.analysis.texts import shown, word_endings
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.given import (
+    BatchSize,
+    Runs,
+    check_computing,
+    common_vocabulary,
+    find_models,
+    sha256,
+)
+from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.texts import check_characters, shown, word_endings
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.base.units import NATS_PER_BIT
+from megachar.cli.shared.given_text import argument_bytes, encode_given, read_file, read_prompt
+from megachar.cli.shared.options import Device, Threads
+from megachar.cli.shared.pictures import Format
 from megachar.data.vocabulary import Vocabulary
+from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +65,7 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"the word {word!r} is given twice; leave one out")
 
 
-def completions(
+def complete(
     predictor: "Predictor",
     prompt: bytes,
     words: Sequence[bytes],
@@ -140,3 +156,48 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     if len(subjects) > 1:
         legend(axes)
     return figure
+
+
+def completions(
+    runs: Runs,
+    prompt: Annotated[str | None, typer.Option(help="What the words follow, with the space before them.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt, its bytes as they are.")] = None,
+    word: Annotated[list[str] | None, typer.Option(help="A word; once for each.")] = None,
+    words_file: Annotated[Path | None, typer.Option(help="File with words, one in a line.")] = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    threads: Threads = None,
+    output: Output = None,
+    picture_format: Format = "png",
+) -> None:
+    """The exact probability of each of some words after a prompt (Al-Rfou et al. 2019).
+
+    That of a word's characters, one after the other, and then of any symbol that ends a word: a whole character that is
+    no letter, digit or combining mark, such as a space, a line end, a full stop, an apostrophe.
+    """
+    words = [*(word or []), *_read_words(words_file)]
+    check_words(words)
+    models = find_models(runs)
+    check_computing(models, 1, batch_size, device)
+    vocabulary = common_vocabulary(models)
+    check_characters(vocabulary, "the probability of a word")
+    before = read_prompt(prompt, prompt_file)
+    encoded = [argument_bytes(given) for given in words]
+    num_symbols = sum(encode_given(vocabulary, given, "a word").size + 1 for given in encoded)
+    encode_given(vocabulary, before, "the prompt")
+    folder = result_folder(runs[0], output)
+    found = []
+    with show_progress(Console(stderr=True), len(models) * num_symbols) as progress:
+        for model in models:
+            found.append(complete(model.load(device, 1, batch_size, threads), before, encoded, vocabulary, progress))
+            model.check_finite([completion.ended for completion in found[-1]])
+    settings = {"prompt_sha256": sha256(before), "words": words}
+    finish(
+        analyze_completions([model.subject for model in models], before, words, found, settings), folder, picture_format
+    )
+
+
+def _read_words(file: Path | None) -> list[str]:
+    """The lines of a file without their ends and without empty ones; none without a file."""
+    lines = read_file(file, "--words-file").splitlines() if file is not None else []
+    return [line.decode("utf-8", "surrogateescape") for line in lines if line]

@@ -1,15 +1,34 @@
 """The loss with more and less context (Al-Rfou et al. 2019). Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import typer
+from rich.console import Console
 
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.given import (
+    BatchSize,
+    Data,
+    MaxCharacters,
+    Runs,
+    Stride,
+    check_computing,
+    find_models,
+    identify,
+    open_common_corpus,
+    read_tokens,
+)
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.pictures import MARK, legend, series, style
 from megachar.base.units import bits_per_character
+from megachar.cli.shared.options import Device, Split, Threads
+from megachar.cli.shared.pictures import Format
+from megachar.evaluation.progress import show_progress
+from megachar.evaluation.windows import check_stride
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,3 +136,53 @@ def _draw(
     axes.set_title(title, fontsize="medium")
     legend(axes)
     return figure
+
+
+def context(
+    runs: Runs,
+    lengths: Annotated[str, typer.Option(help="Lengths of context in characters, separated by commas.")] = (
+        "32,64,128,256,512"
+    ),
+    split: Split = "valid",
+    max_characters: MaxCharacters = None,
+    stride: Stride = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = None,
+    output: Output = None,
+    picture_format: Format = "png",
+) -> None:
+    """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
+    numbers = _numbers(lengths)
+    models = find_models(runs)
+    check_computing(models, stride, batch_size, device)
+    corpus = open_common_corpus(models, data)
+    tokens = read_tokens(corpus, split, max_characters)
+    check_lengths(numbers, tokens.size, {model.subject.label: model.context for model in models})
+    if stride is not None:
+        check_stride(stride, min(numbers))
+    folder = result_folder(runs[0], output)
+    passes = sum(len(numbers) + (model.context is None) for model in models)
+    found = []
+    with show_progress(Console(stderr=True), passes * (tokens.size - 1)) as progress:
+        for model in models:
+            predictor = model.load(device, stride, batch_size, threads)
+            found.append(losses_by_context(predictor, tokens, numbers, progress))
+            model.check_finite(list(found[-1].values()))
+    settings = {**identify(corpus, models), "num_characters": tokens.size, "lengths": numbers, "stride": stride}
+    num_scored = tokens.size - max(numbers)
+    finish(
+        analyze_context(
+            [model.subject for model in models], found, split, num_scored, settings, corpus.vocabulary.unit
+        ),
+        folder,
+        picture_format,
+    )
+
+
+def _numbers(lengths: str) -> list[int]:
+    try:
+        return [int(length) for length in lengths.split(",")]
+    except ValueError:
+        raise ConfigError(f"--lengths {lengths} are no whole numbers between commas; give such as 32,64,128") from None

@@ -1,10 +1,14 @@
 """What every layer's own classifiers reached over training, from a run's records (Al-Rfou et al. 2019, 3.2)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
+import typer
+
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, label_sources, result_folder
 from megachar.base.errors import ConfigError, DataError
+from megachar.cli.shared.pictures import Format
 from megachar.runs.folder import RunFolder
 from megachar.runs.records import read_records
 
@@ -75,3 +79,15 @@ def _row(records: list[dict[str, Any]], layer: int) -> tuple[Cell, ...]:
     for own, final in zip(last["layers"][layer], last["layers"][-1], strict=True):
         figures += [own, None if own is None or final is None else own - final]
     return (layer + 1, last["step"], *figures)
+
+
+def layers(
+    run: Annotated[Path, typer.Argument(help="Run folder of a transformer, such as runs/small.")],
+    records: Annotated[str, typer.Option(metavar="<train|validation>", help="Which of the run's records.")] = "train",
+    output: Output = None,
+    picture_format: Format = "png",
+) -> None:
+    """What each layer's own classifiers reached over training, both targets (Al-Rfou et al. 2019)."""
+    check_layers(run, records)
+    folder = result_folder(run, output)
+    finish(analyze_layers(run, label_sources([run])[0], records), folder, picture_format)

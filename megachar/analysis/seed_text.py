@@ -6,12 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
-from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.given import (
+    BatchSize,
+    File,
+    Run,
+    Text,
+    check_computing,
+    common_vocabulary,
+    find_models,
+    read_text,
+    sha256,
+)
+from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
 from megachar.analysis.texts import drawn, shown
 from megachar.base.errors import DataError
 from megachar.base.pictures import INK, SERIES, style
 from megachar.base.units import NATS_PER_BIT
+from megachar.cli.shared.given_text import encode_given
+from megachar.cli.shared.options import Device, Threads
+from megachar.cli.shared.pictures import Format
+from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,3 +181,28 @@ def _legend() -> list[Any]:
         Line2D([], [], color=INK, linewidth=1, label="entropy"),
         Line2D([], [], linestyle="", label="number: rank where it is not 1"),
     ]
+
+
+def seed_text(
+    run: Run,
+    text: Text = None,
+    file: File = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    threads: Threads = None,
+    output: Output = None,
+    picture_format: Format = "png",
+) -> None:
+    """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
+    models = find_models([run])
+    check_computing(models, 1, batch_size, device)
+    vocabulary = common_vocabulary(models)
+    given = read_text(text, file)
+    tokens = encode_given(vocabulary, given, "the text")
+    check_text(tokens.size)
+    folder = result_folder(run, output)
+    with show_progress(Console(stderr=True), tokens.size - 1) as progress:
+        found = expectations(models[0].load(device, 1, batch_size, threads), tokens, progress)
+    models[0].check_finite(found.loss_bits)
+    symbols = [vocabulary.decode([token]) for token in tokens.tolist()]
+    finish(analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": sha256(given)}), folder, picture_format)

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from megachar.analysis.result import Analysis, Column, Table
-from megachar.analysis.sweeps import RunRecord, Variant, caveats, group_by_seed
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.result import Analysis, Column, Table, result_folder
+from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base.errors import DataError
 from megachar.base.pictures import legend, series, style
+from megachar.cli.shared.pictures import Format
 from megachar.families.counting import describe_architecture, describe_size
 
 if TYPE_CHECKING:
@@ -106,3 +108,9 @@ def _ticks(parameters: Iterable[int]) -> list[int]:
         if number >= least * ticks[-1]:
             ticks.append(number)
     return ticks
+
+
+def sizes(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+    """Which architecture makes more of its parameters, at several sizes (Krause et al. 2016, figure 3 left)."""
+    analysis = analyze_sizes(read_given_runs(sources))
+    finish(analysis, result_folder(sources[0], output), picture_format)

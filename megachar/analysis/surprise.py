@@ -3,15 +3,33 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
+import typer
+from rich.console import Console
 
-from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.analysis.finish import Output, finish
+from megachar.analysis.given import (
+    BatchSize,
+    Data,
+    MaxCharacters,
+    Run,
+    Stride,
+    check_computing,
+    find_models,
+    identify,
+    open_common_corpus,
+    read_tokens,
+)
+from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import NATS_PER_BIT
+from megachar.cli.shared.options import Device, Split, Threads
+from megachar.cli.shared.pictures import Format
+from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -241,3 +259,44 @@ def _bars(intervals: Sequence[Interval]) -> Floats:
 
 def _span(interval: Interval) -> str:
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
+
+
+def surprise(
+    first: Run,
+    second: Run,
+    split: Split = "valid",
+    share: Annotated[float, typer.Option(help="Of the characters that surprise both models most.")] = 0.1,
+    reach: Annotated[int, typer.Option(help="Characters after a surprise that are looked at.")] = 4,
+    block: Annotated[int, typer.Option(help="Characters of the blocks that are resampled.")] = 1000,
+    resamples: Annotated[int, typer.Option(help="Resampled texts that intervals are taken from.")] = 10_000,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 1,
+    max_characters: MaxCharacters = None,
+    stride: Stride = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    threads: Threads = None,
+    data: Data = None,
+    output: Output = None,
+    picture_format: Format = "png",
+) -> None:
+    """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
+    settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
+    models = find_models([first, second])
+    check_computing(models, stride, batch_size, device)
+    corpus = open_common_corpus(models, data)
+    tokens = read_tokens(corpus, split, max_characters)
+    settings.check(tokens.size - 1)
+    folder = result_folder(first, output)
+    nats = []
+    with show_progress(Console(stderr=True), len(models) * (tokens.size - 1)) as progress:
+        for model in models:
+            predictor = model.load(device, stride, batch_size, threads)
+            nats.append(predictor.nats(tokens, None, progress))
+            model.check_finite(nats[-1])
+    text = {**identify(corpus, models), "num_characters": tokens.size, "stride": stride}
+    finish(
+        analyze_surprise([model.subject for model in models], nats, settings, split, text, corpus.vocabulary.unit),
+        folder,
+        picture_format,
+    )

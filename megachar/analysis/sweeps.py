@@ -5,6 +5,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from megachar.analysis.result import Subject, label_sources
 from megachar.base.errors import DataError
@@ -14,8 +17,10 @@ from megachar.config.sections.section import Role
 from megachar.families.counting import count_parameters
 from megachar.runs.folder import RunFolder
 from megachar.runs.outcome import read_outcome
-from megachar.runs.sweep_folder import read_plan
+from megachar.runs.sweep_folder import find_runs, read_plan, say_not_begun
 from megachar.training.early_stopping import is_finished
+
+Sources = Annotated[list[Path], typer.Argument(help="The folder of a sweep, such as runs/ablation, or run folders.")]
 
 
 @dataclass(frozen=True)
@@ -144,3 +149,16 @@ def _read_run(path: Path, label: str) -> RunRecord | None:
         () if plan is None else tuple(plan.points),
         outcome.remark,
     )
+
+
+def read_given_runs(sources: Sequence[Path]) -> list[RunRecord]:
+    """The runs that some folders stand for; those without a validation are left out, and said to be."""
+    folders = find_runs(sources)
+    for sentence in say_not_begun(sources):
+        typer.echo(sentence, err=True)
+    runs = read_runs(folders)
+    read = {run.subject.path for run in runs}
+    for folder in folders:
+        if str(folder.resolve()) not in read:
+            typer.echo(f"left out: {folder} has no validation yet", err=True)
+    return runs

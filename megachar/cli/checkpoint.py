@@ -14,8 +14,8 @@ from rich.text import Text
 from megachar.base.errors import CheckpointError, ConfigError
 from megachar.base.files import shown
 from megachar.base.tables import print_table
-from megachar.cli.given_model import check_model
 from megachar.cli.lazy import make_group
+from megachar.cli.shared.given_model import check_model
 from megachar.families.counting import describe_model
 from megachar.runs.checkpoints.format import (
     TrainingState,

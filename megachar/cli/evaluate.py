@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from megachar.base.errors import ConfigError, DataError
+from megachar.base.errors import ConfigError
 from megachar.base.pictures import PictureFormat
 from megachar.cli.evaluation_options import (
     BatchSize,
     ByPosition,
     Data,
     Decay,
-    Device,
     Dynamic,
     DynamicStreams,
     Epsilon,
@@ -26,7 +25,6 @@ from megachar.cli.evaluation_options import (
     Processes,
     Run,
     SegmentLength,
-    Split,
     Statistics,
     Step,
     Streams,
@@ -34,11 +32,12 @@ from megachar.cli.evaluation_options import (
     WarmUp,
 )
 from megachar.cli.evaluation_report import Report, TextSize, publish
-from megachar.cli.generate import Threads
-from megachar.cli.given_model import check_model
-from megachar.cli.loading import loading
-from megachar.cli.pictures import Format
-from megachar.cli.provenance import Provenance, say_provenance
+from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.loading import loading
+from megachar.cli.shared.options import Device, Split, Threads
+from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, StreamSettings
@@ -47,9 +46,7 @@ from megachar.evaluation.windows import WindowPlan
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from megachar.config.experiment import Experiment
     from megachar.data.corpus import Corpus
-    from megachar.data.vocabulary_card import VocabularyCard
     from megachar.runs.checkpoints.reading import LoadedModel
 
 
@@ -191,40 +188,3 @@ class Work:
         )
         typer.echo(f"saved {path}.csv and .{picture_format}")
         typer.echo(found.how_to_read(since))
-
-
-def open_corpus(experiment: "Experiment", vocabulary: "VocabularyCard | None", data: Path | None) -> "Corpus":
-    """The corpus in `data`, or the one the experiment was trained on.
-
-    Args:
-        experiment: the model's.
-        vocabulary: what the model carries; None: an older megachar saved it, and only the size can be compared.
-        data: folder of a corpus, if one was named.
-
-    Raises:
-        ConfigError: no corpus is named.
-        DataError: there is none, or its vocabulary is not the model's.
-    """
-    from megachar.data.corpus import Corpus
-
-    if data is None and experiment.data.blend:
-        folders = ", ".join(part.path for part in experiment.data.blend)
-        raise ConfigError(f"the run was trained on several corpora ({folders}); name one with --data FOLDER")
-    if data is None and not experiment.data.path:
-        raise ConfigError("the run names no corpus (data.path is empty); name one with --data FOLDER")
-    if data is None and not Path(experiment.data.path).is_dir():
-        raise DataError(f"the corpus that the model was trained on is not there: no folder {experiment.data.path}; put "
-                        f"it back, or name its text with --data FOLDER")  # fmt: skip
-    corpus = Corpus.open(data or Path(experiment.data.path))
-    found, size = corpus.card.vocabulary, experiment.model.vocabulary_size
-    if found.size != size:
-        raise DataError(
-            f"the corpus {corpus.folder} has {found.size} symbols, the model {size}; name a corpus of the model's "
-            f"vocabulary with --data FOLDER"
-        )
-    if vocabulary is not None and found != vocabulary:
-        raise DataError(
-            f"the corpus {corpus.folder} has the vocabulary {found}, the model {vocabulary}, whose symbols are others; "
-            f"name a corpus of the model's vocabulary with --data FOLDER"
-        )
-    return corpus

@@ -9,7 +9,6 @@ import typer
 from megachar.base.errors import ConfigError, DataError
 from megachar.config.sections.model import ModelConfig
 from megachar.evaluation.settings import (
-    DEVICES,
     PRECISIONS,
     SEGMENT_LENGTH,
     DynamicSettings,
@@ -22,7 +21,6 @@ from megachar.evaluation.settings import (
 from megachar.evaluation.windows import STREAMS, WARM_UP, default_stride
 
 Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
-Split = Annotated[str, typer.Option(metavar="<valid|test|train>", help="Which text.")]
 Stride = Annotated[
     int | None,
     typer.Option(
@@ -46,7 +44,6 @@ WarmUp = Annotated[
 Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
 MaxCharacters = Annotated[int | None, typer.Option(help="Score only the first so many characters; default: all.")]
 Precision = Annotated[str, typer.Option(metavar=f"<{'|'.join(PRECISIONS)}>", help="bf16 is for the blocks alone.")]
-Device = Annotated[str, typer.Option(metavar=f"<{'|'.join(DEVICES)}>", help="auto: a GPU where there is one.")]
 Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")]
 Json = Annotated[
     Path | None,

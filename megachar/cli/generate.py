@@ -10,21 +10,16 @@ from typing import Annotated, BinaryIO
 import typer
 
 from megachar.base.errors import ConfigError
-from megachar.cli.evaluation_options import Device
-from megachar.cli.given_model import check_model
-from megachar.cli.given_text import encode_given, read_given
-from megachar.cli.loading import loading
+from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.given_text import encode_given, read_prompt
+from megachar.cli.shared.loading import loading
+from megachar.cli.shared.options import Device, Threads, check_device
 from megachar.generation.decoding import TerminalDecoder, for_encoding
 from megachar.generation.settings import (
     SamplingSettings,
     check_num_characters,
-    check_prompt,
     check_slide,
 )
-
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
-]
 
 
 def generate(
@@ -96,19 +91,6 @@ def show_text(prompt: bytes, pieces: Iterable[bytes], raw: BinaryIO | None) -> N
             raw.write(piece)
         _show(decoder.feed(piece))
     _show(decoder.finish() + "\n")
-
-
-def check_device(device: str) -> None:
-    """ConfigError on an unknown device."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device = {device!r} is unknown; set one of auto, cpu, cuda")
-
-
-def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
-    """The prompt's bytes from the one of the two that is given; ConfigError on none, both, or an empty one."""
-    text = read_given(prompt, prompt_file, "--prompt", "--prompt-file")
-    check_prompt(len(text))
-    return text
 
 
 @contextmanager

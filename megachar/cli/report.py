@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megachar.base.errors import CheckpointError, MegacharError
-from megachar.cli.evaluate import open_corpus
-from megachar.cli.evaluation_options import Device, Split
 from megachar.cli.generate import Threads, check_device
-from megachar.cli.loading import loading
 from megachar.cli.plot import Over
-from megachar.cli.provenance import Provenance, say_provenance
+from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.loading import loading
+from megachar.cli.shared.options import Device, Split
+from megachar.cli.shared.provenance import Provenance, say_provenance
 
 if TYPE_CHECKING:
     from megachar.config.experiment import Experiment

@@ -107,7 +107,7 @@ def _local_gradients(deepspeed: Any, stage: Stage, config: EngineConfig) -> Iter
     elif _is_bf16_optimizer(optimizer):
         for group, parameters in enumerate(optimizer.bf16_groups):
             yield from zip(optimizer.fp32_groups_gradients[group], parameters, strict=True)
-    elif config.offload:  # the norms were taken on the device, on the gradients' way to the host
+    elif hasattr(optimizer, "norm_for_param_grads"):  # taken on the device, on the gradients' way to the host
         groups = optimizer.fp16_groups if config.zero_stage == 3 else optimizer.params_in_partition
         for parameter in (parameter for group in groups for parameter in group):
             norm = optimizer.norm_for_param_grads.get(optimizer.get_param_id(parameter))

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import TaskID
 
 from megachar.base.bars import fitted_progress, format_duration, share_done, time_left
-from megachar.data.vocabulary import Unit
+
+if TYPE_CHECKING:  # numpy, which has threads from its import on, where the launcher forks
+    from megachar.data.vocabulary import Unit
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Report:
         """What metrics.jsonl keeps of it."""
         return {name: value for name, value in vars(self).items() if name not in {"step", "validation"}}
 
-    def parts(self, unit: Unit = "character") -> list[str]:
+    def parts(self, unit: "Unit" = "character") -> list[str]:
         """Pieces of text, the most important first; `unit`: what all figures are of."""
         short = "char" if unit == "character" else unit
         parts = [
@@ -72,7 +74,7 @@ class Display:
         first_step: int,
         active: bool,
         terminal: Terminal | None = None,
-        unit: Unit = "character",
+        unit: "Unit" = "character",
     ) -> None:
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
         self._active, self._total, self._unit = active, total_steps, unit

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from megachar.analysis.completions import Completion, analyze_completions, check_words, completions
+from megachar.analysis.completions import Completion, analyze_completions, check_words, complete
 from megachar.analysis.result import Subject, read_analysis
 from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary
@@ -24,7 +24,7 @@ LETTERS = CharacterVocabulary("ab .", bytes_for_others=False)
 def test_against_the_table(rng: np.random.Generator) -> None:
     p = np.exp(random_table(rng, 4))
     heard: list[int] = []
-    (found,) = completions(Bigram(np.log(p)), b"a ", [b"aba"], LETTERS, heard.append)
+    (found,) = complete(Bigram(np.log(p)), b"a ", [b"aba"], LETTERS, heard.append)
     spelled = p[2, 0] * p[0, 1] * p[1, 0]
     assert found.spelled == pytest.approx(np.log(spelled))
     assert found.ended == pytest.approx(np.log(p[0, 2] + p[0, 3]))
@@ -36,7 +36,7 @@ def test_probabilities_of_all_words_add_up(rng: np.random.Generator) -> None:
     """Of all words of 1 to 4 letters: what is left is that none begins, or that one goes on for a fifth letter."""
     p = np.exp(random_table(rng, 4))
     words = ["".join(word).encode() for size in range(1, 5) for word in itertools.product("ab", repeat=size)]
-    total = sum(found.probability for found in completions(Bigram(np.log(p)), b".", words, LETTERS))
+    total = sum(found.probability for found in complete(Bigram(np.log(p)), b".", words, LETTERS))
     longer = p[3, :2] @ np.linalg.matrix_power(p[:2, :2], 4) @ np.ones(2)
     assert total == pytest.approx(1 - (p[3, 2] + p[3, 3]) - longer, abs=1e-6)
 
@@ -48,7 +48,7 @@ def test_a_transformer_with_a_prompt_longer_than_its_context(seed: int) -> None:
     for parameter in model.parameters():
         parameter.normal_(0, 0.5)
     prompt, word = b"some words that are longer than it ", b"bears"
-    (found,) = completions(make_predictor(model, torch.device("cpu"), stride=1), prompt, [word], ByteVocabulary())
+    (found,) = complete(make_predictor(model, torch.device("cpu"), stride=1), prompt, [word], ByteVocabulary())
     rows = [model(torch.tensor([list((prompt + word[:i])[-8:])]))[0, -1].log_softmax(-1) for i in range(6)]
     assert found.spelled == pytest.approx(sum(float(rows[i][word[i]]) for i in range(5)), rel=1e-5)
     endings = [value for value in range(128) if not chr(value).isalnum()]

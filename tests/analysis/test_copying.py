@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megachar.analysis.copying import Occurrence, analyze_copying, occurrences, swap_name
+from megachar.analysis.copy import Occurrence, analyze_copying, occurrences, swap_name
 from megachar.analysis.result import Subject, read_analysis
 from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary

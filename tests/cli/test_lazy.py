@@ -36,7 +36,7 @@ except SystemExit:
     print("LOADED", heavy, sorted(name for name in sys.modules if name.startswith("megachar.") and "cli" not in name))
 """
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "LOADED [] ['megachar.base.errors', 'megachar.base.files']"
+    assert done.stdout.splitlines()[-1] == "LOADED [] ['megachar.base', 'megachar.base.errors', 'megachar.base.files']"
     for name in COMMANDS:
         assert f" {name} " in done.stdout
 

@@ -84,7 +84,7 @@ def test_a_requeued_job(cluster: Cluster, slurm: dict[str, str], corpus: Path, t
     job, elsewhere = ask(*command), list[str]()
     wait_for("step 20: saved")
     ask("scontrol", "requeue", job)
-    wait_for("go on with --resume")
+    wait_for("continue with --resume")
     wait_for("step 40: saved")
     second.do("pkill -9 slurmd; pkill -STOP -f 'bin/[m]egachar launch'")
     elsewhere.append("ExcNodeList=")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from megachar.base.errors import CheckpointError, ConfigError, DataError
 from megachar.cli import main
-from megachar.cli.evaluate import open_corpus
+from megachar.cli.shared.corpora import open_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.used_bytes import UsedBytesVocabulary

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megachar.base.errors import ConfigError, DataError
-from megachar.cli.evaluate import open_corpus
+from megachar.cli.shared.corpora import open_corpus
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, parse_experiment, read_yaml, save_experiment
 from megachar.config.sections.data import BlendPart, DataConfig

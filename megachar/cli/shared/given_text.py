@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megachar.base.errors import ConfigError, DataError
+from megachar.generation.settings import check_prompt
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,6 +34,13 @@ def read_file(file: Path, option: str) -> bytes:
 def argument_bytes(argument: str) -> bytes:
     """The bytes of a text of the command line: Python has stand-ins for those that are no UTF-8."""
     return argument.encode("utf-8", "surrogateescape")
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
+    """The prompt's bytes from the one of the two that is given; ConfigError on none, both, or an empty one."""
+    text = read_given(prompt, prompt_file, "--prompt", "--prompt-file")
+    check_prompt(len(text))
+    return text
 
 
 def encode_given(vocabulary: "Vocabulary", text: bytes, what: str) -> "npt.NDArray[Any]":

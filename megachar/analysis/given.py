@@ -1,0 +1,112 @@
+"""What the commands of analyses are given: models, a text, options; and what they check of it. Imports no torch."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from megachar.analysis.models import AnalyzedModel
+from megachar.analysis.models import find_models as find_all
+from megachar.base.errors import ConfigError, DataError
+from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.given_text import read_given
+from megachar.cli.shared.options import check_device
+from megachar.cli.shared.provenance import Provenance, say_provenance
+from megachar.evaluation.windows import check_stride
+from megachar.runs.checkpoints.vocabularies import carried_card, load_vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from megachar.data.corpus import Corpus
+    from megachar.data.vocabulary import Vocabulary
+
+Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders, checkpoints' folders or exported files.")]
+Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the first run was trained on.")]
+MaxCharacters = Annotated[
+    int | None, typer.Option(help="Only the first so many characters of the split; default: all.")
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(help="Characters between a transformer's windows; 1 is exact. Default: an eighth of the context."),
+]
+BatchSize = Annotated[int, typer.Option(help="Windows in one forward pass.")]
+Text = Annotated[str | None, typer.Option(help="The text.")]
+File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
+
+
+def find_models(sources: list[Path]) -> list[AnalyzedModel]:
+    """What `analysis.models.find_models` gives, each model checked."""
+    models = find_all(sources)
+    for source in sources:
+        check_model(source)
+    return models
+
+
+def check_computing(models: list[AnalyzedModel], stride: int | None, batch_size: int, device: str) -> None:
+    """ConfigError on what `AnalyzedModel.load` would refuse, before anything is loaded."""
+    check_device(device)
+    if batch_size < 1:
+        raise ConfigError(f"batch size = {batch_size}: a batch needs a window; set 1 or more, such as 32")
+    for model in models:
+        if stride is not None and model.context is not None:
+            check_stride(stride, model.context)
+
+
+def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> "Corpus":
+    """The corpus in `data`, or the first run's; DataError where its vocabulary is not that of every run."""
+    first, others = models[0], models[1:]
+    corpus = open_corpus(first.experiment, carried_card(first.source), data)
+    # A model of an older megachar carries no vocabulary, and where a corpus is named need not have its own.
+    compared = others if data is None else [model for model in others if carried_card(model.source) is not None]
+    _check_same_vocabulary(compared, corpus.vocabulary)
+    return corpus
+
+
+def identify(corpus: "Corpus", models: list[AnalyzedModel]) -> dict[str, Any]:
+    """Settings that say which corpus it is, and which models were trained on another; that is said as well."""
+    others = []
+    for model in models:
+        provenance = Provenance.of(corpus, model.experiment, model.source)
+        say_provenance(provenance)
+        if provenance.is_training_corpus is False:
+            others.append(model.subject.label)
+    return {"corpus": corpus.fingerprint, **({"trained_on_another": others} if others else {})}
+
+
+def common_vocabulary(models: list[AnalyzedModel]) -> "Vocabulary":
+    """The vocabulary of the first run; DataError where another's differs."""
+    vocabulary = load_vocabulary(models[0].source)
+    _check_same_vocabulary(models[1:], vocabulary)
+    return vocabulary
+
+
+def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: "Vocabulary") -> None:
+    for model in models:
+        if load_vocabulary(model.source).card() != vocabulary.card():
+            raise DataError(
+                f"{model.subject.label} has a vocabulary of as many symbols as the first run, but others; "
+                "name runs on the same vocabulary"
+            )
+
+
+def read_tokens(corpus: "Corpus", split: str, max_characters: int | None) -> "npt.NDArray[np.integer]":
+    """The text (N,) of the split, or its first characters."""
+    if max_characters is not None and max_characters < 2:
+        raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 2 or more, or leave it out")
+    return corpus.split(split).tokens[:max_characters]
+
+
+def read_text(text: str | None, file: Path | None) -> bytes:
+    found = read_given(text, file, "--text", "--file")
+    if not found:
+        raise ConfigError("the text is empty; give one of some characters")
+    return found
+
+
+def sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

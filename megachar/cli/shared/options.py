@@ -1,0 +1,20 @@
+"""Options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+from megachar.base.errors import ConfigError
+from megachar.evaluation.settings import DEVICES
+
+Split = Annotated[str, typer.Option(metavar="<valid|test|train>", help="Which text.")]
+Device = Annotated[str, typer.Option(metavar=f"<{'|'.join(DEVICES)}>", help="auto: a GPU where there is one.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
+]
+
+
+def check_device(device: str) -> None:
+    """ConfigError on an unknown device."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device = {device!r} is unknown; set one of auto, cpu, cuda")
