@@ -40,7 +40,7 @@ from megachar.cli.shared.pictures import Format
 from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
-from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, StreamSettings
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
 from megachar.evaluation.windows import WindowPlan
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def evaluate(
         from megachar.runs.checkpoints.reading import load_model
 
         work = Work(load_model(run, step), corpus, split, max_characters)
-    use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model))
+    use_threads(threads, work.loaded.model, chosen.static.rows(experiment.model.context_limit))
     static = work.score(chosen.static)
     label = provenance.label(split, named=data is not None)
     name = static.file_name(label)
@@ -168,7 +168,7 @@ class Work:
         from megachar.evaluation import positions
         from megachar.evaluation.predictor import make_predictor
 
-        carried = isinstance(static.settings, StreamSettings)
+        carried = static.settings.carries
         since = "the state was zero" if carried else "the window began"
         length = max(1, min(static.context or positions.STREAM_LENGTH, self.tokens.size - 1))
         predictor = make_predictor(

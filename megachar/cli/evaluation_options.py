@@ -137,9 +137,9 @@ class Options:
         context = model.context_limit
         if context is None:
             length = SEGMENT_LENGTH if self.segment_length is None else self.segment_length
-            return Chosen(self._of_streams(), self._dynamic(model.family, length))
+            return Chosen(self._of_streams(), self._dynamic(model, length))
         static = self._of_windows(context)
-        return Chosen(static, self._dynamic(model.family, static.stride))
+        return Chosen(static, self._dynamic(model, static.stride))
 
     def _of_windows(self, context: int) -> WindowSettings:
         for name in ("streams", "warm_up"):
@@ -160,7 +160,7 @@ class Options:
         settings.check()
         return settings
 
-    def _dynamic(self, family: str, segment_length: int) -> DynamicSettings | None:
+    def _dynamic(self, model: ModelConfig, segment_length: int) -> DynamicSettings | None:
         names = ("learning_rate", "decay", "epsilon", "dynamic_streams", "statistics")
         if self.dynamic is None:
             for name in (*names, "segment_length"):
@@ -174,7 +174,7 @@ class Options:
         if self.precision != "fp32":
             raise ConfigError(f"--precision {self.precision}: the weights follow the text in fp32 only; leave it out")
         given = {name.removeprefix("dynamic_"): value for name, value in self._given(*names).items()}
-        settings = replace(default_dynamic(family, cast(Rule, self.dynamic), segment_length), **given)
+        settings = replace(default_dynamic(model.dynamic_rates, cast(Rule, self.dynamic), segment_length), **given)
         settings.check()
         return settings
 

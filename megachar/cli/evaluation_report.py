@@ -16,7 +16,6 @@ from megachar.base.units import bits, bits_per_character, word_perplexity
 from megachar.cli.shared.provenance import Provenance
 from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
-from megachar.evaluation.settings import WindowSettings
 
 if TYPE_CHECKING:
     from megachar.data.corpus import Corpus
@@ -120,7 +119,10 @@ class Report:
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),
-            ("reads", [_reads(static, unit), *([_follows(self.dynamic)] if self.dynamic else [])]),
+            (
+                "reads",
+                [static.settings.advice(static.context, unit), *([_follows(self.dynamic)] if self.dynamic else [])],
+            ),
             *([("weights", ["as trained", _weights(self.dynamic, unit)])] if self.dynamic else []),
             ("precision", [static.settings.precision]),
             ("nats", [f"{result.nats:,.2f}" for result in results]),
@@ -149,19 +151,6 @@ def publish(report: Report, *paths: Path | None) -> None:
         if path is not None:
             write_json(path, report.values())
             typer.echo(f"saved {path}")
-
-
-def _reads(static: Evaluation, unit: str) -> str:
-    settings, context = static.settings, static.context
-    if isinstance(settings, WindowSettings):
-        assert context is not None
-        if settings.stride == 1:
-            return "windows with a stride of 1: each from the whole context (the paper's protocol)"
-        least = context - settings.stride + 1
-        return f"windows with a stride of {settings.stride:,}: each from at least {least:,}; the paper's is 1"
-    if settings.streams == 1:
-        return "the whole text with its state carried on (the paper's protocol)"
-    return f"{settings.streams:,} streams with their state carried on, after {settings.warm_up:,} {unit}s of warm-up"
 
 
 def _follows(dynamic: DynamicEvaluation) -> str:

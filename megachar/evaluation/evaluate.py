@@ -17,8 +17,8 @@ from megachar.evaluation.progress import Progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.scoring import make_scorer
 from megachar.evaluation.segments import Reading, part_bounds, reading_of
-from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
-from megachar.evaluation.windows import WindowPlan, stream_plan
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
+from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import score_in_processes
 from megachar.families.model import Model
 
@@ -56,16 +56,9 @@ def evaluate(
     assert tokens.size > 0
     text = tokens[:max_characters]
     context = model.config.context_limit
-    if isinstance(settings, WindowSettings):
-        assert context is not None, "windows are how a model reads that carries nothing on"
-        settings.check(context)
-        plan = WindowPlan(text.size, context, settings.stride)
-    else:
-        assert context is None, "streams are how a model reads that carries a state on"
-        settings.check()
-        plan = stream_plan(text.size, settings.streams, settings.warm_up)
-        count = max(1, len(plan))
-        settings = replace(settings, streams=count, warm_up=settings.warm_up if count > 1 else 0)
+    settings.check(context)
+    plan = settings.plan(text.size, context)
+    settings = settings.used_for(plan)
     started = time.monotonic()
     with closing(_batches(model, text, plan, settings)) as batches:  # ends the processes, whatever happens here
         nats = math.fsum(_all_nats(model.config.vocabulary_size, batches, progress or _silent))
@@ -153,14 +146,11 @@ def _batches(
 ) -> Generator[npt.NDArray[np.float64], None, None]:
     """Nats of the scored characters (p,) of batch after batch."""
     device = choose_device(settings.device)
-    if isinstance(settings, WindowSettings) and settings.processes > 1:
+    if settings.num_processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
-    scorer = make_scorer(model, device, settings.precision)
-    batch_size = settings.batch_size if isinstance(settings, WindowSettings) else settings.streams
-    for j in range(plan.num_batches(batch_size)):
-        for scored in scorer.scored(text, plan.batch(j, batch_size)):
-            yield scorer.nats_of(scored, text)
+    for _, nats in make_scorer(model, device, settings.precision).nats_of_all(text, plan, settings.side_by_side):
+        yield nats
 
 
 def _silent(num_characters: int) -> None:

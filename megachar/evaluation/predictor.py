@@ -65,11 +65,10 @@ class Predictor(ABC):
         nats = np.empty(tokens.size)
         nats[0] = math.log(self.vocabulary_size)
         plan, batch_size = self._plan(tokens.size, context)
-        for j in range(plan.num_batches(batch_size)):
-            for scored in self._scorer.scored(tokens, plan.batch(j, batch_size)):
-                nats[scored.places] = self._scorer.nats_of(scored, tokens)
-                if progress is not None:
-                    progress(scored.places.size)
+        for places, found in self._scorer.nats_of_all(tokens, plan, batch_size):
+            nats[places] = found
+            if progress is not None:
+                progress(places.size)
         return nats
 
     @abstractmethod

@@ -11,7 +11,7 @@ from megachar.base.errors import ConfigError, DataError
 from megachar.base.files import atomic_write, json_text, read_regular
 from megachar.base.strict_json import parse_object
 from megachar.base.units import bits_per_character
-from megachar.evaluation.settings import DynamicSettings, EvaluationSettings, WindowSettings
+from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
 
 MOST_BYTES: Final = 1 << 26
 """Of a result that is read."""
@@ -101,19 +101,14 @@ class Evaluation(Scores):
     @property
     def protocol(self) -> str:
         """In words."""
-        s = self.settings
-        if isinstance(s, WindowSettings):
-            return f"static, windows of {self.context:,} computed afresh with a stride of {s.stride:,}"
-        if s.streams == 1:
-            return "static, state carried on over the text"
-        return f"static, state carried on over {s.streams:,} streams side by side, with a warm-up of {s.warm_up:,}"
+        return self.settings.protocol(self.context)
 
     def file_name(self, text: str) -> str:
         """`evaluation-<text>-stride<S>-step<N>`, or `-streams<S>-`, without a suffix.
 
         All that another protocol has otherwise is named, so as to replace no other result.
         """
-        return f"evaluation-{text}-{self._reading}-step{self.step}{self._part}{self._precision}"
+        return f"evaluation-{text}-{self.settings.label}-step{self.step}{self._part}{self._precision}"
 
     def positions_name(self, text: str) -> str:
         """Of the loss by position, likewise."""
@@ -127,13 +122,6 @@ class Evaluation(Scores):
     def _precision(self) -> str:
         return "" if self.settings.precision == "fp32" else f"-{self.settings.precision}"
 
-    @property
-    def _reading(self) -> str:
-        s = self.settings
-        if isinstance(s, WindowSettings):
-            return f"stride{s.stride}"
-        return f"streams{s.streams}" + (f"-warmup{s.warm_up}" if s.streams > 1 else "")
-
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
         return {
@@ -141,8 +129,8 @@ class Evaluation(Scores):
             "protocol": self.protocol,
             **{name: value for name, value in asdict(self).items() if name != "settings"},
             "characters_per_second": self.characters_per_second,
-            "state": "none" if isinstance(self.settings, WindowSettings) else "carried on",
-            **asdict(self.settings),
+            "state": "carried on" if self.settings.carries else "none",
+            **vars(self.settings),
         }
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megachar.base.errors import PlatformError
-from megachar.evaluation.windows import Window
+from megachar.evaluation.windows import Window, WindowPlan
 from megachar.families.model import Model
 
 
@@ -50,6 +50,14 @@ class Scorer(ABC):
         parts = [(scored.places, self.nats_of(scored, tokens)) for scored in self.scored(tokens, windows)]
         places, nats = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return nats[np.argsort(places)]
+
+    def nats_of_all(
+        self, tokens: npt.NDArray[Any], plan: WindowPlan, batch_size: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Places in the text and nats of the characters that a plan's windows score, (p,) each, batch after batch."""
+        for number in range(plan.num_batches(batch_size)):
+            for scored in self.scored(tokens, plan.batch(number, batch_size)):
+                yield scored.places, self.nats_of(scored, tokens)
 
     def log_probabilities(self, tokens: npt.NDArray[Any], windows: Sequence[Window]) -> Iterator[Tensor]:
         """Of the characters that the windows score, all v of them: (p, v) each, fp32 on the CPU, in the text's order.

@@ -1,10 +1,11 @@
 """What an evaluation is asked for. Imports no torch."""
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 from megachar.base.errors import ConfigError
-from megachar.evaluation.windows import STREAMS, WARM_UP, check_streams, check_stride
+from megachar.evaluation.windows import STREAMS, WARM_UP, WindowPlan, check_streams, check_stride, stream_plan
 
 Rule = Literal["sgd", "rms"]
 PRECISIONS = ("fp32", "bf16")
@@ -13,9 +14,63 @@ SEGMENT_LENGTH = 20
 """Of recurrent models by default: characters between two steps of dynamic evaluation."""
 
 
+class EvaluationSettings:
+    """How a model scores a text, and what is said of that."""
+
+    precision: str
+    device: str
+    carries: ClassVar[bool]
+    """Whether the model carries a state on, and so has no bound on its context."""
+
+    def check(self, context: int | None) -> None:
+        """ConfigError on the first setting that is out of range, or does not fit a model of that context limit."""
+        assert self.carries == (context is None), "windows are for models with a bound on their context"
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision = {self.precision!r} is unknown; set one of {', '.join(PRECISIONS)}")
+        if self.device not in DEVICES:
+            raise ConfigError(f"device = {self.device!r} is unknown; set one of {', '.join(DEVICES)}")
+
+    def plan(self, num_characters: int, context: int | None) -> WindowPlan:
+        """The windows of a text, by a model of that context limit."""
+        raise NotImplementedError
+
+    def used_for(self, plan: WindowPlan) -> "EvaluationSettings":
+        """As they are used: a short text has fewer streams."""
+        return self
+
+    @property
+    def side_by_side(self) -> int:
+        """Windows in one forward pass."""
+        raise NotImplementedError
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that share the batches."""
+        return 1
+
+    def rows(self, context: int | None) -> int:
+        """Characters that a layer of the model computes at once."""
+        return self.side_by_side * (context or 1)
+
+    def protocol(self, context: int | None) -> str:
+        """The reading in words."""
+        raise NotImplementedError
+
+    def advice(self, context: int | None, unit: str) -> str:
+        """The reading in words for people, who may want the paper's."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The part of a file's name that says how the text was read."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class WindowSettings:
+class WindowSettings(EvaluationSettings):
     """How a transformer scores a text: in windows, each computed afresh."""
+
+    carries: ClassVar = False
 
     stride: int
     """Characters from one window to the next; 1 is the paper's."""
@@ -28,23 +83,54 @@ class WindowSettings:
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
 
-    def check(self, context: int) -> None:
-        """ConfigError on the first setting that is out of range, or does not fit a model of that context."""
+    def check(self, context: int | None) -> None:
+        """See `EvaluationSettings`."""
+        super().check(context)
+        assert context is not None
         check_stride(self.stride, context)
         if self.batch_size < 1:
             raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
         if self.processes < 1:
             raise ConfigError(f"processes = {self.processes}: nothing would compute; set 1 or more")
-        _check_machine(self.precision, self.device)
 
-    def rows(self, model: Any) -> int:
-        """Characters that a layer of the model computes at once."""
-        return self.batch_size * int(model.context)
+    def plan(self, num_characters: int, context: int | None) -> WindowPlan:
+        """See `EvaluationSettings`."""
+        assert context is not None
+        return WindowPlan(num_characters, context, self.stride)
+
+    @property
+    def side_by_side(self) -> int:
+        """See `EvaluationSettings`."""
+        return self.batch_size
+
+    @property
+    def num_processes(self) -> int:
+        """See `EvaluationSettings`."""
+        return self.processes
+
+    def protocol(self, context: int | None) -> str:
+        """See `EvaluationSettings`."""
+        return f"static, windows of {context:,} computed afresh with a stride of {self.stride:,}"
+
+    def advice(self, context: int | None, unit: str) -> str:
+        """See `EvaluationSettings`."""
+        assert context is not None
+        if self.stride == 1:
+            return "windows with a stride of 1: each from the whole context (the paper's protocol)"
+        least = context - self.stride + 1
+        return f"windows with a stride of {self.stride:,}: each from at least {least:,}; the paper's is 1"
+
+    @property
+    def label(self) -> str:
+        """See `EvaluationSettings`."""
+        return f"stride{self.stride}"
 
 
 @dataclass(frozen=True)
-class StreamSettings:
+class StreamSettings(EvaluationSettings):
     """How a recurrent model scores a text: its state is carried on from the first character to the last."""
+
+    carries: ClassVar = True
 
     streams: int = STREAMS
     """Contiguous parts of the text that are read side by side; 1 is the paper's."""
@@ -55,17 +141,43 @@ class StreamSettings:
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
 
-    def check(self) -> None:
-        """ConfigError on the first setting that is out of range."""
+    def check(self, context: int | None = None) -> None:
+        """See `EvaluationSettings`."""
+        super().check(context)
         check_streams(self.streams, self.warm_up)
-        _check_machine(self.precision, self.device)
 
-    def rows(self, model: Any) -> int:
-        """Characters that a layer of the model computes at once."""
+    def plan(self, num_characters: int, context: int | None) -> WindowPlan:
+        """See `EvaluationSettings`."""
+        return stream_plan(num_characters, self.streams, self.warm_up)
+
+    def used_for(self, plan: WindowPlan) -> "StreamSettings":
+        """See `EvaluationSettings`."""
+        count = max(1, len(plan))
+        return replace(self, streams=count, warm_up=self.warm_up if count > 1 else 0)
+
+    @property
+    def side_by_side(self) -> int:
+        """See `EvaluationSettings`."""
         return self.streams
 
+    def protocol(self, context: int | None) -> str:
+        """See `EvaluationSettings`."""
+        if self.streams == 1:
+            return "static, state carried on over the text"
+        return (
+            f"static, state carried on over {self.streams:,} streams side by side, with a warm-up of {self.warm_up:,}"
+        )
 
-EvaluationSettings = WindowSettings | StreamSettings
+    def advice(self, context: int | None, unit: str) -> str:
+        """See `EvaluationSettings`."""
+        if self.streams == 1:
+            return "the whole text with its state carried on (the paper's protocol)"
+        return f"{self.streams:,} streams with their state carried on, after {self.warm_up:,} {unit}s of warm-up"
+
+    @property
+    def label(self) -> str:
+        """See `EvaluationSettings`."""
+        return f"streams{self.streams}" + (f"-warmup{self.warm_up}" if self.streams > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -111,18 +223,6 @@ class DynamicSettings:
             )
 
 
-def default_dynamic(family: str, rule: Rule, segment_length: int) -> DynamicSettings:
-    """Learning rates that served small models of Shakespeare best, of several a factor of 3 to 5 apart.
-
-    With three to five times the rate the figure was worse than the static one, but for `rms` on the recurrent model.
-    """
-    rates = {("recurrent", "sgd"): 0.03, ("recurrent", "rms"): 1e-4,
-             ("transformer", "sgd"): 0.001, ("transformer", "rms"): 5e-5}  # fmt: skip
-    return DynamicSettings(rule, learning_rate=rates[family, rule], segment_length=segment_length)
-
-
-def _check_machine(precision: str, device: str) -> None:
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision = {precision!r} is unknown; set one of {', '.join(PRECISIONS)}")
-    if device not in DEVICES:
-        raise ConfigError(f"device = {device!r} is unknown; set one of {', '.join(DEVICES)}")
+def default_dynamic(rates: Mapping[str, float], rule: Rule, segment_length: int) -> DynamicSettings:
+    """With the learning rate of the rule among those that suit a model (`ModelConfig.dynamic_rates`)."""
+    return DynamicSettings(rule, learning_rate=rates[rule], segment_length=segment_length)

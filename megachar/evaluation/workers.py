@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from megachar.base.errors import ConfigError, PlatformError
 from megachar.config.sections.model import ModelConfig
 from megachar.evaluation.scoring import make_scorer
-from megachar.evaluation.settings import WindowSettings
+from megachar.evaluation.settings import EvaluationSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.families.model import Model, build_model
 
@@ -38,7 +38,7 @@ class Job:
     weights: bytes
     tokens: npt.NDArray[Any]
     plan: WindowPlan
-    settings: WindowSettings
+    settings: EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ def check_devices(device: torch.device, processes: int) -> None:
 
 
 def score_in_processes(
-    model: Model, tokens: npt.NDArray[Any], plan: WindowPlan, settings: WindowSettings, device: torch.device
+    model: Model, tokens: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings, device: torch.device
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Nats of the scored characters (p,) of batch after batch, computed by `settings.processes` processes.
 
     On the CPU they share this process's threads. PlatformError where a worker fails or dies; by then none is left.
     """
-    num_batches = plan.num_batches(settings.batch_size)
-    count = min(settings.processes, num_batches)
-    check_devices(device, settings.processes)
+    num_batches = plan.num_batches(settings.side_by_side)
+    count = min(settings.num_processes, num_batches)
+    check_devices(device, settings.num_processes)
     weights = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
-    num_threads = max(1, torch.get_num_threads() // settings.processes)
+    num_threads = max(1, torch.get_num_threads() // settings.num_processes)
 
     def job(number: int) -> Job:
         own = torch.device("cuda", number) if device.type == "cuda" else device
@@ -115,7 +115,7 @@ def work(connection: Connection) -> None:
         weights = load(job.weights)
         model = build_model(job.config, auxiliary=None).to(next(iter(weights.values())).dtype).eval()
         model.load_state_dict(weights)
-        scorer, size = make_scorer(model, job.device, job.settings.precision), job.settings.batch_size
+        scorer, size = make_scorer(model, job.device, job.settings.precision), job.settings.side_by_side
         for j in range(job.number, job.plan.num_batches(size), job.num_workers):
             connection.send(scorer.nats(job.tokens, job.plan.batch(j, size)))
     except (EOFError, BrokenPipeError):

@@ -42,6 +42,7 @@ class RecurrentConfig(ModelConfig):
     """Drop probability of the embedding's dimensions, one mask for a whole segment; 0 is off."""
 
     folds: ClassVar = True
+    dynamic_rates: ClassVar = {"sgd": 0.03, "rms": 1e-4}
 
     @property
     def window_length(self) -> int:

@@ -1,6 +1,6 @@
 """Settings of the transformer. Imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ class TransformerConfig(ModelConfig):
     of the first two layers. A way to start training (see `initialization`), not a constraint. Off: []."""
     dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
+
+    dynamic_rates: ClassVar = {"sgd": 0.001, "rms": 5e-5}
 
     @property
     def window_length(self) -> int:
