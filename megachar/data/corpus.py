@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megachar.base.errors import DataError
-from megachar.base.files import read_regular
+from megachar.base.files import describe, read_regular
 from megachar.base.strict_json import checksum, parse
 from megachar.data.indexed_dataset import IndexedDataset, idx_path
 from megachar.data.pieces import MOST_MODEL_BYTES
@@ -82,9 +82,15 @@ class Corpus:
     def open(cls, folder: Path) -> "Corpus":
         """Read the card of the corpus in `folder`. The data are neither read nor hashed.
 
-        DataError where the folder or the card is missing or damaged, or names a vocabulary unknown here.
+        DataError where the folder or the card is missing, damaged or cannot be read, or names a vocabulary unknown here.
         """
-        folder = Path(folder)
+        try:
+            return cls._open(Path(folder))
+        except OSError as error:  # as of a name that is too long
+            raise DataError(describe(error)) from error
+
+    @classmethod
+    def _open(cls, folder: Path) -> "Corpus":
         path = folder / CARD_NAME
         if not folder.is_dir():
             if idx_path(folder).is_file():

@@ -134,3 +134,8 @@ def test_data_imports_no_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_name_that_no_file_system_can_hold() -> None:
+    with pytest.raises(DataError, match="File name too long; shorten it"):
+        Corpus.open(Path("a" * 300))
