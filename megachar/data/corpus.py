@@ -82,7 +82,7 @@ class Corpus:
     def open(cls, folder: Path) -> "Corpus":
         """Read the card of the corpus in `folder`. The data are neither read nor hashed.
 
-        DataError where the folder or the card is missing, damaged or cannot be read, or names a vocabulary unknown here.
+        DataError where the folder or the card is missing, damaged or unreadable, or names a vocabulary unknown here.
         """
         try:
             return cls._open(Path(folder))
