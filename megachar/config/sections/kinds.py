@@ -4,10 +4,11 @@ Imports no torch.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Discriminator, GetCoreSchemaHandler, Tag
 
 from megachar.base.discovery import classes_in
 from megachar.config.sections.section import Section
@@ -31,10 +32,10 @@ class Kinds(Generic[Kind]):
         make: Callable[[], Kind] = self.sections[self.default]
         return make()
 
-    def __get_pydantic_core_schema__(self, base: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """One of several, by the key."""
-        choices = {name: handler.generate_schema(section) for name, section in self.sections.items()}
-        return core_schema.tagged_union_schema(choices, self._tell)
+    def __get_pydantic_core_schema__(self, base: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Pydantic's schema of one of several, told by the key."""
+        tagged = (Annotated[section, Tag(name)] for name, section in self.sections.items())
+        return handler.generate_schema(Annotated[reduce(or_, tagged), Discriminator(self._tell)])
 
     def _tell(self, section: Any) -> Any:
         return (
