@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from megachar.config.experiment import Experiment
+from megachar.families.parameters import layer_names
 from megachar.launching.plan import LaunchPlan
 from megachar.parallel.topology import stage_blocks
 
@@ -39,16 +40,14 @@ def layout_rows(plan: LaunchPlan) -> list[LayoutRow]:
 
 def stage_layers(experiment: Experiment, stage: int) -> str:
     """What a pipeline stage holds."""
-    num_stages = experiment.parallel.pipe
-    if num_stages == 1:
-        return "the whole model"
-    blocks = stage_blocks(experiment.model.num_layers, num_stages)[stage]
-    parts = [f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"]
-    if stage == 0:
-        parts.insert(0, "embedding")
-    if stage == num_stages - 1:
-        parts.append("head")
-    return ", ".join(parts)
+    names, num_stages = layer_names(experiment.model), experiment.parallel.pipe
+    numbered = [name for name in names if "." in name]
+    own = stage_blocks(len(numbered), num_stages)[stage]
+    kind = numbered[0].partition(".")[0]
+    parts = [f"{kind[:-1]} {own[0]}" if len(own) == 1 else f"{kind} {own[0]}-{own[-1]}"]
+    first, last = names.index(numbered[0]), names.index(numbered[-1]) + 1
+    below, above = names[:first] if stage == 0 else [], names[last:] if stage == num_stages - 1 else []
+    return ", ".join([*below, *parts, *above])
 
 
 def device_name(experiment: Experiment, local_rank: int) -> str:

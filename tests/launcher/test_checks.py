@@ -86,9 +86,9 @@ def test_only_visible_gpus_count(visible: str | None, count: int) -> None:
 def test_the_disk_must_hold_the_checkpoints_to_come() -> None:
     values = sum(part.training for part in count_parameters(EXPERIMENT.model, EXPERIMENT.auxiliary))
     assert checkpoint_bytes(EXPERIMENT) == 3 * 4 * values  # AdamW: two moments beside the weights
-    assert checkpoint_bytes(load_experiment("t64")) == 2 * checkpoint_bytes(
-        load_experiment("t64", ["optimizer.momentum=0"])
-    )
+    t64 = load_experiment("t64")  # SGD, whose momentum is saved whatever it is
+    values = sum(part.training for part in count_parameters(t64.model, t64.auxiliary))
+    assert checkpoint_bytes(t64) == 2 * 4 * values
     assert problems(GOOD, OTHER, 10**9) == []
     ((host, problem),) = problems(GOOD, replace(OTHER, free_bytes=2 * 10**8), 10**9)
     assert host == "b"

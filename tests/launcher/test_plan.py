@@ -45,6 +45,7 @@ def test_the_layout_in_words(tmp_path: Path) -> None:
     assert (rows[5].host, rows[5].device, rows[5].rank) == ("b", "cpu", 5)
     assert (rows[5].replica, rows[5].stage, rows[5].tensor_part) == ("0 of 2", "1 of 2", "1 of 2")
     assert stage_layers(load_experiment("t64", ["parallel.pipe=1"]), 0) == "embedding, blocks 0-63, head"
+    assert stage_layers(load_experiment("mlstm-20m"), 0) == "layer 0, classifier"
 
 
 def test_too_few_slots(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def replace_file(machine: Machine, path: Path, text: str, folder: Path) -> None:
 def test_a_host_that_differs(fresh_cluster: Cluster, refused: Refused, tmp_path: Path) -> None:
     """All that is not the same on node2 is in one table, and nothing of node1."""
     first, second, _ = fresh_cluster.machines
-    source = ROOT / "megachar" / "units.py"
+    source = ROOT / "megachar" / "base" / "units.py"
     replace_file(second, source, source.read_text() + "\n", tmp_path)
     for package in ("torch", "deepspeed"):
         metadata = Path(str(importlib.metadata.distribution(package).locate_file(""))) / next(
@@ -162,7 +162,7 @@ def test_a_read_only_folder_and_a_host_that_hangs(fresh_cluster: Cluster, refuse
     first, second, third = fresh_cluster.machines
     refused.output.mkdir()
     second.do(f"mount --bind {refused.output} {refused.output}; mount -o remount,bind,ro {refused.output}")
-    replace_file(third, ROOT / "megachar" / "errors.py", "import time\ntime.sleep(60)\n", tmp_path)
+    replace_file(third, ROOT / "megachar" / "base" / "errors.py", "import time\ntime.sleep(60)\n", tmp_path)
     hostfile = fresh_cluster.hostfile([1, 1, 1])
     rows = refused.rows(first, "--hostfile", str(hostfile), "--timeout", "6", "parallel.pipe=3", "model.num_layers=3")
     assert_rows(

@@ -3,11 +3,11 @@
 import secrets
 from pathlib import Path
 
-from tests.parallel.legal import run_many
+from tests.experiments.legal import run_many
 from tests.parallel.pool import RankPool
 
 RUNS = 4
-"""Hundreds are run by hand: `python -m tests.parallel.legal --count 300`."""
+"""Hundreds are run by hand: `python -m tests.experiments.legal --count 300`."""
 
 
 def test_legal_experiments_train_and_resume(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Legal experiments drawn at random, each trained for two steps on real processes and resumed for a third.
 
-    python -m tests.parallel.legal --count 200
-    python -m tests.parallel.legal --count 1 --seed 123456
+    python -m tests.experiments.legal --count 200
+    python -m tests.experiments.legal --count 1 --seed 123456
 
 Whatever passes the checks that are made before processes start must train. Prints how many were drawn, refused by the
 checks and run, and every one that failed, with the seed that draws it again.

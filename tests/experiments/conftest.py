@@ -1,0 +1,3 @@
+from tests.parallel.conftest import ranks
+
+__all__ = ["ranks"]
