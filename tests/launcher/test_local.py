@@ -57,8 +57,9 @@ def test_what_ranks_are_told(tmp_path: Path, device: str) -> None:
     """On CPUs they are forks of a process with one thread that has imported all; the attempt's token is in them."""
     code = """
 tasks = len(list(Path("/proc/self/task").iterdir()))
-print("rank", rank, "deepspeed" in sys.modules, tasks, Path("/proc/self/comm").read_text().strip(),
-      b"an-attempt" in Path("/proc/self/environ").read_bytes(), sys.argv[1:], __name__)
+told = ("rank", rank, "deepspeed" in sys.modules, tasks, Path("/proc/self/comm").read_text().strip(),
+        b"an-attempt" in Path("/proc/self/environ").read_bytes(), sys.argv[1:], __name__)
+os.write(1, (" ".join(map(str, told)) + "\\n").encode())  # in one piece, for both write at once
 """
     process = start(tmp_path, code, device)
     output, _ = process.communicate(timeout=60)

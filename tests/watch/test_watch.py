@@ -84,6 +84,11 @@ def address_of(hub: Hub) -> str:
     return str(HubAddress(("127.0.0.1",), hub.port, hub.secret.name))
 
 
+def ended_by(expected: int, code: int) -> bool:
+    """Whether a rank ended as it should. Where it is aborted, writing its stacks may be what crashes (in CPython)."""
+    return code == expected or (expected == -signal.SIGABRT and code == -signal.SIGSEGV)
+
+
 FAULTS = {
     "die": (-signal.SIGKILL, "death", "ended without a word, as if killed"),
     "raise": (ExitCode.FAILED, "exception", "RuntimeError: the planted fault"),
@@ -102,7 +107,7 @@ def test_all_ranks_end_when_one_fails(crew: Crew, hub: Hub, fault: str, at_fault
     code, kind, error = FAULTS[fault]
     crew.start([fault if rank == at_fault else "" for rank in range(3)], address_of(hub))
     codes = crew.codes()
-    assert codes.pop(at_fault) == code
+    assert ended_by(code, codes.pop(at_fault))
     assert codes == [ExitCode.PEER_FAILED, ExitCode.PEER_FAILED]
     assert hub.verdict is not None
     assert (hub.verdict.kind, hub.verdict.ranks) == (kind, (at_fault,))
@@ -122,7 +127,7 @@ def test_all_ranks_end_when_one_fails(crew: Crew, hub: Hub, fault: str, at_fault
 def test_without_a_supervisor_rank_0_holds_the_hub(crew: Crew, fault: str, at_fault: int) -> None:
     crew.start([fault if rank == at_fault else "" for rank in range(3)], "rank0")
     codes = crew.codes()
-    assert codes.pop(at_fault) == FAULTS[fault][0]
+    assert ended_by(FAULTS[fault][0], codes.pop(at_fault))
     assert codes == [ExitCode.PEER_FAILED, ExitCode.PEER_FAILED]
     lost = {"die": "which watches over the run, is gone", "stop": "which watches over the run, was not heard of"}
     error = FAULTS[fault][2] if fault in ("raise", "sleep") else lost[fault]
