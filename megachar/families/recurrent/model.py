@@ -60,7 +60,8 @@ class RecurrentModel(Model):
 
     def new_state(self, num_streams: int) -> State:
         """Zeros, on the device and in the type of the weights; the cell is kept in fp32 at least."""
-        weight = self.classifier.weight
+        # Not one by name: ZeRO 3 gathers that, and fails where a validation is the first to ask for it after a resume.
+        weight = next(self.parameters())
         shape = (self.config.num_layers, num_streams, self.config.hidden_size)
         cell_type = torch.promote_types(weight.dtype, torch.float32)
         return State(weight.new_zeros(shape), weight.new_zeros(shape, dtype=cell_type))
