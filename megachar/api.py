@@ -1,5 +1,6 @@
 """megachar from Python: `megachar.load` and `megachar.read_runs`, of the same code that the commands use."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -48,13 +49,13 @@ class TrainedModel:
         """The bits that each symbol of a text costs when it is predicted from those before it, (N,).
 
         Args:
-            text: of one symbol or more; its first is predicted from nothing, and costs log2 v.
+            text: whose first symbol is predicted from nothing, and costs log2 v.
             stride: characters from one window of a transformer to the next; 1 is exact, and slow. Default: an eighth of
                 the context.
 
         Raises:
             ConfigError: the stride is out of range.
-            DataError: the text is empty, or has symbols that are not the model's.
+            DataError: the text has symbols that are not the model's.
         """
         tokens = self.encode(text)
         if tokens.size == 0:
@@ -95,9 +96,12 @@ def load(source: str | Path, step: int | None = None, device: Literal["auto", "c
     Raises:
         ConfigError: `source` is none of these.
         CheckpointError: there is no such checkpoint, or it is damaged.
+
+    Warns where an older checkpoint is taken, as the newest is damaged.
     """
     path = Path(source)
-    check_source(path, step)
+    for problem in check_source(path, step):
+        warnings.warn(f"an older checkpoint is taken: {problem}", stacklevel=2)
     loaded = load_model(path, step)
     model = loaded.model.to(choose_device(device))
     return TrainedModel(model, load_vocabulary(path, step), loaded.experiment, loaded.step)

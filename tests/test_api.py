@@ -55,6 +55,13 @@ def test_bits_and_text(tmp_path: Path, model: Transformer) -> None:
         loaded.decode([256])
 
 
+def test_a_damaged_newest_checkpoint_is_told(tmp_path: Path, model: Transformer) -> None:
+    run = RunFolder(tmp_path / "runs" / "small")
+    (run.checkpoints / "step-00000100" / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"an older checkpoint is taken: .*step-00000100"):
+        assert megachar.load(run.path, device="cpu").step == 20
+
+
 def test_the_manuals_example(
     tmp_path: Path, model: Transformer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
