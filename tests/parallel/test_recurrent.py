@@ -227,6 +227,19 @@ def test_resumed_runs_carry_their_streams_on(ranks: Ranks, corpus: Path, tmp_pat
     assert bits(run(ranks, moved, resume=True)) == pytest.approx(bits(original)[STOP:], rel=1e-5)
 
 
+def test_zero_3_validates_right_after_a_resume(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
+    """It traces which parameters the first step asks for; a validation behind that step may ask for no others."""
+    deepspeed = tmp_path / "zero.json"
+    fetching = {"stage3_prefetch_bucket_size": 1, "stage3_model_persistence_threshold": 0}
+    deepspeed.write_text(json.dumps({"zero_optimization": {"stage": 3, **fetching}}))
+    sections: dict[str, Any] = {"parallel": {"data": 2}, "deepspeed": str(deepspeed), "model": {"embedding_size": 6}}
+    original = run(ranks, experiment_of(corpus, tmp_path / "whole", **sections))
+    again = experiment_of(corpus, tmp_path / "again", **sections)
+    stop_at(original, again)
+    resumed = run(ranks, again, resume=True)
+    assert bits(resumed, "validation") == pytest.approx(bits(original, "validation"), rel=1e-6)
+
+
 def test_state_matters_for_the_loss(ranks: Ranks, corpus: Path, tmp_path: Path) -> None:
     """Without its streams' files a run would go on otherwise: what the test above compares is felt."""
     original = run(ranks, experiment_of(corpus, tmp_path / "whole"))

@@ -1,8 +1,10 @@
 """A step that goes wrong on one rank is refused by all, leaves no trace, and training goes on as if never tried."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +160,20 @@ def test_all_ranks_refuse_what_goes_wrong_on_one(ranks: Ranks, layout: tuple[int
         single = reference(experiment, STEPS, FAULTS)
         for name, parameter in single.parameters.items():
             assert relative_error(expected[name], parameter) < 1e-5, name
+
+
+def test_offloaded_parameters_alone_are_guarded(ranks: Ranks, tmp_path: Path) -> None:
+    """With `offload_param` and no `offload_optimizer`, ZeRO 3 keeps gradients as without offload, and no norms."""
+    offload = {"stage": 3, "stage3_param_persistence_threshold": 0, "offload_param": {"device": "cpu"}}
+    deepspeed = tmp_path / "offload_param.json"
+    deepspeed.write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": offload}))
+    experiment = guarded(1, 1, 2, str(deepspeed))
+    for faulty, clean in ranks(2).run(faulty_case, experiment.model_dump(), FAULTS, 1, list(FAULTS)):
+        assert [step for step, reason in enumerate(faulty.reasons) if reason] == list(FAULTS)
+        assert faulty.unchanged == [True] * len(FAULTS)
+        assert [norm for step, norm in enumerate(faulty.norms) if step not in FAULTS] == [
+            norm for step, norm in enumerate(clean.norms) if step not in FAULTS
+        ]
 
 
 @pytest.mark.parametrize("layout", [(2, 1, 1), (1, 1, 2)])
