@@ -243,6 +243,16 @@ def _is_dead(owner: Owner) -> bool:
     return owner.machine == machine_name() and not owner.lives
 
 
+def is_at_work(folder: RunFolder) -> bool:
+    """Whether the run has an owner who gives signs of life, as far as that shows without waiting for one."""
+    owner = read_owner(folder)
+    if owner is None:
+        return False
+    if owner.machine == machine_name():
+        return owner.lives
+    return time.time() - _last_sign(folder) / 1e9 < SILENT_SECONDS
+
+
 def _wait_for_silence(folder: RunFolder) -> None:
     """`OwnershipError` where the owner before is alive; on another machine, that takes `SILENT_SECONDS` to see."""
     owner = read_owner(folder)

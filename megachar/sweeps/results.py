@@ -1,7 +1,6 @@
 """What the runs of a sweep have come to: one table, for people and as CSV. Imports no torch."""
 
 import csv
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from megachar.config.sections.section import Role
 from megachar.runs.checkpoints.format import MANIFEST, checkpoint_folders
 from megachar.runs.folder import RunFolder, runs_inside
 from megachar.runs.outcome import Outcome, read_outcome
-from megachar.runs.ownership import SILENT_SECONDS, read_owner
+from megachar.runs.ownership import is_at_work
 from megachar.runs.sweep_folder import read_plan
 from megachar.training.early_stopping import is_finished
-from megachar.watch.rank import machine_name
 
 
 class End(str, Enum):
@@ -143,7 +141,7 @@ def _load(paths: Iterable[Path], remarks: list[str]) -> dict[str, Experiment]:
 def _end(run: RunFolder, experiment: Experiment) -> End:
     if is_finished(run, experiment):
         return End.FINISHED
-    if _at_work(run):
+    if is_at_work(run):
         return End.AT_WORK
     failures = [path for path in run.failures.glob("[!.]*.json") if "-preemption-" not in path.name]
     return End.FAILED if failures and not _has_gone_on(run, max(map(_changed, failures))) else End.STOPPED
@@ -161,16 +159,6 @@ def _has_gone_on(run: RunFolder, failed: float) -> bool:
 def _changed(path: Path) -> float:
     """When a file was changed last, in seconds since 1970; 0 where there is none."""
     return path.stat().st_mtime if path.is_file() else 0.0
-
-
-def _at_work(run: RunFolder) -> bool:
-    """Whether the run has an owner who gives signs of life."""
-    owner = read_owner(run)
-    if owner is None:
-        return False
-    if owner.machine == machine_name():
-        return owner.lives
-    return time.time() - _changed(run.owner_file) < SILENT_SECONDS
 
 
 def _own(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
