@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 hosts=tests/launcher   # which waits for hosts and launchers, most of its time
 ranks=tests/parallel   # which starts ranks
 timed=tests/watch      # which goes by seconds without a sign of life
-slow=($hosts $ranks $timed
+slow=($hosts $ranks $timed tests/experiments
     tests/report/test_browser.py tests/sweeps/test_sweep_command.py tests/test_package.py)
 
 ruff check .
