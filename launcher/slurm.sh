@@ -4,7 +4,7 @@
 #     sbatch "$(megachar launch --slurm-script)" t64-modern data.path=/shared/enwik8 output=/shared/runs parallel.pipe=8 parallel.data=8
 #
 # Options of sbatch go before the script, and win over these: one task per GPU, whole nodes. A job that Slurm requeues
-# goes on with its run.
+# continues its run.
 #SBATCH --job-name=megachar
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
