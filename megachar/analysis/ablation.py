@@ -10,7 +10,7 @@ from megachar.analysis.result import Analysis, Cell, Column, Table, result_folde
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base.errors import DataError
 from megachar.base.pictures import MARK, SERIES, style
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Format
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role

@@ -15,7 +15,7 @@ from megachar.analysis.given import (
     Runs,
     check_computing,
     common_vocabulary,
-    find_models,
+    find_whole_models,
     sha256,
 )
 from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
@@ -24,8 +24,7 @@ from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import argument_bytes, encode_given, read_file, read_prompt
-from megachar.cli.shared.options import Device, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Threads
 from megachar.data.vocabulary import Vocabulary
 from megachar.evaluation.progress import show_progress
 
@@ -177,7 +176,7 @@ def completions(
     """
     words = [*(word or []), *_read_words(words_file)]
     check_words(words)
-    models = find_models(runs)
+    models = find_whole_models(runs)
     check_computing(models, 1, batch_size, device)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")

@@ -16,7 +16,7 @@ from megachar.analysis.given import (
     Runs,
     Stride,
     check_computing,
-    find_models,
+    find_whole_models,
     identify,
     open_common_corpus,
     read_tokens,
@@ -25,8 +25,7 @@ from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, res
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.pictures import MARK, legend, series, style
 from megachar.base.units import bits_per_character
-from megachar.cli.shared.options import Device, Split, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Split, Threads
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.windows import check_stride
 
@@ -155,7 +154,7 @@ def context(
 ) -> None:
     """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
     numbers = _numbers(lengths)
-    models = find_models(runs)
+    models = find_whole_models(runs)
     check_computing(models, stride, batch_size, device)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)

@@ -17,7 +17,7 @@ from megachar.analysis.given import (
     Text,
     check_computing,
     common_vocabulary,
-    find_models,
+    find_whole_models,
     read_text,
     sha256,
 )
@@ -27,8 +27,7 @@ from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import bits_per_character
 from megachar.cli.shared.given_text import argument_bytes, encode_given
-from megachar.cli.shared.options import Device, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Threads
 from megachar.data.vocabulary import Vocabulary
 from megachar.evaluation.progress import show_progress
 
@@ -218,7 +217,7 @@ def copy(
     picture_format: Format = "png",
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
-    models = find_models(runs)
+    models = find_whole_models(runs)
     check_computing(models, 1, batch_size, device)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")

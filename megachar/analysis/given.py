@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from megachar.analysis.models import AnalyzedModel
-from megachar.analysis.models import find_models as find_all
+from megachar.analysis.models import AnalyzedModel, find_models
 from megachar.base.errors import ConfigError, DataError
 from megachar.cli.shared.corpora import open_corpus
 from megachar.cli.shared.given_model import check_model
@@ -39,9 +38,9 @@ Text = Annotated[str | None, typer.Option(help="The text.")]
 File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
 
 
-def find_models(sources: list[Path]) -> list[AnalyzedModel]:
-    """What `analysis.models.find_models` gives, each model checked."""
-    models = find_all(sources)
+def find_whole_models(sources: list[Path]) -> list[AnalyzedModel]:
+    """What `find_models` gives, each checked; an older checkpoint that is taken for a damaged one is said."""
+    models = find_models(sources)
     for source in sources:
         check_model(source)
     return models
@@ -102,6 +101,7 @@ def read_tokens(corpus: "Corpus", split: str, max_characters: int | None) -> "np
 
 
 def read_text(text: str | None, file: Path | None) -> bytes:
+    """The bytes from `--text` or `--file`; ConfigError unless one of them gives some."""
     found = read_given(text, file, "--text", "--file")
     if not found:
         raise ConfigError("the text is empty; give one of some characters")
@@ -109,4 +109,5 @@ def read_text(text: str | None, file: Path | None) -> bytes:
 
 
 def sha256(text: bytes) -> str:
+    """Names a text among the settings of a result."""
     return hashlib.sha256(text).hexdigest()

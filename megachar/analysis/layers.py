@@ -8,7 +8,7 @@ import typer
 from megachar.analysis.finish import Output, finish
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, label_sources, result_folder
 from megachar.base.errors import ConfigError, DataError
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Format
 from megachar.runs.folder import RunFolder
 from megachar.runs.records import read_records
 

@@ -16,7 +16,7 @@ from megachar.analysis.given import (
     Text,
     check_computing,
     common_vocabulary,
-    find_models,
+    find_whole_models,
     read_text,
     sha256,
 )
@@ -26,8 +26,7 @@ from megachar.base.errors import DataError
 from megachar.base.pictures import INK, SERIES, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import encode_given
-from megachar.cli.shared.options import Device, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Threads
 from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def seed_text(
     picture_format: Format = "png",
 ) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
-    models = find_models([run])
+    models = find_whole_models([run])
     check_computing(models, 1, batch_size, device)
     vocabulary = common_vocabulary(models)
     given = read_text(text, file)

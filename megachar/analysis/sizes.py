@@ -8,7 +8,7 @@ from megachar.analysis.result import Analysis, Column, Table, result_folder
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base.errors import DataError
 from megachar.base.pictures import legend, series, style
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Format
 from megachar.families.counting import describe_architecture, describe_size
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from megachar.analysis.given import (
     Run,
     Stride,
     check_computing,
-    find_models,
+    find_whole_models,
     identify,
     open_common_corpus,
     read_tokens,
@@ -27,8 +27,7 @@ from megachar.analysis.result import Analysis, Column, Subject, Table, result_fo
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import NATS_PER_BIT
-from megachar.cli.shared.options import Device, Split, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Split, Threads
 from megachar.evaluation.progress import show_progress
 
 if TYPE_CHECKING:
@@ -282,7 +281,7 @@ def surprise(
 ) -> None:
     """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
     settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
-    models = find_models([first, second])
+    models = find_whole_models([first, second])
     check_computing(models, stride, batch_size, device)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)

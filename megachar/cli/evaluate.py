@@ -35,8 +35,7 @@ from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.shared.corpora import open_corpus
 from megachar.cli.shared.given_model import check_model
 from megachar.cli.shared.loading import loading
-from megachar.cli.shared.options import Device, Split, Threads
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Device, Format, Split, Threads
 from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation

@@ -16,7 +16,6 @@ from megachar.evaluation.settings import (
     Rule,
     StreamSettings,
     WindowSettings,
-    default_dynamic,
 )
 from megachar.evaluation.windows import STREAMS, WARM_UP, default_stride
 
@@ -174,7 +173,9 @@ class Options:
         if self.precision != "fp32":
             raise ConfigError(f"--precision {self.precision}: the weights follow the text in fp32 only; leave it out")
         given = {name.removeprefix("dynamic_"): value for name, value in self._given(*names).items()}
-        settings = replace(default_dynamic(model.dynamic_rates, cast(Rule, self.dynamic), segment_length), **given)
+        rule = cast(Rule, self.dynamic)
+        rate = model.dynamic_rates[rule]
+        settings = replace(DynamicSettings(rule, learning_rate=rate, segment_length=segment_length), **given)
         settings.check()
         return settings
 

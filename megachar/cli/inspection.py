@@ -16,7 +16,7 @@ from megachar.base.errors import ConfigError, DataError
 from megachar.base.files import json_text
 from megachar.base.pictures import PictureFormat
 from megachar.base.tables import print_table
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Format
 from megachar.cli.stages import Stages, errors_of_the_system
 from megachar.corpora.histogram import draw_histogram
 from megachar.corpora.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from megachar.base.errors import DataError
-from megachar.cli.shared.pictures import Format
+from megachar.cli.shared.options import Format
 from megachar.runs.axes import AxisName
 
 Over = Annotated[

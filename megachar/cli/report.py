@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megachar.base.errors import CheckpointError, MegacharError
-from megachar.cli.generate import Threads, check_device
 from megachar.cli.plot import Over
 from megachar.cli.shared.corpora import open_corpus
 from megachar.cli.shared.loading import loading
-from megachar.cli.shared.options import Device, Split
+from megachar.cli.shared.options import Device, Split, Threads, check_device
 from megachar.cli.shared.provenance import Provenance, say_provenance
 
 if TYPE_CHECKING:

@@ -20,6 +20,8 @@ from megachar.optimizers.schedules import ScheduleConfig
 
 FAMILIES: Final = Kinds(ModelConfig, "family", "transformer", modules_in("megachar.families", "settings"))
 """Of models: a folder of `megachar/families/` each."""
+RUN_NAME: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+"""Pattern of what a run may be called."""
 OPTIMIZERS: Final = Kinds(OptimizerConfig, "name", "adamw", modules_in("megachar.optimizers"))
 """A file of `megachar/optimizers/` each."""
 
@@ -39,9 +41,7 @@ class DeepSpeedFile(Section):
 class Experiment(Section):
     """One experiment: what `megachar launch` runs and what is saved beside the run as resolved.yaml."""
 
-    name: Annotated[str, Role.NAMES] = Field(
-        default="experiment", max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
-    )
+    name: Annotated[str, Role.NAMES] = Field(default="experiment", max_length=255, pattern=RUN_NAME)
     """Name of the run; its folder is `output`/`name`."""
     output: Annotated[str, Role.NAMES] = "runs"
     """Folder in which run folders are made."""

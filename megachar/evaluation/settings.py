@@ -1,6 +1,5 @@
 """What an evaluation is asked for. Imports no torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
@@ -221,8 +220,3 @@ class DynamicSettings:
             raise ConfigError(
                 f"statistics = {self.statistics} characters of training text have no gradient; set some 100000"
             )
-
-
-def default_dynamic(rates: Mapping[str, float], rule: Rule, segment_length: int) -> DynamicSettings:
-    """With the learning rate of the rule among those that suit a model (`ModelConfig.dynamic_rates`)."""
-    return DynamicSettings(rule, learning_rate=rates[rule], segment_length=segment_length)

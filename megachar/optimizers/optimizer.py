@@ -15,7 +15,7 @@ ParameterGroups = list[dict[str, Any]]
 
 
 class OptimizerConfig(Section):
-    """Base of the settings of optimizers."""
+    """Base of the settings of optimizers. One with a `weight_decay` is given it for the parameters that decay."""
 
     name: str
     learning_rate: float

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step. A shape is a function of this file. Imports no torch."""
+"""The learning rate as a pure function of the step. All shapes are in this file. Imports no torch."""
 
 import math
 from typing import Literal

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megachar.base.errors import ConfigError
 from megachar.base.files import atomic_write, read_regular
+from megachar.config.experiment import RUN_NAME
 from megachar.runs.folder import RunFolder, runs_inside
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
-RunName = Annotated[str, Field(pattern=NAME_PATTERN)]
+RunName = Annotated[str, Field(pattern=RUN_NAME)]
 _MOST_BYTES: Final = 1 << 24
 
 

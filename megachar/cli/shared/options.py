@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from megachar.base.errors import ConfigError
+from megachar.base.pictures import PictureFormat
 from megachar.evaluation.settings import DEVICES
 
 Split = Annotated[str, typer.Option(metavar="<valid|test|train>", help="Which text.")]
@@ -12,9 +13,12 @@ Device = Annotated[str, typer.Option(metavar=f"<{'|'.join(DEVICES)}>", help="aut
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Of this process on a CPU; default: OMP_NUM_THREADS, or what suits the model.")
 ]
+Format = Annotated[
+    PictureFormat, typer.Option("--format", help="Of the picture; pdf and svg, for print, keep text and lines as such.")
+]
 
 
 def check_device(device: str) -> None:
     """ConfigError on an unknown device."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device = {device!r} is unknown; set one of auto, cpu, cuda")
+    if device not in DEVICES:
+        raise ConfigError(f"device = {device!r} is unknown; set one of {', '.join(DEVICES)}")

@@ -38,13 +38,9 @@ class ModelConfig(Section):
 
     def shapes(self) -> dict[str, Any]:
         """The settings from which the parameters' names and shapes follow, of JSON's types."""
-        return self.model_dump(mode="json", include=self.keys_of_shapes())
-
-    @classmethod
-    def keys_of_shapes(cls) -> set[str]:
-        """Their names; not that of the family, whose other keys tell which it is."""
-        fields = cls.model_fields.items()
-        return {key for key, field in fields if role_of(field, Role.SHAPES) is Role.SHAPES} - {"family"}
+        fields = type(self).model_fields.items()
+        keys = {key for key, field in fields if role_of(field, Role.SHAPES) is Role.SHAPES}
+        return self.model_dump(mode="json", include=keys - {"family"})  # whose other keys tell which it is
 
     def carried_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of what a stream of text carries on from one step of training to the next; here nothing."""
