@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,13 +71,16 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
     import torch
 
     from megachar.base.device import choose_device
+    from megachar.families.counting import step_flops
     from megachar.losses.auxiliary import layer_weights
     from megachar.training.speed import SpeedMeter
 
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
     chosen = choose_device(experiment.device)
     step, trained = _engine_on(experiment, chosen)
-    console, meter = Console(), SpeedMeter(experiment, trained.mesh)
+    batch_size = experiment.batch.global_size
+    characters = batch_size * experiment.model.window_length
+    console, meter = Console(), SpeedMeter(characters, trained.engine_config.precision, trained.mesh)
     total, num_layers = experiment.training.total_steps, experiment.model.num_layers
     for moment, first in (("all layers predicting", 0), ("all intermediate layers silent", total - 1)):
         weights = layer_weights(experiment.auxiliary, num_layers, total, first)
@@ -86,7 +89,7 @@ def device(source: Source, overrides: Overrides = None, steps: Steps = 10) -> No
         meter.restart()
         for number in range(steps):
             step(number, weights)
-            meter.count(weights)
+            meter.count(step_flops(experiment.model, experiment.auxiliary, batch_size, sum(w > 0 for w in weights)))
         _wait_for(chosen)
         report = meter.report(steps, float("nan"), 0.0, None, None)
         name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU"
@@ -116,7 +119,7 @@ def saving(
     experiment = load_experiment(source, [*(overrides or []), *ONE_PROCESS])
     chosen, console = choose_device(experiment.device), Console()
     step, trained = _engine_on(experiment, chosen)
-    state, saved = EngineState(trained), list[SavedCheckpoint]()
+    state, saved = EngineState(trained, experiment.optimizer.state_keys), list[SavedCheckpoint]()
 
     def timed_step(number: int) -> float:
         since = time.perf_counter()
@@ -236,7 +239,7 @@ def bare_loop(experiment: Experiment) -> Callable[[int], None]:
 
     assert isinstance(experiment.model, TransformerConfig), "recurrent models: tools/benchmark_recurrent.py"
     model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed).train()
-    optimizer = build_optimizer(experiment, model.named_parameters())
+    optimizer = build_optimizer(experiment.optimizer, experiment.model, model.named_parameters())
     total = experiment.batch.num_micro_batches
 
     def step(number: int) -> None:
@@ -259,14 +262,13 @@ def under_engine(experiment: Experiment) -> Callable[[int], None]:
 
 def _engine_on(experiment: Experiment, device: Any) -> tuple[Callable[[int, tuple[float, ...]], None], Any]:
     """What trains one step with given layer weights, and the engine."""
-    from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.parallel.topology import Topology
-    from megachar.training.optimizer import build_optimizer
+    from megachar.training.setup import build_engine
 
     parallel, rate = experiment.parallel, experiment.optimizer.learning_rate
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), device)
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    engine = build_engine(experiment, mesh)
 
     def step(number: int, weights: tuple[float, ...]) -> None:
         engine.train_step(_micro_batches(experiment, number, device), weights, rate)
@@ -308,24 +310,18 @@ def _micro_batches(experiment: Experiment, step: int, device: Any = "cpu") -> It
     import torch
 
     from megachar.families.recurrent.settings import RecurrentConfig
-    from megachar.layers.dropout import DropoutKey
     from megachar.layers.variational import SegmentKey
-    from megachar.parallel.stage import MicroBatch, Segment
+    from megachar.parallel.stage import Segment
+    from megachar.selftest.reference import micro_batch
 
-    context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
     for number in range(experiment.batch.num_micro_batches):
-        generator = torch.Generator().manual_seed(1000 * step + number)
-        shape = (experiment.batch.micro_size, context + num_targets)
-        symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
-        targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
-        inputs, targets = symbols[:, :context].to(device), targets.to(device)
-        drops_out, first = experiment.model.drops_out, number * experiment.batch.micro_size
+        batch = micro_batch(experiment, step, number).to(torch.device(device))
         if isinstance(experiment.model, RecurrentConfig):
+            first = number * experiment.batch.micro_size
             streams = tuple(range(first, first + experiment.batch.micro_size))
-            segment = Segment(first, 0, SegmentKey(experiment.seed, step, streams) if drops_out else None)
-            yield MicroBatch(inputs, targets, segment=segment)
-        else:
-            yield MicroBatch(inputs, targets, DropoutKey(experiment.seed, step, number) if drops_out else None)
+            key = SegmentKey(experiment.seed, step, streams) if experiment.model.drops_out else None
+            batch = replace(batch, key=None, segment=Segment(first, 0, key))
+        yield batch
 
 
 def _weights(experiment: Experiment) -> tuple[float, ...]:

@@ -230,7 +230,8 @@ def reading_step(experiment: Any, context: int, data: Any) -> Callable[[int], in
     from megachar.data.reader import training_reader
     from megachar.data.sampler import window_numbers
 
-    reader = training_reader(Blend.open(data), data, context, experiment.auxiliary.num_targets, experiment.seed)
+    window = context + experiment.auxiliary.num_targets
+    reader = training_reader(Blend.open(data), data, context, window, experiment.seed)
     return lambda number: int(reader.read(window_numbers(number, 0, experiment.batch.micro_size, 1))[0].size)
 
 
@@ -239,16 +240,15 @@ def training_step(experiment: Any) -> Callable[[int], int]:
     import torch
 
     from megachar.losses.auxiliary import layer_weights
-    from megachar.parallel.engine import build_engine
     from megachar.parallel.mesh import start
     from megachar.parallel.topology import Topology
     from megachar.runs.preflight import check_data
     from megachar.training.micro_batches import build_source
-    from megachar.training.optimizer import build_optimizer
+    from megachar.training.setup import build_engine
 
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))
     torch.set_num_threads(1)
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    engine = build_engine(experiment, mesh)
     source = build_source(experiment, check_data(experiment), mesh)
     total, num_layers = experiment.training.total_steps, experiment.model.num_layers
 

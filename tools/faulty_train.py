@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launcher"))
@@ -34,15 +33,16 @@ class FaultyLoop(loop._Loop):
     _bad_steps = 0
     """That are still to come."""
 
-    def _take_step(self) -> tuple[Sequence[float], float]:
+    def _take_step(self) -> None:
         if "MEGACHAR_FAULT" in os.environ:
             self._fail()
         if not self._is_bad():
-            return super()._take_step()
+            super()._take_step()
+            return
         self._bad_steps -= 1
         hook = next(self.engine.stage.parameters()).register_hook(_spoil)
         try:
-            return super()._take_step()
+            super()._take_step()
         finally:
             hook.remove()
 

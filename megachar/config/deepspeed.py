@@ -17,6 +17,7 @@ from megachar.base.files import reason
 from megachar.base.resources import resource_folder
 from megachar.config.engine import EngineSettings
 from megachar.config.experiment import DeepSpeedFile, Experiment
+from megachar.optimizers.optimizer import OptimizerConfig
 
 DS_CONFIGS = resource_folder("ds_configs")
 
@@ -122,13 +123,13 @@ def _engine_config(raw: dict[str, Any], path: str) -> EngineConfig:
     )
 
 
-def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dict[str, Any]:
+def render_deepspeed_config(experiment: Experiment) -> dict[str, Any]:
     """The whole dictionary handed to DeepSpeed: the user's engine keys, and every default that matters written out."""
-    batch, parallel = experiment.batch, experiment.parallel
+    batch, parallel, engine = experiment.batch, experiment.parallel, load_engine_config(experiment.deepspeed)
     return {
         "prescale_gradients": False,
         **engine.raw,
-        "zero_optimization": _zero(experiment, engine),
+        "zero_optimization": _zero(experiment.optimizer, engine),
         "train_batch_size": batch.global_size,
         "train_micro_batch_size_per_gpu": batch.micro_size,
         "gradient_accumulation_steps": batch.num_micro_batches // parallel.data,
@@ -148,10 +149,10 @@ def render_deepspeed_config(experiment: Experiment, engine: EngineConfig) -> dic
     }
 
 
-def _zero(experiment: Experiment, engine: EngineConfig) -> dict[str, Any]:
+def _zero(optimizer: OptimizerConfig, engine: EngineConfig) -> dict[str, Any]:
     """ZeRO's section. An optimizer whose norm is over all parameters must be given all of them at once."""
     zero = {"stage": 0, **engine.raw.get("zero_optimization", {})}
-    if experiment.optimizer.takes_one_norm and engine.zero_stage == 3:
+    if optimizer.takes_one_norm and engine.zero_stage == 3:
         return {**zero, "sub_group_size": sys.maxsize}
     return zero
 

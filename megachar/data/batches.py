@@ -11,19 +11,8 @@ from megachar.data.sampler import check_holds_window
 Int64 = npt.NDArray[np.int64]
 
 
-def read_windows(tokens: npt.NDArray[Any], starts: Int64, context: int, num_targets: int) -> tuple[Int64, Int64]:
-    """Read inputs (b, t) and targets (b, t, n), both int64 and freshly allocated, for windows at `starts` (b,).
-
-    inputs[b, t] = tokens[start + t] and targets[b, t, j] = tokens[start + t + 1 + j], so target j of a position is the
-    token j + 1 places ahead. Every window needs context + num_targets tokens from its start.
-    """
-    # A plain array over the same memory map: slicing the memmap subclass is slower.
-    windows = gather_windows([np.asarray(tokens)], np.zeros_like(starts), starts, context + num_targets)
-    return inputs_and_targets(windows, num_targets)
-
-
 def gather_windows(texts: Sequence[npt.NDArray[Any]], which: Int64, starts: Int64, window_tokens: int) -> Int64:
-    """The `window_tokens` tokens of texts[which] from each start, `which` and `starts` (b,): (b, window_tokens)."""
+    """The `window_tokens` tokens of texts[which] from each start; both (b,), what is read int64 (b, window_tokens)."""
     assert starts.ndim == 1, starts.shape
     windows = np.empty((starts.size, window_tokens), dtype=np.int64)  # (b, t + n)
     for row, (text, start) in enumerate(zip(which.tolist(), starts.tolist(), strict=True)):
@@ -34,11 +23,13 @@ def gather_windows(texts: Sequence[npt.NDArray[Any]], which: Int64, starts: Int6
     return windows
 
 
-def inputs_and_targets(windows: Int64, num_targets: int) -> tuple[Int64, Int64]:
-    """Cut windows (b, t + n) into inputs (b, t) and targets (b, t, n), both freshly allocated."""
-    context = windows.shape[1] - num_targets
-    targets = np.empty((windows.shape[0], context, num_targets), dtype=np.int64)  # (b, t, n)
-    for ahead in range(num_targets):
+def inputs_and_targets(windows: Int64, context: int) -> tuple[Int64, Int64]:
+    """Cut windows (b, t + n) into inputs (b, t) and targets (b, t, n), both freshly allocated, for a context t.
+
+    Target j of a position is the token j + 1 places ahead of it.
+    """
+    targets = np.empty((windows.shape[0], context, windows.shape[1] - context), dtype=np.int64)  # (b, t, n)
+    for ahead in range(targets.shape[2]):
         targets[:, :, ahead] = windows[:, 1 + ahead : 1 + ahead + context]
     return windows[:, :context].copy(), targets
 

@@ -33,12 +33,12 @@ class WindowReader:
         split: SplitName,
         samplers: Sequence[Sampler],
         context: int,
-        num_targets: int,
+        window_tokens: int,
         note: str = "",
     ) -> None:
-        """`samplers` are those of the blend's corpora, in its order."""
+        """`samplers`: those of the blend's corpora, in its order; `context`: inputs of a window of `window_tokens`."""
         self._blend, self._split, self._samplers = blend, split, samplers
-        self._window_tokens, self._num_targets = context + num_targets, num_targets
+        self._context, self._window_tokens = context, window_tokens
         # Plain arrays over the same memory maps: slicing the memmap subclass is slower.
         self._texts = [np.asarray(corpus.split(split).tokens) for corpus in blend.corpora]
         self.note = note
@@ -52,7 +52,7 @@ class WindowReader:
         corpora, starts = self.locate(windows)
         tokens = gather_windows(self._texts, corpora, starts, self._window_tokens)  # (b, t + n)
         self._check_tokens(tokens, corpora, starts)
-        return inputs_and_targets(tokens, self._num_targets)
+        return inputs_and_targets(tokens, self._context)
 
     def locate(self, windows: UInt64) -> tuple[Int64, Int64]:
         """Of the windows with these numbers (b,): the number of the corpus, and the first token there, (b,) each."""
@@ -111,9 +111,10 @@ class _FixedStarts:
         return self._starts[windows]
 
 
-def training_reader(blend: Blend, config: DataConfig, context: int, num_targets: int, seed: int) -> WindowReader:
+def training_reader(blend: Blend, config: DataConfig, context: int, window_tokens: int, seed: int) -> WindowReader:
     """Reads windows of the train splits, numbered over the whole run; `seed` in [0, 2^63).
 
+    A window is `context` inputs, and as many more tokens as a position has targets.
     DataError where a corpus is too short for a window or, for windows inside documents, has hardly any long enough.
     """
     assert config.order != "streams", "of recurrent models: `stream_reader`"
@@ -122,15 +123,17 @@ def training_reader(blend: Blend, config: DataConfig, context: int, num_targets:
     for number, corpus in enumerate(blend.corpora):
         own_seed = make_key(seed, number) if number else seed  # so that a blend of one reads what data.path does
         with _naming(corpus, "train"):
-            dataset, window = corpus.split("train"), context + num_targets
+            dataset = corpus.split("train")
             if config.windows == "document":
-                documents = DocumentSampler(dataset, window, context, own_seed, config.order)
+                documents = DocumentSampler(dataset, window_tokens, context, own_seed, config.order)
                 left_out.append(f"{documents.left_out:,} of {len(dataset):,} characters of {corpus.folder}")
                 samplers.append(_InBlocks(documents))
             else:
-                samplers.append(_InBlocks(WindowSampler(len(dataset), window, context, own_seed, config.order)))
-    note = f"documents shorter than a window of {window} are left out: {', '.join(left_out)}" if left_out else ""
-    return WindowReader(blend, "train", samplers, context, num_targets, note)
+                samplers.append(_InBlocks(WindowSampler(len(dataset), window_tokens, context, own_seed, config.order)))
+    note = ""
+    if left_out:
+        note = f"documents shorter than a window of {window_tokens} are left out: {', '.join(left_out)}"
+    return WindowReader(blend, "train", samplers, context, window_tokens, note)
 
 
 def stream_reader(
@@ -143,10 +146,10 @@ def stream_reader(
     (corpus,) = blend.corpora
     with _naming(corpus, split):
         streams = Streams(len(corpus.split(split)), num_streams, segment_length)
-    return WindowReader(blend, split, [streams], segment_length, num_targets=1), streams
+    return WindowReader(blend, split, [streams], segment_length, segment_length + 1), streams
 
 
-def validation_reader(blend: Blend, config: DataConfig, context: int, num_targets: int, count: int) -> WindowReader:
+def validation_reader(blend: Blend, config: DataConfig, context: int, window_tokens: int, count: int) -> WindowReader:
     """Reads windows 0 to count - 1 of the valid splits, the same in every run.
 
     Each corpus gets its share of them, spread evenly over it, so the loss estimates that of the mixture trained on.
@@ -155,13 +158,13 @@ def validation_reader(blend: Blend, config: DataConfig, context: int, num_target
     samplers: list[Sampler] = []
     for corpus, own_count in zip(blend.corpora, blend.pattern.counts(count).tolist(), strict=True):
         with _naming(corpus, "valid"):
-            dataset, window, own_count = corpus.split("valid"), context + num_targets, max(1, own_count)
+            dataset, own_count = corpus.split("valid"), max(1, own_count)
             if config.windows == "document":
-                documents = DocumentSampler(dataset, window, context, seed=0, order="random")
+                documents = DocumentSampler(dataset, window_tokens, context, seed=0, order="random")
                 samplers.append(_FixedStarts(documents.evenly_spaced_starts(own_count)))
             else:
-                samplers.append(_FixedStarts(evenly_spaced_starts(len(dataset), window, own_count)))
-    return WindowReader(blend, "valid", samplers, context, num_targets)
+                samplers.append(_FixedStarts(evenly_spaced_starts(len(dataset), window_tokens, own_count)))
+    return WindowReader(blend, "valid", samplers, context, window_tokens)
 
 
 @contextmanager

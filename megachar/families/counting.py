@@ -59,7 +59,5 @@ def training_flops_per_character(model: ModelConfig, num_classifiers: float = 1.
 
 def step_flops(model: ModelConfig, auxiliary: AuxiliaryConfig, num_windows: int, num_layers: float) -> float:
     """Operations of one training step over so many windows; `num_layers`: whose classifiers predict, the last's too."""
-    classifiers = num_layers * auxiliary.num_targets
-    if not auxiliary.multiple_positions:
-        classifiers /= model.window_length
+    classifiers = auxiliary.classifiers_per_character(num_layers, model.window_length)
     return training_flops_per_character(model, classifiers) * num_windows * model.window_length

@@ -22,7 +22,7 @@ from rich.console import Console
 from megachar.base.bars import waiting
 from megachar.base.errors import MegacharError
 from megachar.base.exit_codes import ExitCode
-from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.deepspeed import render_deepspeed_config
 from megachar.config.loading import load_experiment
 from megachar.launching.gpus import count_gpus
 from megachar.launching.output import led_aside
@@ -125,7 +125,7 @@ def check_engine(experiment: Path) -> None:
     from megachar.parallel.library import check_engine_settings
 
     loaded = load_experiment(str(experiment))
-    check_engine_settings(render_deepspeed_config(loaded, load_engine_config(loaded.deepspeed)))
+    check_engine_settings(render_deepspeed_config(loaded))
 
 
 def become(place: Place, launcher: int) -> None:

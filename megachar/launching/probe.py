@@ -230,7 +230,7 @@ def source_hash() -> str:
 
 def _engine_hash(values: dict[str, Any]) -> str:
     experiment = parse_experiment(values, "the experiment")
-    rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+    rendered = render_deepspeed_config(experiment)
     return checksum(rendered)[:16]
 
 

@@ -17,21 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from megachar.config.deepspeed import EngineConfig, load_engine_config, render_deepspeed_config
-from megachar.config.experiment import Experiment
-from megachar.parallel.mesh import Mesh
-from megachar.parallel.messages import TEXT_OR_NONE, gather
-from megachar.parallel.stage import MicroBatch, Stage, build_stage
-from megachar.parallel.step_guard import (
-    StepFigures,
-    StepJudge,
+from megachar.config.deepspeed import EngineConfig
+from megachar.parallel.library import (
     can_lower_loss_scale,
+    clear_gradients,
     discard_gradients,
     gradient_squares,
+    judge_updates,
 )
-
-OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
-"""Makes an optimizer from named parameters, whose names are the single-device model's."""
+from megachar.parallel.mesh import Mesh
+from megachar.parallel.messages import TEXT_OR_NONE, gather
+from megachar.parallel.stage import MicroBatch, Stage
 
 
 @dataclass(frozen=True)
@@ -49,36 +45,58 @@ class LossSums:
         return float(self.nats[layer, target] / count / np.log(2)) if count else float("nan")
 
 
+@dataclass(frozen=True)
+class StepFigures:
+    """What is known of a step before its update, the same on all ranks."""
+
+    loss_nats: float
+    """Mean over all micro-batches of the last layer's first target; not finite if any layer's loss was not."""
+    gradient_norm: float
+    """Global norm before clipping; not finite if any rank's gradients were not."""
+    suspects: tuple[str, ...] = ()
+    """`rank 3 of node1` for every rank whose own losses (or, where all are finite, gradients) were not finite. A NaN
+    travels up the pipeline: it shows on the first stage after it that has a loss."""
+
+
+StepJudge = Callable[[StepFigures], bool]
+"""Whether to apply a step's update; asked on every rank with the same figures."""
+
+
 class TrainingEngine(ABC):
     """A stage under a DeepSpeed engine."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, stage: Stage, engine_config: EngineConfig) -> None:
-        self.experiment, self.mesh, self.stage, self.engine_config = experiment, mesh, stage, engine_config
-        self.accumulation_steps = experiment.batch.num_micro_batches // mesh.topology.data_size
-        self.deepspeed: Any = None
+    def __init__(
+        self,
+        stage: Stage,
+        optimizer: torch.optim.Optimizer,
+        engine_config: EngineConfig,
+        rendered: dict[str, Any],
+        mesh: Mesh,
+    ) -> None:
+        """`optimizer`: of the stage's parameters; `rendered`: what DeepSpeed is configured with, all of it."""
+        self.stage, self.engine_config, self.mesh = stage, engine_config, mesh
+        self.accumulation_steps: int = rendered["gradient_accumulation_steps"]
+        self.deepspeed = self._initialize(optimizer, rendered)
         self._guarded_norm: float | None = None
 
     def guard_steps(self, judge: StepJudge) -> None:
         """Ask `judge` before every update, once the gradients are reduced; what it refuses changes nothing that learns.
 
         Parameters, optimizer state and the losses gathered stay as they were before the step; the state of a recurrent
-        model's streams follows the text all the same. Both DeepSpeed engines
-        come through `_take_model_step`, in which they clip, update and zero the gradients.
+        model's streams follows the text all the same.
         """
-        update = self.deepspeed._take_model_step
 
-        def take_model_step(lr_kwargs: Any) -> None:
+        def takes_step() -> bool:
             figures, overflow = self._step_figures()
             self._guarded_norm = figures.gradient_norm
             # An overflow that a lower loss scale answers is DeepSpeed's to skip.
             taken = overflow or judge(figures)
             self.stage.end_step(keep=taken)
-            if taken:
-                update(lr_kwargs)
-            else:
+            if not taken:
                 discard_gradients(self.deepspeed, self.engine_config)
+            return taken
 
-        self.deepspeed._take_model_step = take_model_step
+        judge_updates(self.deepspeed, takes_step)
 
     def train_step(self, batches: Iterable[MicroBatch], weights: Sequence[float], learning_rate: float) -> None:
         """One optimizer step over this data rank's micro-batches.
@@ -138,7 +156,9 @@ class TrainingEngine(ABC):
         losses = self.stage.meter.step_sums(self.mesh.device)
         if self.mesh.at.tensor:
             losses[1:] = 0
-        own = torch.cat([losses, gradient_squares(self.deepspeed, self.stage, self.engine_config, self.mesh)])
+        data_size, device = self.mesh.topology.data_size, self.mesh.device
+        squares_here = gradient_squares(self.deepspeed, self.stage.parameters(), self.engine_config, data_size, device)
+        own = torch.cat([losses, squares_here])
         sums = own.clone()
         dist.all_reduce(sums)
         all_nats, nats, count, squares, copies = sums.tolist()
@@ -160,6 +180,10 @@ class TrainingEngine(ABC):
         return tuple(rank for rank in gather(TEXT_OR_NONE, mine, self.mesh.control_group) if rank is not None)
 
     @abstractmethod
+    def _initialize(self, optimizer: torch.optim.Optimizer, rendered: dict[str, Any]) -> Any:
+        """DeepSpeed's engine over the stage."""
+
+    @abstractmethod
     def _train(self) -> None: ...
 
     @abstractmethod
@@ -169,37 +193,16 @@ class TrainingEngine(ABC):
 class WholeModelEngine(TrainingEngine):
     """One stage, under DeepSpeedEngine: ZeRO 0-3 and offload."""
 
-    def __init__(
-        self, experiment: Experiment, mesh: Mesh, stage: Stage, config: EngineConfig, optimizer: OptimizerFactory
-    ) -> None:
-        super().__init__(experiment, mesh, stage, config)
-        self.deepspeed = _initialize(experiment, config, stage, optimizer(stage.named_parameters()), mesh)
+    def _initialize(self, optimizer: torch.optim.Optimizer, rendered: dict[str, Any]) -> Any:
+        return _deepspeed_engine(self.stage, optimizer, rendered, self.mesh)
 
     def _train(self) -> None:
         self.deepspeed.train()
         for number in range(self.accumulation_steps):
             self.deepspeed.backward(self.deepspeed(_unused(self.mesh.device)))
             if number == self.accumulation_steps - 1:
-                self._clear_stale_gradients()
+                clear_gradients(self.stage.silent_parameters(), self.engine_config, self.mesh.device)
             self.deepspeed.step()
-
-    def _clear_stale_gradients(self) -> None:
-        """Zero the gradients of silent classifiers.
-
-        ZeRO 3 and offload keep one gradient buffer for good and would apply a silent parameter's last gradient, and
-        count it in the norm, at every step to come.
-        """
-        config = self.engine_config
-        if config.zero_stage < 3 and not config.offload:
-            return
-        from deepspeed.utils import safe_set_full_grad, safe_set_local_grad
-
-        parameter: Any
-        for parameter in self.stage.silent_parameters():
-            if config.zero_stage == 3:
-                safe_set_local_grad(parameter, torch.zeros(parameter.ds_tensor.numel(), device=self.mesh.device))
-            else:
-                safe_set_full_grad(parameter, torch.zeros_like(parameter))
 
     @torch.no_grad()
     def _evaluate(self, count: int) -> None:
@@ -211,20 +214,17 @@ class WholeModelEngine(TrainingEngine):
 class PipelineTrainingEngine(TrainingEngine):
     """Several stages, under PipelineEngine: ZeRO 0-1."""
 
-    def __init__(
-        self, experiment: Experiment, mesh: Mesh, stage: Stage, config: EngineConfig, optimizer: OptimizerFactory
-    ) -> None:
-        super().__init__(experiment, mesh, stage, config)
+    def _initialize(self, optimizer: torch.optim.Optimizer, rendered: dict[str, Any]) -> Any:
         from deepspeed.pipe import PipelineModule
         from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
-        topology = mesh.topology
+        topology = self.mesh.topology
         # One entry per stage: which blocks a stage holds is decided by `topology.stage_blocks`.
-        layers = [stage if i == mesh.at.pipe else nn.Identity() for i in range(topology.pipe_size)]
+        layers = [self.stage if i == self.mesh.at.pipe else nn.Identity() for i in range(topology.pipe_size)]
         grid = PipeModelDataParallelTopology(topology.pipe_size, topology.tensor_size, topology.data_size)
         with contextlib.redirect_stdout(None):  # it prints its layers
             module = PipelineModule(layers, topology=grid, partition_method="uniform")
-        self.deepspeed = _initialize(experiment, config, module, optimizer(stage.named_parameters()), None)
+        return _deepspeed_engine(module, optimizer, rendered, None)
 
     def _train(self) -> None:
         self.deepspeed.train_batch(_no_data(self.mesh.device))
@@ -233,19 +233,11 @@ class PipelineTrainingEngine(TrainingEngine):
         self.deepspeed.eval_batch(_no_data(self.mesh.device), num_micro_batches=count)
 
 
-def build_engine(experiment: Experiment, mesh: Mesh, optimizer: OptimizerFactory) -> TrainingEngine:
-    """Build this rank's stage with its initial weights and put it under the engine the layout needs."""
-    config = load_engine_config(experiment.deepspeed)
-    kind = PipelineTrainingEngine if mesh.topology.pipe_size > 1 else WholeModelEngine
-    return kind(experiment, mesh, build_stage(experiment, mesh).to(mesh.device), config, optimizer)
-
-
-def _initialize(
-    experiment: Experiment, config: EngineConfig, module: nn.Module, optimizer: torch.optim.Optimizer, mesh: Mesh | None
+def _deepspeed_engine(
+    module: nn.Module, optimizer: torch.optim.Optimizer, rendered: dict[str, Any], mesh: Mesh | None
 ) -> Any:
     import deepspeed
 
-    rendered = render_deepspeed_config(experiment, config)
     with contextlib.redirect_stdout(None):  # it prints memory figures
         return deepspeed.initialize(
             model=module, optimizer=optimizer, mpu=mesh, config=rendered, dist_init_required=False

@@ -2,15 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from megachar.config.experiment import Experiment
+from megachar.config.sections.model import ModelConfig
 from megachar.layers.dropout import DropoutKey
 from megachar.layers.variational import SegmentKey
-from megachar.parallel.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,19 @@ class MicroBatch:
     segment: Segment | None = None
     """Of recurrent models."""
 
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
 
 class Stage(nn.Module):
     """The layers of one pipeline rank. Its parameters have the single-device model's names."""
 
-    def __init__(self, losses: tuple[int, int]) -> None:
-        """`losses`: layers of the whole model, and targets of a position, n."""
+    def __init__(self, config: ModelConfig, targets: int) -> None:
+        """`config`: of the whole model, each position of which predicts so many targets, n."""
         super().__init__()
-        self.meter = LossMeter(losses)
+        self.config = config
+        self.meter = LossMeter(config.num_layers, targets)
         self._batches: Iterator[MicroBatch] = iter(())
         self._weights: Sequence[float] = ()
         self._factor = 1.0
@@ -83,20 +87,14 @@ class Stage(nn.Module):
         """Hidden state in and out; the last stage returns the main loss."""
 
 
-def build_stage(experiment: Experiment, mesh: Mesh) -> Stage:
-    """This rank's stage of the experiment's model, with its initial weights, on the CPU."""
-    stage: Stage = experiment.model.part("stage").build_stage(experiment, mesh)
-    return stage
-
-
 class LossMeter:
     """Sums of nats and numbers of predictions of the local layers: of the steps since the last reset, and of this one.
 
     The two are apart so that a step that is not taken leaves nothing in the losses shown.
     """
 
-    def __init__(self, losses: tuple[int, int]) -> None:
-        self.shape = (losses[0], losses[1] + 1)
+    def __init__(self, num_layers: int, targets: int) -> None:
+        self.shape = (num_layers, targets + 1)
         self._steps: dict[int, tuple[Tensor, int]] = {}
         self._step: dict[int, tuple[Tensor, int]] = {}
 

@@ -1,12 +1,9 @@
 """Weights and optimizer state without a topology: whole fp32 tensors under the single-device model's names.
 
-A rank reads and writes the parameters of its own stage. Behind one interface lie the three ways in which DeepSpeed
-holds them: as they are (fp32 without ZeRO), flat partitions (ZeRO 1, 2 and its bf16 optimizer), and ZeRO 3.
+A rank reads and writes the parameters of its own stage, however DeepSpeed holds them (`parallel.library`).
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -15,22 +12,19 @@ from torch import Tensor, nn
 from megachar.config.engine import SCALER_KEYS
 from megachar.families.parameters import layer_name, rule_of
 from megachar.parallel.engine import TrainingEngine
+from megachar.parallel.library import held_parameters, inner_optimizer
 from megachar.parallel.tensor import cut, join
 
 
 class EngineState:
     """The whole state of training held by an engine, apart from the number of steps taken."""
 
-    def __init__(self, engine: TrainingEngine) -> None:
-        self.engine, self.mesh = engine, engine.mesh
-        self.optimizer = _inner_optimizer(engine.optimizer)
-        self.state_keys = engine.experiment.optimizer.state_keys
-        if engine.engine_config.zero_stage == 3:
-            self._access: _Access = _Partitioned3(engine)
-        elif engine.engine_config.zero_stage > 0:
-            self._access = _Partitioned(engine)
-        else:
-            self._access = _Plain(engine)
+    def __init__(self, engine: TrainingEngine, state_keys: Sequence[str]) -> None:
+        """`state_keys`: of the optimizer (`OptimizerConfig`)."""
+        self.engine, self.mesh, self.state_keys = engine, engine.mesh, state_keys
+        self.optimizer = inner_optimizer(engine.optimizer)
+        zero_stage, data_size = engine.engine_config.zero_stage, self.mesh.topology.data_size
+        self._held = held_parameters(engine.optimizer, zero_stage, self.mesh.at.data, data_size)
         self._make_optimizer_state()
         self._first_scaling = self.loss_scaler
 
@@ -54,7 +48,7 @@ class EngineState:
             states: dict[str, Tensor] = {}
             for name, parameter in parameters:
                 for key in (None, *self.state_keys):
-                    whole = self._whole(name, self._access.read(parameter, key))
+                    whole = self._whole(name, self._held.read(parameter, key))
                     if writes:
                         named, tensors = (name, weights) if key is None else (f"{key}/{name}", states)
                         tensors[named] = self._copy_to(host, named, whole)
@@ -75,9 +69,9 @@ class EngineState:
             if layer_name(name) != current:
                 current = layer_name(name)
                 weights, states = read(current)
-            self._access.write(parameter, None, self._piece(name, weights[name]))
+            self._held.write(parameter, None, self._piece(name, weights[name]))
             for key in self.state_keys:
-                self._access.write(parameter, key, self._piece(name, states[f"{key}/{name}"]))
+                self._held.write(parameter, key, self._piece(name, states[f"{key}/{name}"]))
 
     @property
     def optimizer_steps(self) -> int:
@@ -118,7 +112,7 @@ class EngineState:
 
     def _whole(self, name: str, piece: Tensor) -> Tensor:
         """The tensor cut over the tensor ranks, put together again."""
-        sharding, size = rule_of(self.engine.experiment.model, name).sharding, self.mesh.topology.tensor_size
+        sharding, size = rule_of(self.engine.stage.config, name).sharding, self.mesh.topology.tensor_size
         if sharding is not None and size > 1:
             pieces = [torch.empty_like(piece) for _ in range(size)]
             dist.all_gather(pieces, piece.contiguous(), group=self.mesh.tensor_group)
@@ -132,100 +126,19 @@ class EngineState:
         return host[name].copy_(whole, non_blocking=True)
 
     def _piece(self, name: str, whole: Tensor) -> Tensor:
-        sharding, size = rule_of(self.engine.experiment.model, name).sharding, self.mesh.topology.tensor_size
+        sharding, size = rule_of(self.engine.stage.config, name).sharding, self.mesh.topology.tensor_size
         if sharding is not None and size > 1:
             whole = cut(whole, sharding, self.mesh.at.tensor, size)
         return whole.to(self.mesh.device)
 
-    def _masters(self) -> list[Tensor]:
-        """The fp32 tensors that the optimizer updates."""
-        if self.engine.engine_config.zero_stage == 3:  # whose groups are empty outside a step
-            return list(self.engine.optimizer.fp32_partitioned_groups_flat)
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
     def _make_optimizer_state(self) -> None:
         """Make the zero state that torch would make at the first step, so that there is always one to read and set."""
         group = self.optimizer.param_groups[0]
-        for master in self._masters():
+        for master in self._held.masters:
             state = self.optimizer.state[master]
             for key in self.state_keys:
                 state.setdefault(key, torch.zeros_like(master, dtype=torch.float32))
             if "betas" in group and "step" not in group:  # apex counts in the group
                 device = master.device if group.get("fused") else "cpu"
                 state.setdefault("step", torch.zeros((), dtype=torch.float32, device=device))
-        link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
-        if link is not None:
-            link()
-
-
-class _Access(ABC):
-    """Reads and writes one parameter of this rank: its fp32 value (key None) or an optimizer state."""
-
-    def __init__(self, engine: TrainingEngine) -> None:
-        self.engine = engine
-
-    @abstractmethod
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor: ...
-
-    @abstractmethod
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None: ...
-
-
-class _Plain(_Access):
-    """fp32 without ZeRO: the parameter is its own master."""
-
-    def _tensor(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        return parameter.data if key is None else self.engine.optimizer.state[parameter][key]
-
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        return self._tensor(parameter, key)
-
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
-        self._tensor(parameter, key).copy_(value)
-
-
-class _Partitioned(_Access):
-    """ZeRO 1, 2 and the bf16 optimizer: each data rank owns a fragment of the fp32 value."""
-
-    def read(self, parameter: nn.Parameter, key: str | None) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        if key is None:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, key)
-
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        if key is not None:
-            safe_set_full_optimizer_state(parameter, value, key)
-            return
-        safe_set_full_fp32_param(parameter, value)
-        parameter.data.copy_(value)  # every rank's working copy, not only its fragment
-
-
-class _Partitioned3(_Partitioned):
-    """ZeRO 3: each data rank owns a padded piece of the working copy and of the fp32 value."""
-
-    def write(self, parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
-        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-        held: Any = parameter
-        size = held.ds_tensor.numel()
-        padded = torch.zeros(size * self.engine.mesh.topology.data_size, dtype=value.dtype, device=value.device)
-        padded[: value.numel()] = value.flatten()
-        local = padded.narrow(0, size * self.engine.mesh.at.data, size)
-        if key is not None:
-            safe_set_local_optimizer_state(parameter, local, key)
-            return
-        safe_set_local_fp32_param(parameter, local)
-        held.ds_tensor.data.copy_(local)
-        if parameter.numel() == value.numel():  # small parameters stay gathered
-            parameter.data.copy_(value.view_as(parameter))
-
-
-def _inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch or apex optimizer under DeepSpeed's wrapper, or the optimizer itself."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    assert isinstance(inner, torch.optim.Optimizer)
-    return inner
+        self._held.link_state()

@@ -5,7 +5,7 @@ is found where it does; then what the reduction gave, and the parameters after s
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,20 +16,18 @@ from megachar.config.sections.data import DataConfig
 from megachar.config.sections.layout import BatchConfig
 from megachar.config.sections.training import GuardConfig, TrainingConfig
 from megachar.families.parameters import rule_of
-from megachar.families.transformer.initialization import initialize
-from megachar.families.transformer.model import Transformer
 from megachar.families.transformer.settings import TransformerConfig
-from megachar.losses.auxiliary import layer_weights
 from megachar.optimizers.schedules import ScheduleConfig
 from megachar.optimizers.sgd import SgdConfig
-from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.engine import TrainingEngine
+from megachar.parallel.library import local_piece, working_copy
 from megachar.parallel.mesh import Mesh
-from megachar.parallel.stage import MicroBatch
 from megachar.parallel.state import EngineState
 from megachar.parallel.tensor import cut
 from megachar.parallel.topology import Topology
 from megachar.selftest.findings import Findings, Problem
-from megachar.training.optimizer import build_optimizer
+from megachar.selftest.reference import Reference, micro_batch, relative_error, weights_at
+from megachar.training.setup import build_engine
 
 STEPS = 4
 LOSSES, GRADIENTS, REDUCED, PARAMETERS = "own losses", "own gradients", "reduced gradients", "parameters"
@@ -39,48 +37,6 @@ EXACT, HALF = (1e-5, 1e-4), (4e-2, 4e-1)
 """Largest relative errors, of all tensors as one and of any single one: in fp32 on CPUs, and in half precision."""
 ON_GPU = (1e-4, 1e-3)
 """The same in fp32 on GPUs."""
-
-
-MOST_AT_ONCE = 32
-"""Micro-batches that the reference takes as one: hundreds of replicas have many."""
-
-
-class Reference:
-    """The single-device model trained for `STEPS` steps on the CPU in fp32, on every rank for itself."""
-
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        config = cast(TransformerConfig, experiment.model)  # see `shrink`
-        model = initialize(Transformer(config, experiment.auxiliary), experiment.seed)
-        optimizer = build_optimizer(experiment, model.named_parameters())
-        own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
-        self._experiment, self._model = experiment, model
-        self.own_nats = self._backward(0, own)
-        """(layers, n) sums of nats of this data rank's micro-batches, in the first step."""
-        self.own_gradients = self._gradients()
-        """Their mean over this data rank's micro-batches, in the first step."""
-        for step in range(STEPS):
-            self._backward(step, range(experiment.batch.num_micro_batches))
-            if step == 0:
-                self.gradients = self._gradients()
-                """Their mean over all micro-batches, in the first step."""
-            optimizer.step()
-        self.parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        """After the last step."""
-
-    def _backward(self, step: int, numbers: range) -> Tensor:
-        self._model.zero_grad(set_to_none=False)
-        nats = torch.zeros((), dtype=torch.float64)
-        for first in range(0, len(numbers), MOST_AT_ONCE):
-            batches = [micro_batch(self._experiment, step, n) for n in numbers[first : first + MOST_AT_ONCE]]
-            inputs, targets = torch.cat([b.inputs for b in batches]), torch.cat([b.targets for b in batches])
-            auxiliary, weights = self._experiment.auxiliary, weights_at(self._experiment, step)
-            loss, sums = self._model.losses(inputs, targets, auxiliary, weights, None)
-            (loss * (len(batches) / len(numbers))).backward()
-            nats = nats + sums.double()
-        return nats
-
-    def _gradients(self) -> dict[str, Tensor]:
-        return {name: p.grad.clone() for name, p in self._model.named_parameters() if p.grad is not None}
 
 
 def shrink(experiment: Experiment) -> Experiment:
@@ -112,29 +68,17 @@ def shrink(experiment: Experiment) -> Experiment:
     return small
 
 
-def micro_batch(experiment: Experiment, step: int, number: int) -> MicroBatch:
-    """Micro-batch `number` of a step, on the CPU: random symbols that depend on nothing else."""
-    generator = torch.Generator().manual_seed(1000 * step + number)
-    context, num_targets = experiment.model.window_length, experiment.auxiliary.num_targets
-    shape = (experiment.batch.micro_size, context + num_targets)
-    symbols = torch.randint(experiment.model.vocabulary_size, shape, generator=generator)
-    targets = torch.stack([symbols[:, 1 + j : 1 + j + context] for j in range(num_targets)], -1)
-    return MicroBatch(symbols[:, :context], targets, None)
+def check_parity(experiment: Experiment, mesh: Mesh, limits: tuple[float, float] | None = None) -> Findings:
+    """Train a small model on all ranks under SGD with momentum, such as that of `shrink`, and compare.
 
-
-def weights_at(experiment: Experiment, step: int) -> tuple[float, ...]:
-    """Layer weights of a step; layers fall silent in its course."""
-    return layer_weights(experiment.auxiliary, experiment.model.num_layers, STEPS, step)
-
-
-def check_parity(experiment: Experiment, mesh: Mesh) -> Findings:
-    """Train the small model that `shrink` gave on all ranks, and compare."""
-    reference = Reference(experiment, mesh)
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    state, comparison = EngineState(engine), _Comparison(engine)
+    `limits`: largest relative errors, of all tensors as one and of any single one; None: those of the precision.
+    """
+    own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
+    reference = Reference(experiment, STEPS, own)
+    engine = build_engine(experiment, mesh)
+    state, comparison = EngineState(engine, experiment.optimizer.state_keys), _Comparison(engine, limits)
     for step in range(STEPS):
-        own = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
-        batches = [_place(micro_batch(experiment, step, number), mesh) for number in own]
+        batches = [micro_batch(experiment, step, number).to(mesh.device) for number in own]
         with _OwnGradients(engine) as gradients:
             engine.train_step(batches, weights_at(experiment, step), experiment.optimizer.learning_rate)
         if step == 0:
@@ -168,17 +112,17 @@ def drop_consequences(problems: Iterable[Problem], topology: Topology) -> list[P
 class _Comparison:
     """Relative errors of one check after the other, and the problems among them."""
 
-    def __init__(self, engine: TrainingEngine) -> None:
+    def __init__(self, engine: TrainingEngine, limits: tuple[float, float] | None) -> None:
         self.mesh, self.findings = engine.mesh, Findings()
         half = engine.engine_config.precision != "fp32"
-        self.limits = HALF if half else ON_GPU if self.mesh.device.type == "cuda" else EXACT
+        self.limits = limits or (HALF if half else ON_GPU if self.mesh.device.type == "cuda" else EXACT)
 
     def add(self, check: str, actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         """Compare tensors on the CPU by name."""
         if not expected:
             return
-        errors = {name: _relative_error([actual[name]], [expected[name]]) for name in expected}
-        whole = _relative_error([actual[name] for name in expected], list(expected.values()))
+        errors = {name: relative_error([actual[name]], [expected[name]]) for name in expected}
+        whole = relative_error([actual[name] for name in expected], expected.values())
         worst = max(errors, key=lambda name: errors[name])
         self.findings.errors[check] = whole
         if whole <= self.limits[0] and errors[worst] <= self.limits[1]:
@@ -234,17 +178,10 @@ def _own_losses(engine: TrainingEngine, reference: Reference) -> tuple[dict[str,
 
 def _parameters(engine: TrainingEngine, reference: Reference) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """This rank's working copies, under ZeRO 3 its parts of them, and what they should be."""
-    actual, expected = {}, _pieces(reference.parameters, engine)
-    parameter: Any
-    for name, parameter in engine.stage.named_parameters():
-        held = parameter
-        if hasattr(parameter, "ds_tensor"):
-            held, size = parameter.ds_tensor, parameter.ds_tensor.numel()
-            whole = torch.zeros(size * engine.mesh.topology.data_size)
-            whole[: expected[name].numel()] = expected[name].flatten()
-            expected[name] = whole.narrow(0, size * engine.mesh.at.data, size)
-        actual[name] = held.detach().to("cpu", torch.float32)
-    return actual, expected
+    whole, named, mesh = _pieces(reference.parameters, engine), dict(engine.stage.named_parameters()), engine.mesh
+    actual = {name: working_copy(parameter).to("cpu", torch.float32) for name, parameter in named.items()}
+    return actual, {name: local_piece(parameter, whole[name], mesh.at.data, mesh.topology.data_size)
+                    for name, parameter in named.items()}  # fmt: skip
 
 
 def _pieces(whole: dict[str, Tensor], engine: TrainingEngine) -> dict[str, Tensor]:
@@ -252,22 +189,10 @@ def _pieces(whole: dict[str, Tensor], engine: TrainingEngine) -> dict[str, Tenso
     mesh = engine.mesh
     pieces = {}
     for name, _ in engine.stage.named_parameters():
-        sharding = rule_of(engine.experiment.model, name).sharding
+        sharding = rule_of(engine.stage.config, name).sharding
         pieces[name] = whole[name] if sharding is None else cut(whole[name], sharding, mesh.at.tensor,
                                                                 mesh.topology.tensor_size)  # fmt: skip
     return pieces
-
-
-def _place(batch: MicroBatch, mesh: Mesh) -> MicroBatch:
-    return MicroBatch(batch.inputs.to(mesh.device), batch.targets.to(mesh.device), batch.key)
-
-
-def _relative_error(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """Norm of the difference over the norm of what is expected; NaN counts as infinite."""
-    squares = sum(float((a.double() - e.double()).square().sum()) for a, e in zip(actual, expected, strict=True))
-    norm = sum(float(e.double().square().sum()) for e in expected)
-    error = (squares / norm) ** 0.5 if norm else squares**0.5
-    return error if error == error else float("inf")
 
 
 def _dot(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:

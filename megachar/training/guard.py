@@ -13,8 +13,7 @@ from typing import Any
 
 from megachar.base.errors import DivergenceError
 from megachar.config.sections.training import GuardConfig
-from megachar.parallel.engine import TrainingEngine
-from megachar.parallel.step_guard import StepFigures
+from megachar.parallel.engine import StepFigures, TrainingEngine
 
 MAD_TO_DEVIATION = 1.4826
 """Standard deviations in one median absolute deviation, if errors are normal."""

@@ -7,6 +7,7 @@ import torch
 
 from megachar.base.errors import DataError
 from megachar.config.experiment import Experiment
+from megachar.config.sections.layout import BatchConfig
 from megachar.data.blend import Blend
 from megachar.data.reader import WindowReader
 from megachar.data.sampler import Int64, UInt64
@@ -24,9 +25,9 @@ class MicroBatchSource(ABC):
     window_offset: int = 0
     """Step s reads windows from number s x `batch.global_size` + this on. Not 0 once a run has changed its batch."""
 
-    def __init__(self, experiment: Experiment, blend: Blend, mesh: Mesh) -> None:
-        self.seed, self.batch, self.mesh, self._blend = experiment.seed, experiment.batch, mesh, blend
-        self.draws_masks = experiment.model.drops_out
+    def __init__(self, blend: Blend, batch: BatchConfig, mask_seed: int | None, mesh: Mesh) -> None:
+        """`mask_seed`: of the dropout masks; None where none are drawn."""
+        self._blend, self.batch, self.mask_seed, self.mesh = blend, batch, mask_seed, mesh
         self.text_size = sum(corpus.split("train").tokens.size for corpus in blend.corpora)
         """Symbols of the training text, of all corpora."""
 

@@ -6,29 +6,37 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from megachar.config.deepspeed import load_engine_config
-from megachar.config.experiment import Experiment
+from megachar.config.sections.model import ModelConfig
 from megachar.families.parameters import rule_of
 from megachar.layers.norm import apex_available
+from megachar.optimizers.optimizer import OptimizerConfig
 
 
-def build_optimizer(experiment: Experiment, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-    """The optimizer of the experiment over named parameters; its rate is set anew at every step."""
-    config = experiment.optimizer
+def build_optimizer(
+    config: OptimizerConfig,
+    model: ModelConfig,
+    named: Iterable[tuple[str, nn.Parameter]],
+    kernels: str = "torch",
+    partitioned: bool = False,
+) -> torch.optim.Optimizer:
+    """The optimizer of a model's named parameters, or of a rank's part of them; its rate is set anew at every step.
+
+    `partitioned`: each data rank updates a part of them (ZeRO).
+    """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in named:
-        decay = getattr(config, "weight_decay", 0.0) if rule_of(experiment.model, name).decays else 0.0
+        decay = getattr(config, "weight_decay", 0.0) if rule_of(model, name).decays else 0.0
         groups.setdefault(decay, []).append(parameter)
     return config.build(
         [{"params": members, "weight_decay": decay} for decay, members in groups.items()],
-        apex=uses_apex_optimizer(experiment),
-        partitioned=load_engine_config(experiment.deepspeed).zero_stage > 0,
+        apex=uses_apex_optimizer(kernels),
+        partitioned=partitioned,
     )
 
 
-def uses_apex_optimizer(experiment: Experiment) -> bool:
+def uses_apex_optimizer(kernels: str) -> bool:
     """Whether apex is asked for and its optimizers can be imported."""
-    if experiment.kernels != "apex":
+    if kernels != "apex":
         return False
     try:
         return importlib.util.find_spec("apex.optimizers") is not None
@@ -36,10 +44,10 @@ def uses_apex_optimizer(experiment: Experiment) -> bool:
         return False
 
 
-def describe_kernels(experiment: Experiment) -> str:
+def describe_kernels(kernels: str, optimizer_name: str) -> str:
     """One line that says which layer norm and optimizer the run took, and why."""
-    norm = "apex" if experiment.kernels == "apex" and apex_available() else "torch"
-    optimizer = "apex" if uses_apex_optimizer(experiment) else "torch"
-    missing = experiment.kernels == "apex" and "torch" in {norm, optimizer}
+    norm = "apex" if kernels == "apex" and apex_available() else "torch"
+    optimizer = "apex" if uses_apex_optimizer(kernels) else "torch"
+    missing = kernels == "apex" and "torch" in {norm, optimizer}
     reason = " (kernels: apex was asked for, but apex is not importable here)" if missing else ""
-    return f"layer norm from {norm}, {experiment.optimizer.name} from {optimizer}{reason}"
+    return f"layer norm from {norm}, {optimizer_name} from {optimizer}{reason}"

@@ -2,11 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from megachar.config.experiment import Experiment
 from megachar.config.sections.auxiliary import AuxiliaryConfig
+from megachar.config.sections.model import ModelConfig
 from megachar.families.counting import step_flops
 from megachar.losses.auxiliary import silent_from
 
@@ -14,28 +13,25 @@ from megachar.losses.auxiliary import silent_from
 class Progress:
     """Counts the time and the operations of steps; those that a bad step took back were spent all the same."""
 
-    def __init__(self, experiment: Experiment, text_size: int) -> None:
+    def __init__(self, window_length: int, text_size: int) -> None:
         """Begin at 0; `text_size`: characters (or tokens) of the training text."""
-        self._experiment, self._text_size = experiment, text_size
+        self._window_length, self._text_size = window_length, text_size
         self._flops, self._seconds_before, self._since = 0.0, 0.0, time.monotonic()
 
-    def continue_from(self, state: dict[str, Any], steps: int) -> None:
+    def continue_from(self, state: dict[str, Any], flops: float) -> None:
         """Go on from what a checkpoint kept.
 
         Args:
-            state: the checkpoint's. An older megachar kept nothing of this: then operations are those of the settings
-                as they are, and time counts from here.
-            steps: that were taken before it, with those taken back.
+            state: the checkpoint's. An older megachar kept nothing of this: then time counts from here.
+            flops: operations, where it kept none.
         """
-        flops = state.get("flops")
-        self._flops = _flops_of(self._experiment, steps) if flops is None else float(flops)
+        kept = state.get("flops")
+        self._flops = flops if kept is None else float(kept)
         self._seconds_before, self._since = float(state.get("seconds", 0.0)), time.monotonic()
 
-    def count(self, weights: Sequence[float]) -> None:
-        """One more step was taken, with these weights of the layers' losses."""
-        experiment = self._experiment
-        classifiers = sum(weight > 0 for weight in weights)
-        self._flops += step_flops(experiment.model, experiment.auxiliary, experiment.batch.global_size, classifiers)
+    def count(self, flops: float) -> None:
+        """One more step was taken, of so many operations."""
+        self._flops += flops
 
     def record(self, windows: int) -> dict[str, Any]:
         """What metrics.jsonl keeps, after so many windows were read.
@@ -43,7 +39,7 @@ class Progress:
         `seconds` of training, validations and saves included; `characters` read; `epoch`, how often that is the
         training text; `flops`.
         """
-        characters = windows * self._experiment.model.window_length
+        characters = windows * self._window_length
         return {
             "seconds": round(self._seconds, 3),
             "characters": characters,
@@ -61,13 +57,12 @@ class Progress:
         return self._seconds_before + time.monotonic() - self._since
 
 
-def _flops_of(experiment: Experiment, steps: int) -> float:
-    """Of the first steps of a run, had it always had these settings."""
-    speaking = _steps_with_loss(
-        experiment.auxiliary, experiment.model.num_layers, experiment.training.total_steps, steps
-    )
-    one = step_flops(experiment.model, experiment.auxiliary, experiment.batch.global_size, speaking / max(steps, 1))
-    return steps * one
+def flops_of_steps(
+    model: ModelConfig, auxiliary: AuxiliaryConfig, num_windows: int, total_steps: int, steps: int
+) -> float:
+    """Operations of the first steps of a run, had it always had these settings, over so many windows each."""
+    speaking = _steps_with_loss(auxiliary, model.num_layers, total_steps, steps)
+    return steps * step_flops(model, auxiliary, num_windows, speaking / max(steps, 1))
 
 
 def _steps_with_loss(auxiliary: AuxiliaryConfig, num_layers: int, total_steps: int, steps: int) -> int:

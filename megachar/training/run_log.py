@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from megachar.base.errors import ConfigError, MegacharError
-from megachar.config.deepspeed import load_engine_config, render_deepspeed_config
+from megachar.config.deepspeed import render_deepspeed_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Unit
 from megachar.parallel.engine import LossSums
@@ -52,7 +52,7 @@ class RunLog:
         error: MegacharError | None = None
         versions = describe_versions(mesh)
         if mesh.is_main:
-            rendered = render_deepspeed_config(experiment, load_engine_config(experiment.deepspeed))
+            rendered = render_deepspeed_config(experiment)
             try:
                 self._check_claim()
                 self.folder.record(experiment, rendered, step)

@@ -1,11 +1,7 @@
 """How fast training is."""
 
 import time
-from collections.abc import Sequence
 
-from megachar.config.deepspeed import load_engine_config
-from megachar.config.experiment import Experiment
-from megachar.families.counting import step_flops
 from megachar.parallel.mesh import Mesh
 from megachar.training.display import Report
 from megachar.training.hardware import peak_flops, peak_memory_bytes
@@ -14,11 +10,10 @@ from megachar.training.hardware import peak_flops, peak_memory_bytes
 class SpeedMeter:
     """Counts characters and operations since its last restart."""
 
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        self.model, self.auxiliary, self.device = experiment.model, experiment.auxiliary, mesh.device
-        self.windows_per_step = experiment.batch.global_size
-        self.characters_per_step = self.windows_per_step * experiment.model.window_length
-        peak = peak_flops(mesh.device, load_engine_config(experiment.deepspeed).precision)
+    def __init__(self, characters_per_step: int, precision: str, mesh: Mesh) -> None:
+        """`precision`: that of the products, whose peak the share is taken of."""
+        self.characters_per_step, self.device = characters_per_step, mesh.device
+        peak = peak_flops(mesh.device, precision)
         self.peak = peak * mesh.topology.world_size if peak is not None else None
         self.restart()
 
@@ -26,10 +21,9 @@ class SpeedMeter:
         """Count from here: after a report, and after anything that was not training."""
         self._steps, self._flops, self._since = 0, 0.0, time.perf_counter()
 
-    def count(self, weights: Sequence[float]) -> None:
-        """One more step was taken, with these layer weights."""
-        num_layers = sum(weight > 0 for weight in weights)
-        self._flops += step_flops(self.model, self.auxiliary, self.windows_per_step, num_layers)
+    def count(self, flops: float) -> None:
+        """One more step was taken, of so many operations."""
+        self._flops += flops
         self._steps += 1
 
     def report(

@@ -21,6 +21,7 @@ from megachar.config.deepspeed import (
     render_deepspeed_config,
 )
 from megachar.config.engine import Bf16Settings, EngineSettings, Fp16Settings, ZeroSettings
+from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
 from tests.config.conftest import BASE, WriteJson
 
@@ -167,7 +168,7 @@ def test_rendered_values(draw: random.Random, ds_json: WriteJson) -> None:
     name, size = ds_json(raw), micro * data * steps
     overrides = [f"batch.micro_size={micro}", f"batch.global_size={size}", f"parallel.data={data}"]
     experiment = load_experiment(BASE, [*overrides, f"deepspeed={name}", "training.gradient_clipping=0.25"])
-    rendered = render_deepspeed_config(experiment, load_engine_config(name))
+    rendered = render_deepspeed_config(experiment)
     assert raw.items() <= rendered.items()
     assert rendered["train_batch_size"] == size
     assert rendered["train_micro_batch_size_per_gpu"] == micro
@@ -180,7 +181,7 @@ def test_rendered_values(draw: random.Random, ds_json: WriteJson) -> None:
 
 
 def test_defaults_that_matter_are_written_out() -> None:
-    rendered = render_deepspeed_config(load_experiment("t12"), load_engine_config("fp32"))
+    rendered = render_deepspeed_config(load_experiment("t12", ["deepspeed=fp32"]))
     assert rendered["gradient_clipping"] == 0.0  # DeepSpeed's default is 1.0
     assert rendered["zero_optimization"] == {"stage": 0}
     assert rendered.keys() - {"zero_optimization", "prescale_gradients"} <= OWNED_BY_EXPERIMENT.keys()
@@ -220,6 +221,10 @@ def mutant(draw: random.Random) -> dict[str, Any]:
     return raw
 
 
+def under(experiment: Experiment, deepspeed: str) -> Experiment:
+    return experiment.model_copy(update={"deepspeed": deepspeed})
+
+
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Rendered from random JSONs that are not refused."""
@@ -230,7 +235,7 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for number in range(1000):
         path.write_text(json.dumps(mutant(draw)))
         with contextlib.suppress(ConfigError):
-            accepted[f"mutant {number}"] = render_deepspeed_config(experiment, load_engine_config(str(path)))
+            accepted[f"mutant {number}"] = render_deepspeed_config(under(experiment, str(path)))
     return accepted
 
 
@@ -238,7 +243,7 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def deepspeed_says(mutants: dict[str, Any]) -> dict[str, Any]:
     """What the installed DeepSpeed makes of our keys and of every rendered configuration, at 4 data ranks."""
     experiment = load_experiment(BASE, ["parallel.data=4", "parallel.pipe=1"])
-    rendered = {name: render_deepspeed_config(experiment, load_engine_config(name)) for name in NAMES} | mutants
+    rendered = {name: render_deepspeed_config(under(experiment, name)) for name in NAMES} | mutants
     question = json.dumps({"configs": rendered, "keys": sorted(EngineSettings.model_fields)})
     done = subprocess.run(
         [sys.executable, str(PROBE)], input=question, capture_output=True, text=True, timeout=200, check=False
@@ -261,7 +266,7 @@ def test_deepspeed_accepts_every_value_that_is_not_refused(
 
 
 def test_rendered_keys_are_known_to_deepspeed(deepspeed_says: dict[str, Any]) -> None:
-    rendered = render_deepspeed_config(load_experiment(BASE), load_engine_config("fp32"))
+    rendered = render_deepspeed_config(load_experiment(BASE, ["deepspeed=fp32"]))
     assert rendered.keys() <= set(deepspeed_says["read"])
 
 

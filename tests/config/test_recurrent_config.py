@@ -34,7 +34,7 @@ def experiment(**sections: Any) -> Experiment:
     values: dict[str, Any] = {"model": {"family": "recurrent"}, "data": {"order": "streams"},
                               "auxiliary": {"intermediate_layers": False, "num_targets": 1}}  # fmt: skip
     for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section}
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
     return parse_experiment(values, "test")
 
 
@@ -85,9 +85,10 @@ def test_rmsprop_with_one_norm_is_refused_where_parameters_are_cut_or_offloaded(
 def test_rmsprop_with_one_norm_is_given_all_parameters_at_once() -> None:
     """DeepSpeed's own size of a group would cut a model of a billion parameters."""
     zero3 = load_engine_config("fp32_zero3")
-    rendered = render_deepspeed_config(experiment(optimizer={"name": "normalized_rmsprop"}), zero3)
+    rendered = render_deepspeed_config(experiment(optimizer={"name": "normalized_rmsprop"}, deepspeed="fp32_zero3"))
     assert rendered["zero_optimization"] == {**zero3.raw["zero_optimization"], "sub_group_size": sys.maxsize}
-    assert render_deepspeed_config(experiment(), zero3)["zero_optimization"] == zero3.raw["zero_optimization"]
+    rendered = render_deepspeed_config(experiment(deepspeed="fp32_zero3"))
+    assert rendered["zero_optimization"] == zero3.raw["zero_optimization"]
 
 
 def test_streams_are_for_recurrent_models() -> None:

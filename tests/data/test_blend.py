@@ -91,8 +91,8 @@ def test_every_corpus_has_a_sampler_of_its_own(tmp_path: Path, rng: np.random.Ge
         write_corpus(tmp_path / str(number), {"train": [text]})
     parts = [(tmp_path / str(number), weight) for number, weight in enumerate((0.5, 0.2, 0.3))]
     blend, config = open_blend(*parts, order=order)
-    seed, context, num_targets = int(rng.integers(0, 2**62)), 10, 2
-    inputs, targets = training_reader(blend, config, context, num_targets, seed).read(windows(990, 60))
+    seed, context = int(rng.integers(0, 2**62)), 10
+    inputs, targets = training_reader(blend, config, context, context + 2, seed).read(windows(990, 60))
     assert inputs.shape == (60, 10)
     assert targets.shape == (60, 10, 2)
     samplers = [WindowSampler(t.size, 12, 10, make_key(seed, n) if n else seed, order) for n, t in enumerate(texts)]  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_windows_in_any_order_and_batch(tmp_path: Path, rng: np.random.Generator
     """The reader places windows in blocks; what it says of one must not depend on those asked for before or with it."""
     write_corpus(tmp_path / "a", {"train": random_documents(rng, [700])})
     config = DataConfig(path=str(tmp_path / "a"), order=order)  # type: ignore[arg-type]
-    reader = training_reader(Blend.open(config), config, 10, 2, 5)
+    reader = training_reader(Blend.open(config), config, 10, 12, 5)
     sampler = WindowSampler(700, 12, 10, 5, order)  # type: ignore[arg-type]
     for numbers in (windows(1000, 50), windows(0, 3), rng.integers(0, 5000, 40).astype(np.uint64), windows(2**50, 9)):
         np.testing.assert_array_equal(reader.locate(numbers)[1], sampler.window_starts(numbers))
@@ -122,7 +122,7 @@ def test_epochs_of_every_corpus_are_whole(tmp_path: Path) -> None:
     for name, size in sizes.items():
         write_corpus(tmp_path / name, {"train": [np.arange(size) % 256]})
     blend, config = open_blend((tmp_path / "a", 3), (tmp_path / "b", 2), order="epoch")
-    reader = training_reader(blend, config, 8, 2, fresh_seed(60))
+    reader = training_reader(blend, config, 8, 10, fresh_seed(60))
     corpora, starts = reader.locate(windows(0, 500))
     own = [starts[corpora == corpus] for corpus in (0, 1)]
     for number, size in enumerate(sizes.values()):
@@ -137,7 +137,7 @@ def test_a_blend_of_one_is_a_path(tmp_path: Path) -> None:
     blend, config = open_blend((tmp_path / "a", 0.3), order="epoch")
     path = DataConfig(path=str(tmp_path / "a"), order="epoch")
     for make, last in ((training_reader, fresh_seed(60)), (validation_reader, 20)):
-        one, other = make(blend, config, 16, 2, last), make(Blend.open(path), path, 16, 2, last)
+        one, other = make(blend, config, 16, 18, last), make(Blend.open(path), path, 16, 18, last)
         np.testing.assert_array_equal(one.read(windows(0, 20))[1], other.read(windows(0, 20))[1])
 
 
@@ -145,12 +145,12 @@ def test_validation_is_shared_out_by_weight(tmp_path: Path) -> None:
     for name, symbol in (("a", 1), ("b", 2)):
         write_corpus(tmp_path / name, {"train": [[0] * 50], "valid": [[symbol] * 200]})
     blend, config = open_blend((tmp_path / "a", 3), (tmp_path / "b", 1))
-    inputs, _ = validation_reader(blend, config, 8, 2, 16).read(windows(0, 16))
+    inputs, _ = validation_reader(blend, config, 8, 10, 16).read(windows(0, 16))
     assert np.bincount(inputs[:, 0]).tolist() == [0, 12, 4]
-    corpora, starts = validation_reader(blend, config, 8, 2, 16).locate(windows(0, 16))
+    corpora, starts = validation_reader(blend, config, 8, 10, 16).locate(windows(0, 16))
     assert starts[corpora == 0].tolist()[::11] == [0, 190]  # from the first token to the last
     assert starts[corpora == 1].tolist() == [0, 63, 126, 190]
-    validation_reader(blend, config, 8, 2, 1)  # a corpus whose share rounds to no window
+    validation_reader(blend, config, 8, 10, 1)  # a corpus whose share rounds to no window
 
 
 def test_different_vocabularies(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_a_corpus_shorter_than_a_window(tmp_path: Path) -> None:
     write_corpus(tmp_path / "a", {"train": [[1] * 50], "valid": [[1] * 50]})
     write_corpus(tmp_path / "b", {"train": [[1] * 50], "valid": [[1] * 9]})
     blend, config = open_blend((tmp_path / "a", 1), (tmp_path / "b", 1))
-    training_reader(blend, config, 8, 2, 0)
+    training_reader(blend, config, 8, 10, 0)
     with pytest.raises(DataError, match=r"valid split of .*/b: the split has 9 tokens, but one window needs 10 "):
-        validation_reader(blend, config, 8, 2, 4)
+        validation_reader(blend, config, 8, 10, 4)
 
 
 def test_what_is_said_of_a_blend(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_token_outside_the_vocabulary(tmp_path: Path, monkeypatch: pytest.Monk
     write_corpus(tmp_path / "b", {"train": [[1] * 41 + [200] + [1] * 58]})
     blend, config = open_blend((tmp_path / "a", 1), (tmp_path / "b", 1), order="epoch")
     monkeypatch.setattr(type(blend.vocabulary), "size", 128)
-    reader = training_reader(blend, config, 8, 2, 0)
+    reader = training_reader(blend, config, 8, 10, 0)
     message = (
         r"/b: token 200 at position 41 of the split 'train' is outside the vocabulary of 128 tokens: the data are dam"
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from megachar.base.errors import DataError
-from megachar.data.batches import evenly_spaced_starts, read_windows
+from megachar.data.batches import evenly_spaced_starts
 from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from tests.data.reading import read_windows
 from tests.draws import fresh_rng
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from megachar.base.errors import DataError
-from megachar.data.batches import read_windows
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import WindowSampler
 from tests.corpora.corpora_by_hand import random_documents, write_dataset
+from tests.data.reading import read_windows
 
 NUM_VARIANTS = 3000
 EXTREMES = [

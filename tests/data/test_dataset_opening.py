@@ -15,7 +15,7 @@ MEASURE = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from megachar.data.batches import read_windows
+from megachar.data.batches import gather_windows, inputs_and_targets
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
 from megachar.data.sampler import WindowSampler
@@ -30,8 +30,10 @@ if sys.argv[2] == "document":
     sampler = DocumentSampler(dataset, 514, 512, 1, "epoch")
 else:
     sampler = WindowSampler(len(dataset), 514, 512, 1, "epoch")
-read_windows(dataset.tokens, sampler.starts(3, 0, 16, 1) if sys.argv[2] == "stream"
-             else sampler.window_starts(np.arange(16, dtype=np.uint64)), 512, 2)
+window_starts = (sampler.starts(3, 0, 16, 1) if sys.argv[2] == "stream"
+                 else sampler.window_starts(np.arange(16, dtype=np.uint64)))
+windows = gather_windows([np.asarray(dataset.tokens)], np.zeros(16, dtype=np.int64), window_starts, 514)
+inputs_and_targets(windows, 512)
 seconds, after = time.perf_counter() - since, resident()
 print(json.dumps({"seconds": seconds, "resident_bytes": after[0] - before[0], "allocated_bytes": after[1] - before[1],
                   "tokens": len(dataset)}))

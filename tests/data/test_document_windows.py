@@ -225,23 +225,23 @@ def test_readers_of_a_corpus(tmp_path: Path, rng: np.random.Generator) -> None:
         for order in ("random", "epoch"):
             config = DataConfig(**paths, windows="document", order=order)  # type: ignore[arg-type]
             blend = Blend.open(config)
-            reader = training_reader(blend, config, CONTEXT, 2, fresh_seed(60))
+            reader = training_reader(blend, config, CONTEXT, CONTEXT + 2, fresh_seed(60))
             for inputs, targets in (
                 reader.read(windows(300)),
-                validation_reader(blend, config, CONTEXT, 2, 50).read(windows(50)),
+                validation_reader(blend, config, CONTEXT, CONTEXT + 2, 50).read(windows(50)),
             ):
                 assert np.all(inputs == inputs[:, :1])
                 assert np.all(targets == inputs[:, :1, None])
             assert reader.note.startswith("documents shorter than a window of 18 are left out: ")
             assert reader.note.count(" characters of ") == len(blend.corpora)
     stream = DataConfig(path=str(tmp_path / "a"))
-    assert training_reader(Blend.open(stream), stream, CONTEXT, 2, 0).note == ""
+    assert training_reader(Blend.open(stream), stream, CONTEXT, CONTEXT + 2, 0).note == ""
 
 
 def test_the_error_names_the_split(tmp_path: Path) -> None:
     write_corpus(tmp_path / "a", {"train": [[1] * 50], "valid": [[1] * 9, [2] * 9]})
     config = DataConfig(path=str(tmp_path / "a"), windows="document")
     blend = Blend.open(config)
-    training_reader(blend, config, CONTEXT, 2, 0)
+    training_reader(blend, config, CONTEXT, CONTEXT + 2, 0)
     with pytest.raises(DataError, match=r"valid split of .*/a: 18 of the 18 characters in"):
-        validation_reader(blend, config, CONTEXT, 2, 4)
+        validation_reader(blend, config, CONTEXT, CONTEXT + 2, 4)

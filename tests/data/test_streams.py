@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from megachar.base.errors import DataError
-from megachar.data.batches import read_windows
 from megachar.data.sampler import Int64, window_numbers
 from megachar.data.streams import Streams
+from tests.data.reading import read_windows
 
 
 def starts_at(streams: Streams, step: int) -> Int64:

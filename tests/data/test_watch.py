@@ -38,7 +38,7 @@ def blend(tmp_path: Path) -> Blend:
     parts = [{"path": str(tmp_path / name), "weight": 1} for name in ("a", "b")]
     config = DataConfig.model_validate({"blend": parts})
     blend = Blend.open(config)
-    training_reader(blend, config, context=8, num_targets=1, seed=1)
+    training_reader(blend, config, context=8, window_tokens=9, seed=1)
     return blend
 
 

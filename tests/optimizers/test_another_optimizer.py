@@ -59,7 +59,8 @@ import torch
 from megachar.training.optimizer import build_optimizer
 
 weight, bias = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
-built = build_optimizer(experiment, [("head.classifiers.0.weight", weight), ("head.classifiers.0.bias", bias)])
+named = [("head.classifiers.0.weight", weight), ("head.classifiers.0.bias", bias)]
+built = build_optimizer(experiment.optimizer, experiment.model, named)
 for parameter in (weight, bias):
     parameter.grad = torch.tensor([3.0, -3.0])
 for group in built.param_groups:

@@ -26,7 +26,7 @@ from rich.table import Table
 from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import DeepSpeedFile, Experiment
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
 from megachar.parallel.topology import Topology
@@ -35,8 +35,9 @@ from megachar.runs.checkpoints.reading import Position, read_layer
 from megachar.runs.checkpoints.resuming import resume_run
 from megachar.runs.checkpoints.saving import CheckpointSaver
 from megachar.runs.folder import RunFolder, run_folder
-from megachar.training.optimizer import build_optimizer
-from tests.parallel.cases import fp16_on_cpu, micro_batch, small_experiment, weights_at
+from megachar.selftest.reference import micro_batch, weights_at
+from megachar.training.setup import build_engine
+from tests.parallel.cases import fp16_on_cpu, small_experiment
 from tests.parallel.pool import RankPool
 
 SAVED, TOTAL = 2, 5
@@ -141,12 +142,12 @@ def save_case(values: dict[str, Any]) -> Continued:
 
 def _save_and_go_on(experiment: Experiment) -> Continued:
     engine, state = _build(experiment)
-    _train(engine, range(SAVED))
+    _train(experiment, engine, range(SAVED))
     saver = CheckpointSaver(run_folder(experiment), state, experiment, DATA, ByteVocabulary(), lambda saved: None)
     saver.save(SAVED, loop_state=LOOP_STATE)
     continued = Continued()
     for step in range(SAVED, TOTAL):
-        continued.nats += _train(engine, range(step, step + 1))
+        continued.nats += _train(experiment, engine, range(step, step + 1))
         saver.poll()
     saver.finish()
     continued.state = _whole_state(state)
@@ -169,7 +170,7 @@ def _resume_all(experiment: Experiment, sources: Sequence[Path]) -> list[Continu
         moved = _difference_from_checkpoint(state, RunFolder(source))
         saved_scaling = find_checkpoint(RunFolder(source)).manifest.loss_scaler
         assert state.loss_scaler == (first_scaling and (saved_scaling or first_scaling))
-        nats = _train(engine, range(SAVED, TOTAL))
+        nats = _train(experiment, engine, range(SAVED, TOTAL))
         found.append(Continued(moved, nats, _whole_state(state)))
     return found
 
@@ -189,12 +190,12 @@ def _able(experiment: Experiment) -> AbstractContextManager[None]:
 def _build(experiment: Experiment) -> tuple[TrainingEngine, EngineState]:
     parallel = experiment.parallel
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    return engine, EngineState(engine)
+    engine = build_engine(experiment, mesh)
+    return engine, EngineState(engine, experiment.optimizer.state_keys)
 
 
-def _train(engine: TrainingEngine, steps: range) -> list[np.ndarray]:
-    experiment, mesh = engine.experiment, engine.mesh
+def _train(experiment: Experiment, engine: TrainingEngine, steps: range) -> list[np.ndarray]:
+    mesh = engine.mesh
     mine = range(mesh.at.data, experiment.batch.num_micro_batches, mesh.topology.data_size)
     nats = []
     for step in steps:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from megachar.config.experiment import Experiment
+from megachar.families.transformer import source as transformer_source
 from megachar.families.transformer.source import WindowSource
 from megachar.parallel.stage import MicroBatch
 from megachar.runs.checkpoints import files
 from megachar.runs.checkpoints.format import list_checkpoints
 from megachar.runs.folder import RunFolder, run_folder
 from megachar.runs.metrics import read_metrics
-from megachar.training import loop
+from megachar.training import setup
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.test_resume import corpus, experiment_of, file_hashes, lines
 from tests.parallel.whole_run import train
@@ -43,7 +44,7 @@ class FaultySource(WindowSource):
 
 def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing: tuple[int, ...]) -> None:
     """On a rank: the whole loop; what comes out of the embedding of a bad batch is NaN."""
-    build, source = loop.build_engine, loop.build_source
+    build, source = setup.build_engine, transformer_source.WindowSource
     FaultySource.bad, FaultySource.missing = bad, missing
 
     def blow_up(_module: Any, _inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -55,11 +56,11 @@ def run_case(values: dict[str, Any], resume: bool, bad: tuple[int, ...], missing
             engine.stage.embedding.register_forward_hook(blow_up)
         return engine
 
-    loop.build_engine, loop.build_source = build_faulty, FaultySource  # type: ignore[misc]
+    setup.build_engine, transformer_source.WindowSource = build_faulty, FaultySource  # type: ignore[misc]
     try:
         train(Experiment.model_validate(values), resume)
     finally:
-        loop.build_engine, loop.build_source = build, source  # type: ignore[misc]
+        setup.build_engine, transformer_source.WindowSource = build, source  # type: ignore[misc]
 
 
 def guarded(corpus: Path, output: Path, action: str, layout: tuple[int, int, int], **more: Any) -> Experiment:

@@ -23,9 +23,8 @@ from megachar.families.recurrent.model import RecurrentModel
 from megachar.families.recurrent.stage import RecurrentStage
 from megachar.layers.variational import SegmentKey
 from megachar.optimizers.updates.normalized_rmsprop import NormalizedRMSprop
-from megachar.parallel.engine import build_engine
+from megachar.parallel.engine import StepFigures
 from megachar.parallel.mesh import start
-from megachar.parallel.step_guard import StepFigures
 from megachar.parallel.topology import Topology
 from megachar.runs.checkpoints.exporting import export_checkpoint, import_file
 from megachar.runs.checkpoints.format import find_checkpoint, list_checkpoints
@@ -35,7 +34,7 @@ from megachar.runs.metrics import read_metrics
 from megachar.runs.preflight import check_data
 from megachar.training.guard import Guard
 from megachar.training.micro_batches import build_source
-from megachar.training.optimizer import build_optimizer
+from megachar.training.setup import build_engine
 from tests.parallel.cases import fp16_on_cpu
 from tests.parallel.pool import RankError, RankPool
 from tests.parallel.whole_run import train
@@ -270,7 +269,7 @@ def refused_case(values: dict[str, Any], refused: tuple[int, ...], spoils: bool)
     """
     experiment = Experiment.model_validate(values)
     mesh = start(Topology(1, 1, 1), torch.device("cpu"))
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    engine = build_engine(experiment, mesh)
     source = build_source(experiment, check_data(experiment), mesh)
     found: list[dict[str, np.ndarray]] = []
 

@@ -117,8 +117,9 @@ def test_checkpoint_holds_the_model_that_was_trained(ranks: Ranks, corpus: Path,
     """The single-device model read from a pipe x tensor run validates to the figure the run logged."""
     import torch
 
-    from megachar.data.batches import evenly_spaced_starts, read_windows
+    from megachar.data.batches import evenly_spaced_starts
     from megachar.data.corpus import Corpus
+    from tests.data.reading import read_windows
 
     experiment = experiment_of(corpus, tmp_path, parallel={"pipe": 2, "tensor": 2})
     ranks(4).run(train_case, experiment.model_dump(), False)

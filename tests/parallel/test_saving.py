@@ -15,7 +15,7 @@ from megachar.base.errors import MegacharError
 from megachar.config.experiment import Experiment
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.engine import TrainingEngine
 from megachar.parallel.mesh import start
 from megachar.parallel.state import EngineState
 from megachar.parallel.topology import Topology
@@ -26,8 +26,9 @@ from megachar.runs.checkpoints.saving import CheckpointSaver, SavedCheckpoint
 from megachar.runs.checkpoints.vocabularies import carried_vocabulary
 from megachar.runs.folder import RunFolder, run_folder
 from megachar.runs.metrics import read_metrics
-from megachar.training.optimizer import build_optimizer
-from tests.parallel.cases import micro_batch, small_experiment, weights_at
+from megachar.selftest.reference import micro_batch, weights_at
+from megachar.training.setup import build_engine
+from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankPool
 from tests.parallel.test_resume import STOP, TOTAL, corpus, experiment_of, file_hashes, lines
 from tests.parallel.whole_run import train
@@ -50,12 +51,11 @@ def train_case(values: dict[str, Any], resume: bool) -> str:
 def engine_of(experiment: Experiment) -> tuple[TrainingEngine, EngineState]:
     parallel = experiment.parallel
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    return engine, EngineState(engine)
+    engine = build_engine(experiment, mesh)
+    return engine, EngineState(engine, experiment.optimizer.state_keys)
 
 
-def one_step(engine: TrainingEngine, step: int) -> None:
-    experiment = engine.experiment
+def one_step(experiment: Experiment, engine: TrainingEngine, step: int) -> None:
     batches = [micro_batch(experiment, step, number) for number in range(experiment.batch.num_micro_batches)]
     engine.train_step(batches, weights_at(experiment, step), experiment.optimizer.learning_rate)
 
@@ -73,13 +73,13 @@ def background_case(values: dict[str, Any]) -> None:
         go_on.wait()
         write(path, data)
 
-    one_step(engine, 0)
+    one_step(experiment, engine, 0)
     before = {name: tensor.clone() for _, weights, _ in state.export() for name, tensor in weights.items()}
     files.write_durably = slow if engine.mesh.rank == 1 else write
     try:
         saver.save(1, validation_bits=2.5, loop_state={"skipped": 7})
         for step in (1, 2, 3):  # training goes on
-            one_step(engine, step)
+            one_step(experiment, engine, step)
             saver.poll()
         assert not reported
         assert not list_checkpoints(folder)
@@ -96,7 +96,7 @@ def background_case(values: dict[str, Any]) -> None:
     assert carried_vocabulary(checkpoint.path).card() == vocabulary.card()  # type: ignore[union-attr]
     assert checkpoint.num_bytes == saved.num_bytes
     assert 0 < saved.standstill_seconds < saved.seconds
-    restored = EngineState(engine)
+    restored = EngineState(engine, experiment.optimizer.state_keys)
     newest, _ = newest_whole(folder, engine.mesh)
     assert newest == checkpoint
     from megachar.runs.checkpoints.reading import restore_checkpoint
@@ -106,7 +106,7 @@ def background_case(values: dict[str, Any]) -> None:
         for name, tensor in weights.items():
             assert torch.equal(tensor, before[name]), name
 
-    one_step(engine, 1)
+    one_step(experiment, engine, 1)
     saver.save(1)
     while len(reported) == 1:
         assert list_checkpoints(folder), "there is a whole checkpoint under a visible name at any moment"

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from megachar.config.experiment import Experiment
-from megachar.parallel.engine import TrainingEngine, build_engine
+from megachar.parallel.engine import StepFigures, TrainingEngine
 from megachar.parallel.mesh import Mesh, start
 from megachar.parallel.state import EngineState
-from megachar.parallel.step_guard import StepFigures
 from megachar.parallel.topology import Topology
+from megachar.selftest.reference import Reference, micro_batch, relative_error, weights_at
 from megachar.training.guard import Guard
-from megachar.training.optimizer import build_optimizer
-from tests.parallel.cases import micro_batch, reference, relative_error, small_experiment, weights_at
+from megachar.training.setup import build_engine
+from tests.parallel.cases import small_experiment
 from tests.parallel.pool import RankPool
 from tests.parallel.test_fp16 import fp16_on_cpu
 
@@ -69,8 +69,8 @@ def snapshot(state: EngineState) -> dict[str, Any]:
 
 def run(experiment: Experiment, mesh: Mesh, faults: dict[int, str], where: int, refused: list[int] | None) -> Trace:
     """Train with faults on one rank, under a `Guard`, or under a judge that refuses the steps numbered."""
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
-    state, guard, fault = EngineState(engine), Guard(experiment.guard), Fault(engine)
+    engine = build_engine(experiment, mesh)
+    state, guard, fault = EngineState(engine, experiment.optimizer.state_keys), Guard(experiment.guard), Fault(engine)
     step, total = 0, experiment.batch.num_micro_batches
     engine.guard_steps(guard.accept if refused is None else lambda _: step not in refused)
     trace = Trace([], [], [], {}, [], 0, [])
@@ -157,9 +157,9 @@ def test_all_ranks_refuse_what_goes_wrong_on_one(ranks: Ranks, layout: tuple[int
     for name, parameter in merged_parameters(faulty).items():
         assert np.array_equal(parameter, expected[name]), name
     if deepspeed.startswith("fp32"):
-        single = reference(experiment, STEPS, FAULTS)
+        single = Reference(experiment, STEPS, refused=FAULTS)
         for name, parameter in single.parameters.items():
-            assert relative_error(expected[name], parameter) < 1e-5, name
+            assert relative_error([expected[name]], [parameter]) < 1e-5, name
 
 
 def test_offloaded_parameters_alone_are_guarded(ranks: Ranks, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def figures_case(values: dict[str, Any]) -> tuple[list[StepFigures], list[float 
     experiment = Experiment.model_validate(values)
     parallel = experiment.parallel
     mesh = start(Topology(parallel.pipe, parallel.data, parallel.tensor), torch.device("cpu"))
-    engine = build_engine(experiment, mesh, lambda named: build_optimizer(experiment, named))
+    engine = build_engine(experiment, mesh)
     figures: list[StepFigures] = []
     engine.guard_steps(lambda step: figures.append(step) or True)  # type: ignore[func-returns-value]
     norms = []
@@ -213,7 +213,7 @@ def figures_case(values: dict[str, Any]) -> tuple[list[StepFigures], list[float 
 def test_figures_are_those_of_the_single_device(ranks: Ranks, layout: tuple[int, int, int], deepspeed: str) -> None:
     """Replicated parameters count once, and the loss is the mean over all replicas."""
     experiment = guarded(*layout, deepspeed)
-    single = reference(experiment, 3)
+    single = Reference(experiment, 3)
     everyone = ranks(4).run(figures_case, experiment.model_dump())
     assert all(figures == everyone[0][0] for figures, _ in everyone)
     for step, figures in enumerate(everyone[0][0]):

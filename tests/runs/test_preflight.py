@@ -139,7 +139,7 @@ def test_no_train_split(make_corpus: MakeCorpus) -> None:
 
 def create(named: Experiment) -> RunFolder:
     folder = run_folder(named)
-    folder.record(named, render_deepspeed_config(named, load_engine_config(named.deepspeed)), step=0)
+    folder.record(named, render_deepspeed_config(named), step=0)
     return folder
 
 
@@ -172,7 +172,7 @@ def test_what_a_run_folder_says(tmp_path: Path) -> None:
     assert folder.path == tmp_path / "runs" / "first"
     assert folder.load_experiment() == named
     rendered = json.loads((folder.path / "deepspeed.json").read_text())
-    assert rendered == render_deepspeed_config(named, load_engine_config("fp32"))
+    assert rendered == render_deepspeed_config(named)
 
 
 def test_settings_that_are_cut_off_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from megachar.base.errors import DivergenceError
 from megachar.config.sections.training import GuardConfig
-from megachar.parallel.step_guard import StepFigures
+from megachar.parallel.engine import StepFigures
 from megachar.training.guard import BadStep, Guard
 from tests.draws import fresh_rng
 

@@ -6,19 +6,22 @@ from typing import Any
 import pytest
 
 from megachar.config.experiment import Experiment
+from megachar.families.counting import step_flops
 from megachar.losses.auxiliary import layer_weights
-from megachar.training.progress import Progress
+from megachar.training.progress import Progress, flops_of_steps
 from tests.runs.checkpoints_by_hand import small
 
 DEEP = ("model.num_layers=5", "training.total_steps=37", "auxiliary.intermediate_layers=true")
 
 
 def progress_after(experiment: Experiment, steps: range, state: dict[str, Any] | None = None) -> Progress:
-    progress = Progress(experiment, text_size=1000)
-    progress.continue_from(state or {}, steps.start)
+    model, auxiliary = experiment.model, experiment.auxiliary
+    num_windows, total = experiment.batch.global_size, experiment.training.total_steps
+    progress = Progress(model.window_length, text_size=1000)
+    progress.continue_from(state or {}, flops_of_steps(model, auxiliary, num_windows, total, steps.start))
     for step in steps:
-        auxiliary, total = experiment.auxiliary, experiment.training.total_steps
-        progress.count(layer_weights(auxiliary, experiment.model.num_layers, total, step))
+        predicting = sum(weight > 0 for weight in layer_weights(auxiliary, model.num_layers, total, step))
+        progress.count(step_flops(model, auxiliary, num_windows, predicting))
     return progress
 
 

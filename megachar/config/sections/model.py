@@ -4,12 +4,13 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from megachar.config.sections.section import Role, Section, role_of
+from megachar.config.sections.section import Role, Section
 
 
 class ModelConfig(Section):
     """The settings of a model. Its family is the folder they are defined in, `megachar/families/FAMILY/`."""
 
+    unmarked: ClassVar = Role.SHAPES
     family: str
     num_layers: int
     vocabulary_size: int
@@ -37,10 +38,8 @@ class ModelConfig(Section):
         raise NotImplementedError
 
     def shapes(self) -> dict[str, Any]:
-        """The settings from which the parameters' names and shapes follow, of JSON's types."""
-        fields = type(self).model_fields.items()
-        keys = {key for key, field in fields if role_of(field, Role.SHAPES) is Role.SHAPES}
-        return self.model_dump(mode="json", include=keys - {"family"})  # whose other keys tell which it is
+        """See `Section`; the family is left out, since the other keys tell which it is."""
+        return {name: value for name, value in super().shapes().items() if name != "family"}
 
     def carried_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of what a stream of text carries on from one step of training to the next; here nothing."""

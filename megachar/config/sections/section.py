@@ -1,6 +1,7 @@
 """The base of all sections of settings. Imports no torch."""
 
 from enum import Enum
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -45,3 +46,13 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+    unmarked: ClassVar[Role] = Role.TRAINS
+    """The role of settings that have no mark."""
+
+    def shapes(self) -> dict[str, Any]:
+        """The settings from which the parameters' names and shapes follow, of JSON's types."""
+        fields = type(self).model_fields.items()
+        return self.model_dump(
+            mode="json", include={name for name, field in fields if role_of(field, self.unmarked) is Role.SHAPES}
+        )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from megachar.config.experiment import Experiment
+from megachar.config.sections.layout import BatchConfig
 from megachar.families.recurrent.initialization import initialize
 from megachar.families.recurrent.model import RecurrentModel, State
 from megachar.families.recurrent.settings import RecurrentConfig
@@ -30,8 +31,9 @@ class _Carried:
 
 
 def build_stage(experiment: Experiment, mesh: Mesh) -> Stage:
-    """See `parallel.stage`."""
-    return RecurrentStage(experiment, mesh)
+    """The experiment's model, with its initial weights, on the CPU."""
+    assert isinstance(experiment.model, RecurrentConfig), experiment.model.family
+    return RecurrentStage(experiment.model, experiment.batch, experiment.seed, mesh)
 
 
 class RecurrentStage(Stage):
@@ -40,13 +42,13 @@ class RecurrentStage(Stage):
     Gradients end where a micro-batch does: truncated back-propagation.
     """
 
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        assert isinstance(experiment.model, RecurrentConfig), experiment.model.family
-        super().__init__((experiment.model.num_layers, 1))
-        self.model = initialize(RecurrentModel(experiment.model), experiment.seed)
-        batch, ranks = experiment.batch, mesh.topology.data_size
+    def __init__(self, model: RecurrentConfig, batch: BatchConfig, seed: int, mesh: Mesh) -> None:
+        """`batch`: its rows are streams; `seed`: of the initial weights."""
+        super().__init__(model, targets=1)
+        self.model = initialize(RecurrentModel(model), seed)
         self._micro_size = batch.micro_size
-        self._own = [n * batch.micro_size for n in range(mesh.at.data, batch.num_micro_batches, ranks)]
+        numbers = range(mesh.at.data, batch.num_micro_batches, mesh.topology.data_size)
+        self._own = [number * batch.micro_size for number in numbers]
         self._carried: dict[int, _Carried] = {}
         self._evaluating: dict[int, _Carried] = {}
         for parameter in self.parameters():

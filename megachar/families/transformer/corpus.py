@@ -8,12 +8,11 @@ from megachar.data.reader import WindowReader, training_reader, validation_reade
 
 def open_readers(experiment: Experiment, blend: Blend) -> dict[SplitName, WindowReader]:
     """The readers of the splits that training reads; `DataError` where one is too short for them."""
-    data, context, num_targets = experiment.data, experiment.model.window_length, experiment.auxiliary.num_targets
-    readers: dict[SplitName, WindowReader] = {
-        "train": training_reader(blend, data, context, num_targets, experiment.seed)
-    }
+    data, context = experiment.data, experiment.model.window_length
+    window = context + experiment.auxiliary.num_targets
+    readers: dict[SplitName, WindowReader] = {"train": training_reader(blend, data, context, window, experiment.seed)}
     if "valid" in blend.split_names:
-        readers["valid"] = validation_reader(blend, data, context, num_targets, num_validation_windows(experiment))
+        readers["valid"] = validation_reader(blend, data, context, window, num_validation_windows(experiment))
     return readers
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megachar.config.experiment import Experiment
+from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.families.parameters import rule_of
 from megachar.families.transformer.initialization import initialize_layer
 from megachar.families.transformer.model import (
@@ -24,6 +25,7 @@ from megachar.families.transformer.model import (
 )
 from megachar.families.transformer.settings import TransformerConfig
 from megachar.layers.dropout import seed_generator
+from megachar.losses.auxiliary import target_weights
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.stage import MicroBatch, Stage
 from megachar.parallel.tensor import parallelize
@@ -31,8 +33,11 @@ from megachar.parallel.topology import stage_blocks
 
 
 def build_stage(experiment: Experiment, mesh: Mesh) -> Stage:
-    """See `parallel.stage`."""
-    return TransformerStage(experiment, mesh)
+    """This rank's layers of the experiment's model, with their initial weights, on the CPU."""
+    model = experiment.model
+    assert isinstance(model, TransformerConfig), model.family
+    interval = experiment.parallel.activation_checkpoint_interval
+    return TransformerStage(model, experiment.auxiliary, experiment.seed, experiment.kernels, interval, mesh)
 
 
 class TransformerStage(Stage):
@@ -42,18 +47,25 @@ class TransformerStage(Stage):
     forward pass belongs to follows from the order, which every schedule of DeepSpeed keeps.
     """
 
-    def __init__(self, experiment: Experiment, mesh: Mesh) -> None:
-        model, kernels, auxiliary = experiment.model, experiment.kernels, experiment.auxiliary
-        assert isinstance(model, TransformerConfig), model.family
-        super().__init__((model.num_layers, auxiliary.num_targets))
+    def __init__(
+        self,
+        model: TransformerConfig,
+        auxiliary: AuxiliaryConfig,
+        seed: int,
+        kernels: str,
+        checkpoint_interval: int,
+        mesh: Mesh,
+    ) -> None:
+        """`seed`: of the initial weights; `checkpoint_interval`: blocks whose activations are recomputed together."""
+        super().__init__(model, len(target_weights(auxiliary)))
         self.auxiliary_config = auxiliary
         self.num_layers = model.num_layers
-        self.checkpoint_interval = experiment.parallel.activation_checkpoint_interval
+        self.checkpoint_interval = checkpoint_interval
         self.tensor_rank = mesh.at.tensor
         indices = stage_blocks(model.num_layers, mesh.topology.pipe_size)[mesh.at.pipe]
 
         def build(name: str, layer: nn.Module, number: int) -> Any:
-            initialize_layer(layer, model, experiment.seed, number)
+            initialize_layer(layer, model, seed, number)
             return parallelize(layer, name, model, mesh)
 
         self.is_first = mesh.at.pipe == 0

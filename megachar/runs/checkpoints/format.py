@@ -299,10 +299,9 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
     A segment's length says where a recurrent model's streams are at a step, and so belongs to them.
     """
-    auxiliary = experiment.auxiliary
     return {
         "model": experiment.model.shapes(),
-        "auxiliary": {"intermediate_layers": auxiliary.intermediate_layers, "num_targets": auxiliary.num_targets},
+        "auxiliary": experiment.auxiliary.shapes(),
         "optimizer": experiment.optimizer.name,
     }
 
