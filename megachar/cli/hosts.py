@@ -1,6 +1,5 @@
 """Which hosts and what starts the ranks: options and refusals of the commands that start processes."""
 
-import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +11,19 @@ from rich.text import Text
 
 from megachar.base.errors import PlatformError
 from megachar.base.tables import print_table
-from megachar.launching.hostfile import Host, read_hostfile
+from megachar.launching.hostfile import Host
 from megachar.launching.network import is_this_machine
-from megachar.launching.plan import Launcher, LaunchPlan
+from megachar.launching.plan import LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
-from megachar.launching.ranks import slurm_hosts
+from megachar.launching.starting import LAUNCHERS
 
 Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
 LauncherName = Annotated[
-    Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
+    str | None,
+    typer.Option(
+        metavar=f"<{'|'.join(LAUNCHERS)}>", help="What starts the ranks; default: ssh with a hostfile, local without."
+    ),
 ]
 NodeRank = Annotated[
     int | None,
@@ -33,32 +35,25 @@ SHOWN_HOSTS = 4
 """More are counted, not named."""
 
 
-def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:
+def choose_hosts(hostfile: Path | None, launcher: str | None) -> tuple[tuple[Host, ...], str]:
     """The hosts that were asked for, none for this machine alone, and the launcher.
 
     Raises:
-        PlatformError: the hostfile is wrong, or launcher and hostfile do not fit.
+        PlatformError: the launcher is unknown, the hostfile is wrong, or the two do not fit.
     """
-    if launcher == "slurm":
-        if hostfile is not None:
-            raise PlatformError(f"--hostfile {hostfile} with --launcher slurm: Slurm names the hosts; leave it out")
-        return slurm_hosts(os.environ), launcher
-    if hostfile is None:
-        if launcher in ("ssh", "no_ssh"):
-            raise PlatformError(f"--launcher {launcher} needs the hosts of a hostfile; name it with --hostfile")
-        return (), launcher or "local"
-    if launcher == "local":
-        raise PlatformError(f"--hostfile {hostfile} with --launcher local, which is this machine; leave one out")
-    return read_hostfile(hostfile), launcher or "ssh"
+    launcher = launcher or ("local" if hostfile is None else "ssh")
+    if launcher not in LAUNCHERS:
+        raise PlatformError(f"--launcher {launcher} is unknown; take one of {', '.join(LAUNCHERS)}")
+    return LAUNCHERS[launcher].hosts(hostfile), launcher
 
 
-def choose_node_rank(hosts: tuple[Host, ...], launcher: Launcher, node_rank: int | None) -> int:
+def choose_node_rank(hosts: tuple[Host, ...], launcher: str, node_rank: int | None) -> int:
     """With no_ssh, which of the hosts this machine is.
 
     Raises:
         PlatformError: it is none of them, or its number is not one of theirs, or none is wanted.
     """
-    if launcher != "no_ssh":
+    if not LAUNCHERS[launcher].starts_one_host:
         if node_rank is not None:
             raise PlatformError(f"--node-rank {node_rank} belongs to --launcher no_ssh; leave it out")
         return 0

@@ -14,11 +14,12 @@ from rich.text import Text
 from megachar.base.tables import print_table
 from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
 from megachar.config.experiment import Experiment
+from megachar.launching.launchers.slurm import is_requeued
 from megachar.launching.layout import layout_rows
 from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
+from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, LaunchPlan
 from megachar.launching.preflight import examine
-from megachar.launching.ranks import is_requeued
+from megachar.launching.starting import prepare, shell_command
 from megachar.launching.supervisor import Supervisor
 from megachar.runs.folder import run_folder
 from megachar.runs.ownership import OwnClaim
@@ -88,7 +89,7 @@ class Processes:
     """What starts the ranks, and where, as the options say."""
 
     hostfile: Path | None
-    launcher: Launcher | None
+    launcher: str | None
     node_rank: int | None
     master_port: int | None
 
@@ -122,7 +123,7 @@ def claim_plan(plan: LaunchPlan, patience_seconds: float = 0.0) -> AbstractConte
 def ready(plan: LaunchPlan, timeout: float) -> LaunchPlan:
     """The plan with its hosts' addresses, once they have passed the checks and its files are written."""
     plan = examined(plan, timeout, "the run")
-    plan.prepare()
+    prepare(plan)
     typer.echo(shell_command(plan))
     return plan
 

@@ -16,6 +16,7 @@ from megachar.launching.hostfile import Host
 from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.processes import end_command
+from megachar.launching.starting import command_of, launcher_of, prepare
 
 DEFAULT_EXPERIMENT = "small"
 TOKEN_VARIABLE = "MEGACHAR_SELFTEST"
@@ -65,9 +66,10 @@ def run(plan: LaunchPlan) -> int:
     token = secrets.token_hex(16)
     os.environ[TOKEN_VARIABLE] = token  # which the plan hands to other hosts
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    plan.prepare()
+    prepare(plan)
     typer.echo(f"megachar selftest: starting {plan.starting}", err=True)
-    process = subprocess.Popen(plan.command(), env={**os.environ, **plan.environment()}, start_new_session=True)
+    environment = {**os.environ, **launcher_of(plan).variables(plan)}
+    process = subprocess.Popen(command_of(plan), env=environment, start_new_session=True)
     try:
         return process.wait()
     finally:

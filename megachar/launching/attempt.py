@@ -14,6 +14,7 @@ from megachar.launching.local import PASSED_ON
 from megachar.launching.network import interface_addresses, is_loopback
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
+from megachar.launching.starting import command_of, launcher_of, prepare, record_start
 from megachar.runs.checkpoints.format import checkpoint_folders, step_of
 from megachar.runs.folder import run_folder
 from megachar.training.early_stopping import is_finished
@@ -57,7 +58,7 @@ class Attempt:
         self.killed = False
         self.launcher_ended_by: signal.Signals | None = None
         """What the launcher was killed by, where it did not end by itself."""
-        self._has_hub = plan.launcher != "no_ssh"
+        self._has_hub = not launcher_of(plan).starts_one_host
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
@@ -68,14 +69,14 @@ class Attempt:
         variable = HUB_VARIABLE if self._has_hub else TOKEN_VARIABLE
         os.environ[variable] = str(address)  # which the plan hands to other hosts
         try:
-            self.plan.prepare()
-            self.plan.record_start()
+            prepare(self.plan)
+            record_start(self.plan)
             self.secret.write(self.plan.folder.launch)
-            environment = {**os.environ, **self.plan.environment()}
+            environment = {**os.environ, **launcher_of(self.plan).variables(self.plan)}
             # Out of reach of the terminal's Ctrl-C: the ranks are asked to leave through the hub.
             before = newest_step(self.plan)
-            with signals_held(PASSED_ON if self.plan.launcher == "local" else ()):
-                self._process = subprocess.Popen(self.plan.command(), env=environment, start_new_session=True)
+            with signals_held(PASSED_ON if launcher_of(self.plan).holds_signals else ()):
+                self._process = subprocess.Popen(command_of(self.plan), env=environment, start_new_session=True)
             self._wait()
         finally:
             del os.environ[variable]
@@ -171,7 +172,7 @@ def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
     A host's address in the plan is as other hosts of the run see it; where it is alone, that is its own loopback. Where
     no route tells, those of all interfaces are given.
     """
-    if not plan.hosts or plan.launcher == "no_ssh":  # there, rank 0 has the hub of the ranks
+    if not plan.hosts or launcher_of(plan).starts_one_host:  # there, rank 0 has the hub of the ranks
         return ("127.0.0.1",)
     found: dict[str, None] = {}
     for host in plan.used_hosts():

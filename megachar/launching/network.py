@@ -40,6 +40,12 @@ def interface_addresses() -> dict[str, list[str]]:
     return {name: found for name, found in addresses.items() if found}
 
 
+def addresses_for_others() -> dict[str, str]:
+    """Interfaces of this machine that are not its loopback, with the first address of each."""
+    found = interface_addresses()
+    return {name: own[0] for name, own in found.items() if not any(map(is_loopback, own))}
+
+
 def interface_to(address: str) -> str:
     """The interface through which this machine sends to an address, its own included; nothing is sent.
 

@@ -1,35 +1,21 @@
-"""A run on its hosts: which rank sits where, and the command that starts it. Starts nothing itself."""
+"""A run on its hosts: which rank sits where. Starts nothing itself."""
 
-import os
-import re
-import shlex
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from megachar.base.errors import PlatformError
-from megachar.base.files import atomic_write, json_text
 from megachar.base.resources import resource_folder
 from megachar.config.checks import check_experiment
 from megachar.config.experiment import Experiment
-from megachar.config.loading import save_experiment
-from megachar.launching.hostfile import THIS_MACHINE, Host, render_hostfile
+from megachar.launching.hostfile import THIS_MACHINE, Host
 from megachar.parallel.topology import Coordinates, Topology
 from megachar.runs.folder import RunFolder, run_folder
 
 SCRIPTS = resource_folder("launcher")
 TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("train.py", "selftest.py", "slurm.sh"))
 
-Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
-"""`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
-by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
 DEFAULT_PORT = 29500
-EXPORTED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "FI_", "GLOO_", "LD_LIBRARY_PATH", "MEGACHAR_", "MKL_",
-            "NCCL_", "OMP_", "PYTHONPATH", "TORCH_", "UCX_")  # fmt: skip
-"""Beginnings of the names of environment variables that follow the run to its hosts."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +33,7 @@ class RankPlace:
 class LaunchPlan:
     """What to train or test, on which hosts, started by what.
 
-    The ranks read the experiment as it is frozen in the run folder, whatever becomes of its source: `prepare` writes it
-    and the other files that `command` names. Call it once before each start.
+    The ranks read the experiment as it is frozen in the run folder, whatever becomes of its source.
     """
 
     experiment: Experiment
@@ -58,10 +43,11 @@ class LaunchPlan:
     """Settings laid over it, `section.key=value`."""
     hosts: tuple[Host, ...] = ()
     """Hosts in the order their slots are filled; empty: this machine."""
-    launcher: Launcher = "local"
+    launcher: str = "local"
+    """Its name (`launching.starting.LAUNCHERS`)."""
     resume: bool = False
     node_rank: int = 0
-    """With `no_ssh`: which of the hosts this machine is."""
+    """Where the user starts every host: which of them this machine is."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Name of a host -> the address the other hosts reach it at; a host left out is called by its name."""
     master_port: int = DEFAULT_PORT
@@ -145,150 +131,20 @@ class LaunchPlan:
         overrides = (*self.overrides, f"parallel.data={fitting[-1]}")
         return replace(self, experiment=smaller, overrides=overrides, hosts=hosts)
 
-    def prepare(self) -> None:
-        """Write the files that `command` and `environment` name into the run folder.
-
-        With `no_ssh` all hosts write, and read, the same files.
-
-        Raises:
-            PlatformError: the folder cannot be written.
-        """
-        folder = self.folder.launch
-        texts: dict[Path, str] = {}
-        if self.hosts:
-            texts[self._hostfile] = render_hostfile(self.used_hosts())
-            texts[self._environment_file] = "".join(f"{name}={value}\n" for name, value in self.exported().items())
-        if self.launcher == "slurm":
-            texts[self._slurm_file] = "".join(f"{place.host}\n" for place in self.ranks())
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_experiment(self.experiment, self._experiment_file)
-            for path, text in texts.items():
-                with atomic_write(path) as part:
-                    part.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
-
-    def record_start(self) -> None:
-        """Add the hosts, the layout and the command to the run folder's history of starts.
-
-        Raises:
-            PlatformError: the folder cannot be written.
-        """
-        variables = {**self.environment(), **(self.exported() if self.hosts else {})}
-        entry = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "source": self.source,
-            "overrides": self.overrides,
-            "resume": self.resume,
-            "launcher": self.launcher,
-            "node_rank": self.node_rank,
-            "hosts": [{**asdict(host), "address": self.addresses.get(host.name, "")} for host in self.used_hosts()],
-            "ranks": [asdict(place) for place in self.ranks()],
-            "environment": {name: value for name, value in variables.items() if not name.startswith("MEGACHAR_")},
-            "command": self.command(),
-        }
-        try:
-            with (self.folder.launch / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(f"{json_text(entry)}\n")
-        except OSError as error:
-            raise PlatformError(f"{self.folder.launch} cannot be written: {error}; free space") from error
-
-    def command(self) -> list[str]:
-        """The command that starts every rank, or with `no_ssh` those of this host.
-
-        Raises:
-            PlatformError: the hosts have too few slots, or a path cannot be passed to them.
-        """
-        resume = ["--resume"] if self.resume else []
-        script = [str(self.script), str(self._experiment_file), *resume, *self.arguments]
-        if self.launcher == "openmpi":
-            return [*self._mpirun(), sys.executable, "-u", *script]
-        if self.launcher == "slurm":
-            return [*self._srun(), sys.executable, "-u", *script]
-        if self.launcher == "local":
-            return [*self._local(), *script]
-        if self.launcher == "ssh":
-            _check_paths(sys.executable, *script, str(Path.cwd()))
-        return [*self._deepspeed(), *script]
-
-    def environment(self) -> dict[str, str]:
-        """Variables to set for `command`, on top of this process's own."""
-        variables = {}
-        if self.experiment.device == "cpu":
-            variables["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed warns on every process that it found no GPU
-        if self.launcher == "ssh":
-            # An absolute path here keeps DeepSpeed's runner from looking for .deepspeed_env in the user's home.
-            variables["DS_ENV_FILE"] = str(self._environment_file)
-        if self.launcher in ("openmpi", "slurm"):
-            variables |= {"MASTER_ADDR": self.master_address, "MASTER_PORT": str(self.master_port)}
-        if self.launcher == "slurm":
-            variables["SLURM_HOSTFILE"] = str(self._slurm_file)
-        return variables
-
     @property
-    def _experiment_file(self) -> Path:
+    def experiment_file(self) -> Path:
+        """What the ranks read: the experiment, frozen at the start."""
         return self.folder.launch.absolute() / "experiment.yaml"
 
     @property
-    def _hostfile(self) -> Path:
+    def hostfile(self) -> Path:
+        """Of the hosts that get ranks."""
         return self.folder.launch.absolute() / "hostfile"
 
     @property
-    def _slurm_file(self) -> Path:
-        return self.folder.launch.absolute() / "slurm_hosts"
-
-    @property
-    def _environment_file(self) -> Path:
+    def environment_file(self) -> Path:
+        """The variables that follow the run to its hosts, one a line."""
         return self.folder.launch.absolute() / "environment"
-
-    def _local(self) -> list[str]:
-        return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
-                "--port", str(self.master_port), "--device", self.experiment.device,
-                "--settings", str(self._experiment_file)]  # fmt: skip
-
-    def _deepspeed(self) -> list[str]:
-        runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
-        runner += ["--master_port", str(self.master_port)]
-        runner += ["--hostfile", str(self._hostfile), "--master_addr", self.master_address]
-        if self.launcher == "no_ssh":
-            return [*runner, "--no_ssh", "--node_rank", str(self.node_rank)]
-        return [*runner, "--force_multi"]  # or a single host in the hostfile is taken for this machine
-
-    def _mpirun(self) -> list[str]:
-        hosts = ",".join(f"{host.name}:{host.slots}" for host in self.used_hosts())
-        # Cores are not bound: a process of two would be held to one core.
-        exported = (part for name in self.exported() for part in ("-x", name))
-        return ["mpirun", "-n", str(self.topology.world_size), "--host", hosts, "--map-by", "slot", "--bind-to", "none",
-                *exported]  # fmt: skip
-
-    def _srun(self) -> list[str]:
-        # The order of the hosts is the plan's own: a block distribution goes by the cores that are free.
-        return ["srun", "--ntasks", str(self.topology.world_size), "--nodes", str(len(self.used_hosts())),
-                "--distribution", "arbitrary", "--kill-on-bad-exit=1"]  # fmt: skip
-
-    def exported(self) -> dict[str, str]:
-        """Variables that follow the run to its hosts."""
-        variables = {**os.environ, **self.environment()}
-        own = {name: value for name, value in variables.items() if name.startswith(EXPORTED)}
-        if self.launcher == "openmpi":
-            own |= {name: variables[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
-        return dict(sorted(own.items()))
-
-
-def shell_command(plan: LaunchPlan) -> str:
-    """The plan's command with its variables, as a shell takes it."""
-    variables = (f"{name}={shlex.quote(value)}" for name, value in plan.environment().items())
-    return " ".join((*variables, shlex.join(plan.command())))
-
-
-def _check_paths(*paths: str) -> None:
-    """Refuse what DeepSpeed's runner writes into a shell command as it stands."""
-    for path in paths:
-        if not re.fullmatch(r"[\w@+=:,./-]+", path):
-            raise PlatformError(
-                f"{path!r} holds characters that DeepSpeed's runner cannot pass to another host; move it"
-            )
 
 
 def _too_few_slots(experiment: Experiment, hosts: tuple[Host, ...]) -> str:

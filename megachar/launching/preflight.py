@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import secrets
-import shlex
 import shutil
 import socket
 import sys
@@ -21,18 +19,14 @@ from megachar.base.files import json_text
 from megachar.launching.calls import Call, call, settings_of, take_calls
 from megachar.launching.checks import checkpoint_bytes, choose_addresses, compare_reports, reach_failures
 from megachar.launching.hostfile import Host
-from megachar.launching.network import is_this_machine
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
+from megachar.launching.starting import launcher_of
 from megachar.watch.secret import Secret
 from megachar.watch.wire import TRIES
 
 SSH_SECONDS = 10
 CLOSE_SECONDS = 2
-PROGRAMS = {"local": (), "ssh": ("ssh", "pdsh"), "no_ssh": (), "openmpi": ("mpirun",), "slurm": ("srun", "scontrol")}
-"""What must be installed where the run is launched, by launcher."""
-PROGRAMS_THERE = {"openmpi": ["orted"]}
-"""What must be installed on every host."""
 
 
 class Channel:
@@ -88,8 +82,8 @@ class Channel:
 def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]]:
     """See that the run can start: the plan with the hosts' addresses, and what is wrong, on whichever host.
 
-    With `no_ssh` the hosts call the first one, which examines them all; it gives up after `timeout` seconds, as on a
-    host that does not answer.
+    Where the user starts every host, they call the first one, which examines them all; it gives up after `timeout`
+    seconds, as on a host that does not answer.
 
     Raises:
         PlatformError: the hosts have too few slots, or the run folder cannot be written.
@@ -99,7 +93,7 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
         names = ", ".join(host.name for host in used)
         own = plan.hosts[plan.node_rank].name
         raise PlatformError(f"{own} gets no ranks: all fit on {names}; start the run there alone")
-    if plan.launcher == "no_ssh" and plan.node_rank > 0:
+    if plan.node_rank > 0:
         verdict = answer_first_host(plan, timeout)
     else:
         failures = _missing_programs(plan)
@@ -109,15 +103,7 @@ def examine(plan: LaunchPlan, timeout: float) -> tuple[LaunchPlan, list[Failure]
 
 def probe_command(plan: LaunchPlan, host: Host, timeout: float) -> list[str]:
     """The command that starts a probe on a host."""
-    probe = [sys.executable, "-u", "-m", "megachar.launching.probe"]
-    if plan.launcher == "slurm":
-        return ["srun", "--nodes=1", "--ntasks=1", "--overlap", "--nodelist", host.name, *probe]
-    if not plan.hosts or plan.launcher == "no_ssh" or (plan.launcher == "openmpi" and is_this_machine(host.name)):
-        return probe
-    variables = [f"{name}={value}" for name, value in plan.exported().items()]
-    seconds = max(1, min(SSH_SECONDS, int(timeout / 2)))  # so that ssh's own word comes before the time is over
-    remote = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(['env', *variables, *probe])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}", host.name, remote]
+    return launcher_of(plan).probe(plan, host, [sys.executable, "-u", "-m", "megachar.launching.probe"], timeout)
 
 
 def answer_first_host(plan: LaunchPlan, timeout: float) -> Verdict:
@@ -171,7 +157,7 @@ async def _judge(
     plan: LaunchPlan, channels: Sequence[Channel], token: str, timeout: float, failures: list[Failure]
 ) -> Verdict:
     """Question all hosts, compare what they say, and have them try the ways to each other."""
-    hosts = plan.used_hosts()
+    hosts, one_by_one = plan.used_hosts(), launcher_of(plan).starts_one_host
 
     def question(channel: Channel) -> Question:
         return Question(
@@ -180,9 +166,9 @@ async def _judge(
             folder=str(plan.folder.launch.absolute()),
             token=token,
             reads_data=plan.trains,
-            programs=PROGRAMS_THERE.get(plan.launcher, []),
-            # With no_ssh this very program listens there.
-            master_port=plan.master_port if channel.name == hosts[0].name and plan.launcher != "no_ssh" else 0,
+            programs=list(launcher_of(plan).programs_there),
+            # Where hosts are started one by one, this very program listens there.
+            master_port=plan.master_port if channel.name == hosts[0].name and not one_by_one else 0,
         )
 
     answers, silent = await _ask_all(channels, "question", question, timeout)
@@ -233,7 +219,7 @@ async def _ask_all(
 async def _connect(plan: LaunchPlan, channels: list[Channel], timeout: float) -> list[Failure]:
     """Open a channel to every host, into `channels`; returns what went wrong."""
     hosts = plan.used_hosts()
-    called = hosts[1:] if plan.launcher == "no_ssh" else ()
+    called = hosts[1:] if launcher_of(plan).starts_one_host else ()
 
     async def start(host: Host) -> None:
         command = probe_command(plan, host, timeout)
@@ -287,17 +273,13 @@ async def _wait_for_calls(
 
 def _missing_programs(plan: LaunchPlan) -> list[Failure]:
     """What keeps the launcher itself from starting, on the machine that launches."""
-    here, launcher = socket.gethostname(), plan.launcher
-    failures = [
-        Failure(here, "programs", f"{name} is not installed here; --launcher {launcher} needs it")
-        for name in PROGRAMS[launcher]
-        if shutil.which(name) is None
-    ]
-    allowed = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-    if launcher == "openmpi" and os.geteuid() == 0 and any(os.environ.get(name) != "1" for name in allowed):
-        problem = f"mpirun refuses to run as root; set {'=1 and '.join(allowed)}=1, or run as another user"
-        failures.append(Failure(here, "root", problem))
-    return failures
+    here, launcher = socket.gethostname(), launcher_of(plan)
+    missing = (name for name in launcher.programs if shutil.which(name) is None)
+    return [
+        *(Failure(here, "programs", f"{name} is not installed here; --launcher {launcher.name} needs it")
+          for name in missing),
+        *(Failure(here, check, problem) for check, problem in launcher.problems()),
+    ]  # fmt: skip
 
 
 @contextmanager

@@ -7,10 +7,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from megachar.launching.launchers.launcher import SSH_SECONDS, ssh
 from megachar.launching.plan import LaunchPlan
+from megachar.launching.starting import launcher_of
 
-SSH_SECONDS = 10
 KILL = """for file in /proc/[0-9]*/environ; do
     grep -qa {} "$file" 2>/dev/null && number=${{file#/proc/}} && kill -9 "${{number%/environ}}"
 done; :"""
@@ -41,11 +43,10 @@ def end_command(process: "subprocess.Popen[bytes]", token: str, plan: LaunchPlan
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    remote = plan.used_hosts() if plan.launcher in ("ssh", "openmpi") else ()
+    remote = plan.used_hosts() if launcher_of(plan).over_ssh else ()
     command = KILL.format(shlex.quote(token))
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-    started = [subprocess.Popen([*ssh, host.name, command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL) for host in remote]  # fmt: skip
+    silent: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    started = [subprocess.Popen([*ssh(SSH_SECONDS), host.name, command], **silent) for host in remote]
     for number in processes_with(token):
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)

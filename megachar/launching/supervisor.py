@@ -13,6 +13,7 @@ from megachar.base.errors import PlatformError
 from megachar.base.exit_codes import ExitCode
 from megachar.launching.attempt import Attempt
 from megachar.launching.plan import LaunchPlan
+from megachar.launching.starting import launcher_of
 from megachar.runs.ownership import OwnClaim
 from megachar.watch.failure import Failure
 
@@ -157,7 +158,7 @@ def without(plan: LaunchPlan, names: set[str]) -> LaunchPlan:
     """
     remaining = tuple(host for host in plan.hosts if host.name not in names)
     smaller = plan.on_hosts(remaining)
-    if plan.launcher != "no_ssh":
+    if not launcher_of(plan).starts_one_host:
         return smaller
     own = plan.hosts[plan.node_rank]
     if own not in remaining:

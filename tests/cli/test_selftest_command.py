@@ -11,6 +11,7 @@ from megachar.base.errors import PlatformError
 from megachar.cli import app, hosts
 from megachar.launching.plan import SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.probe import Failure
+from megachar.launching.starting import command_of
 
 MODULE: Any = importlib.import_module("megachar.cli.selftest")  # whose name in the package is the command's
 
@@ -31,7 +32,7 @@ def test_an_experiment_is_tested_on_its_layout(monkeypatch: pytest.MonkeyPatch, 
     assert plan.topology.pipe_size == 3
     assert plan.folder.path == tmp_path / "quickstart.selftest"
     assert not plan.trains
-    assert plan.command()[-6:] == [str(SELFTEST_SCRIPT), str(plan.folder.launch / "experiment.yaml"),
+    assert command_of(plan)[-6:] == [str(SELFTEST_SCRIPT), str(plan.folder.launch / "experiment.yaml"),
                                    "--timeout", "7", "--slow-factor", "5"]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 

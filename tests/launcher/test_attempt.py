@@ -15,7 +15,7 @@ from megachar.launching import attempt as attempt_module
 from megachar.launching.attempt import Attempt, newest_step, outcome_of_status, own_addresses
 from megachar.launching.hostfile import Host
 from megachar.launching.network import interface_addresses, is_loopback
-from megachar.launching.plan import Launcher, LaunchPlan
+from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import signal_ranks
 from megachar.watch.failure import Failure
 
@@ -105,7 +105,7 @@ def test_the_secret_is_in_one_file_for_the_user_alone(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(("launcher", "held"), [("local", True), ("ssh", False)])
 def test_no_signal_is_lost_before_the_launcher_is_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: Launcher, held: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, held: bool
 ) -> None:
     """Our own one takes them later; those of others would never."""
     plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart",

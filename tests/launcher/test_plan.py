@@ -10,11 +10,12 @@ from megachar.base.errors import PlatformError
 from megachar.config.loading import load_experiment
 from megachar.launching.hostfile import Host, read_hostfile
 from megachar.launching.layout import layout_rows, stage_layers
-from megachar.launching.plan import Launcher, LaunchPlan, shell_command
+from megachar.launching.plan import LaunchPlan
+from megachar.launching.starting import command_of, prepare, record_start, shell_command
 from megachar.parallel.topology import Coordinates
 
 
-def make_plan(output: Path, hosts: dict[str, int], *overrides: str, launcher: Launcher = "ssh") -> LaunchPlan:
+def make_plan(output: Path, hosts: dict[str, int], *overrides: str, launcher: str = "ssh") -> LaunchPlan:
     settings = (f"output={output}", "device=cpu", *overrides)
     named = tuple(Host(name, slots) for name, slots in hosts.items())
     return LaunchPlan(load_experiment("quickstart", settings), "quickstart", settings, named, launcher)
@@ -96,17 +97,17 @@ def test_commands(tmp_path: Path) -> None:
 def test_what_is_frozen_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     plan = make_plan(tmp_path, {"a": 1, "b": 2})
-    plan.prepare()
-    plan.prepare()
+    prepare(plan)
+    prepare(plan)
     folder = tmp_path / "quickstart" / "launch"
     assert load_experiment(str(folder / "experiment.yaml")) == plan.experiment
     assert read_hostfile(folder / "hostfile") == (Host("a", 1), Host("b", 1))
     assert {"NCCL_DEBUG=WARN", "DS_ACCELERATOR=cpu"} <= set((folder / "environment").read_text().splitlines())
-    plan.record_start()
-    plan.on_hosts((Host("c", 2),)).record_start()
+    record_start(plan)
+    record_start(plan.on_hosts((Host("c", 2),)))
     starts = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [[host["name"] for host in start["hosts"]] for start in starts] == [["a", "b"], ["c"]]
-    assert starts[0]["command"] == plan.command()
+    assert starts[0]["command"] == command_of(plan)
     assert starts[0]["ranks"][1] == {"rank": 1, "host": "b", "local_rank": 0, "at": {"pipe": 1, "data": 0, "tensor": 0}}
 
 
@@ -114,12 +115,12 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "quickstart").touch()
     plan = make_plan(tmp_path, {"a": 2})
     with pytest.raises(PlatformError, match=r"launch cannot be written: .*; free space, or set output=FOLDER"):
-        plan.prepare()
+        prepare(plan)
     with pytest.raises(PlatformError, match="launch cannot be written"):
-        plan.record_start()
+        record_start(plan)
 
 
 def test_a_folder_that_a_remote_shell_would_take_apart(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "my runs", {"a": 2})
     with pytest.raises(PlatformError, match=r"my runs/.*holds characters that DeepSpeed's runner cannot pass"):
-        plan.command()
+        command_of(plan)

@@ -8,9 +8,10 @@ import pytest
 from megachar.base.errors import PlatformError
 from megachar.launching import ranks
 from megachar.launching.hostfile import Host
+from megachar.launching.launchers.slurm import allocated_hosts, expand_counts, is_requeued
 from megachar.launching.local import environment_of
 from megachar.launching.network import interface_to, is_this_machine, resolve
-from megachar.launching.ranks import expand_counts, is_requeued, rank_environment, slurm_hosts
+from megachar.launching.ranks import rank_environment
 from megachar.parallel.store import stay_on_loopback
 
 MEET = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -108,13 +109,13 @@ def test_slurm() -> None:
 @pytest.mark.usefixtures("scontrol")
 def test_the_hosts_of_an_allocation() -> None:
     allocation = {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_TASKS_PER_NODE": "8(x2),4"}
-    assert slurm_hosts(allocation) == (Host("localhost", 8), Host("node2", 8), Host("node3", 4))
+    assert allocated_hosts(allocation) == (Host("localhost", 8), Host("node2", 8), Host("node3", 4))
     with pytest.raises(PlatformError, match=r"SLURM_JOB_NODELIST is not set here; submit the job with sbatch"):
-        slurm_hosts({})
+        allocated_hosts({})
     with pytest.raises(PlatformError, match="SLURM_TASKS_PER_NODE is not set here"):
-        slurm_hosts({"SLURM_JOB_NODELIST": "node[1-3]"})
+        allocated_hosts({"SLURM_JOB_NODELIST": "node[1-3]"})
     with pytest.raises(PlatformError, match="`scontrol show hostnames node9` failed"):
-        slurm_hosts({**allocation, "SLURM_JOB_NODELIST": "node9"})
+        allocated_hosts({**allocation, "SLURM_JOB_NODELIST": "node9"})
 
 
 def test_counts_of_slurm() -> None:
