@@ -218,7 +218,7 @@ def test_figures_are_those_of_the_single_device(ranks: Ranks, layout: tuple[int,
     assert all(figures == everyone[0][0] for figures, _ in everyone)
     for step, figures in enumerate(everyone[0][0]):
         characters = experiment.batch.global_size * experiment.model.context
-        assert figures.loss_nats == pytest.approx(single.nats[step][-1, 0] / characters, rel=1e-5)
+        assert figures.loss_nats == pytest.approx(float(single.nats[step][-1, 0]) / characters, rel=1e-5)
     gradients = np.concatenate([gradient.ravel() for gradient in single.gradients.values()])
     assert everyone[0][0][0].gradient_norm == pytest.approx(np.linalg.norm(gradients), rel=1e-5)
     if deepspeed != "fp32":  # without ZeRO and clipping DeepSpeed takes no norm
