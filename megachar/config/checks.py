@@ -3,14 +3,18 @@
 from megachar.base.errors import ConfigError
 from megachar.config.deepspeed import EngineConfig, load_engine_config
 from megachar.config.experiment import Experiment
+from megachar.config.sections.auxiliary import AuxiliaryConfig
 from megachar.config.sections.data import DataConfig
+from megachar.config.sections.model import ModelConfig
 from megachar.config.sections.section import MAX_RANKS
+from megachar.optimizers.optimizer import OptimizerConfig
 
 
 def check_experiment(experiment: Experiment) -> None:
     """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
     _check_data(experiment.data)
     experiment.model.part("checks").check(experiment.model, experiment.data, experiment.auxiliary, experiment.parallel)
+    _check_scale(experiment.model, experiment.optimizer, experiment.auxiliary)
     _check_batch(experiment)
     _check_schedule(experiment)
     _check_engine(experiment, load_engine_config(experiment.deepspeed))
@@ -26,6 +30,22 @@ def _check_data(data: DataConfig) -> None:
     for path in paths:
         if paths.count(path) > 1:
             raise ConfigError(f"data.blend names {path} more than once; name it once with the sum of its weights")
+
+
+def _check_scale(model: ModelConfig, optimizer: OptimizerConfig, auxiliary: AuxiliaryConfig) -> None:
+    """What the rules for width and depth ask for."""
+    if model.base is model:
+        return
+    if not optimizer.follows_scale:
+        raise ConfigError(
+            f"model.base_width and model.base_layers scale rates as Adam needs it, and optimizer.name = "
+            f"{optimizer.name}; set optimizer.name=adamw, or both to null"
+        )
+    if auxiliary.intermediate_layers and auxiliary.reduction != "mean":
+        raise ConfigError(
+            f"auxiliary.reduction = {auxiliary.reduction} grows with the number of layers, and model.base_layers and "
+            f"model.base_width are to make sizes independent of it; set auxiliary.reduction=mean"
+        )
 
 
 def _check_batch(experiment: Experiment) -> None:

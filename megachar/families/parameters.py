@@ -28,16 +28,34 @@ class Sharding:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """How a parameter follows width and depth under Adam, so that what is best for a small model holds for a large one.
+
+    Width: Yang et al. (2022); depth: Dey et al. (2025), with alpha = 1. r is `ModelConfig.width_ratio`, q is
+    `ModelConfig.depth_ratio`.
+    """
+
+    deviation: float = 0.0
+    """Power of r in the initial deviation."""
+    rate: float = 0.0
+    """Power of r in the learning rate. Decay, which the rate multiplies, gets its inverse."""
+    epsilon: tuple[float, float] = (0.0, 0.0)
+    """Powers of r and q in Adam's epsilon: the gradient's sizes."""
+
+
+@dataclass(frozen=True)
 class Rule:
     """What holds of the parameters whose names match a pattern as a whole."""
 
     pattern: str
     start: Start
-    """Its initial values."""
+    """Its initial values, in a model that is its own base."""
     sharding: Sharding | None = None
     """None: every tensor rank holds all of it."""
     decays: bool = False
     """Whether weight decay applies to it."""
+    scaling: Scaling | None = None
+    """None: its family has no rules for width and depth."""
 
 
 def rule_of(model: ModelConfig, name: str) -> Rule:
@@ -47,6 +65,25 @@ def rule_of(model: ModelConfig, name: str) -> Rule:
         if re.fullmatch(rule.pattern, name):
             return rule
     raise KeyError(f"no rule of family {model.family} names the parameter {name}")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What the settings of a parameter are multiplied by."""
+
+    deviation: float = 1.0
+    rate: float = 1.0
+    epsilon: float = 1.0
+
+
+def factors_of(model: ModelConfig, name: str) -> Factors:
+    """A parameter's factors for the model's width and depth; all 1 where it is its own base."""
+    if model.base is model:
+        return Factors()
+    scaling, r, q = rule_of(model, name).scaling, model.width_ratio, model.depth_ratio
+    if scaling is None:
+        raise KeyError(f"no rule says how the parameter {name} of family {model.family} follows width and depth")
+    return Factors(r**scaling.deviation, r**scaling.rate, r ** scaling.epsilon[0] * q ** scaling.epsilon[1])
 
 
 def layer_name(parameter_name: str) -> str:
@@ -64,7 +101,8 @@ def layer_names(model: ModelConfig) -> list[str]:
 def start_layer(layer: "torch.nn.Module", name: str, model: ModelConfig, generator: "torch.Generator") -> None:
     """Fill the parameters of one layer, called `name` in the single-device model, in their order."""
     for inner, parameter in layer.named_parameters():
-        rule_of(model, f"{name}.{inner}").start(parameter.data, model, generator)
+        rule_of(model, f"{name}.{inner}").start(parameter.data, model.base, generator)
+        parameter.data *= factors_of(model, f"{name}.{inner}").deviation
 
 
 def constant(value: float) -> Start:

@@ -33,8 +33,10 @@ class CausalSelfAttention(nn.Module):
     has been given only some of the heads.
     """
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, scale: float | None = None) -> None:
+        """`scale`: what scores are multiplied by; None: 1 / sqrt(k)."""
         super().__init__()
+        self.scale = scale
         self.head_width = width // num_heads
         self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -54,7 +56,7 @@ class CausalSelfAttention(nn.Module):
         if hidden.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
             query, key, value = query.float(), key.float(), value.float()
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal, scale=self.scale)
         mixed = mixed.transpose(1, 2).reshape(b, t, -1).to(hidden.dtype)  # (b, t, d)
         return self.output(mixed)
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 class LearnedPositions(nn.Module):
     """A learned table (t, d); every layer has its own."""
 
-    def __init__(self, context: int, width: int) -> None:
+    def __init__(self, context: int, width: int, factor: float = 1.0) -> None:
+        """`factor`: what its rows are multiplied by where they are added."""
         super().__init__()
+        self.factor = factor
         self.table = nn.Parameter(torch.empty(context, width))
 
     def forward(self, hidden: Tensor, offset: int = 0) -> Tensor:
         """Add rows offset..offset+s-1 to hidden (b, s, d)."""
-        return hidden + self.table[offset : offset + hidden.shape[1]]
+        return torch.add(hidden, self.table[offset : offset + hidden.shape[1]], alpha=self.factor)
 
 
 class SinusoidalPositions(nn.Module):
@@ -23,8 +25,10 @@ class SinusoidalPositions(nn.Module):
 
     table: Tensor
 
-    def __init__(self, context: int, width: int) -> None:
+    def __init__(self, context: int, width: int, factor: float = 1.0) -> None:
+        """See `LearnedPositions`."""
         super().__init__()
+        self.factor = factor
         position = torch.arange(context, dtype=torch.float64)[:, None]
         rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
         table = torch.zeros(context, width)
@@ -34,4 +38,5 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, hidden: Tensor, offset: int = 0) -> Tensor:
         """Add rows offset..offset+s-1 to hidden (b, s, d)."""
-        return hidden + self.table[offset : offset + hidden.shape[1]].to(hidden.dtype)
+        rows = self.table[offset : offset + hidden.shape[1]].to(hidden.dtype)
+        return torch.add(hidden, rows, alpha=self.factor)

@@ -22,6 +22,7 @@ class AdamWConfig(OptimizerConfig):
     """Decay of matrices; 0 is off. Biases, norms, embeddings and position tables are never decayed."""
 
     state_keys: ClassVar = ("exp_avg", "exp_avg_sq")
+    follows_scale: ClassVar = True
 
     def build(self, groups: ParameterGroups, *, apex: bool, partitioned: bool) -> "torch.optim.Optimizer":
         """See `OptimizerConfig`."""

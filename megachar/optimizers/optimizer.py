@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 ParameterGroups = list[dict[str, Any]]
-"""As torch's optimizers take them: `params`, and the `weight_decay` of these."""
+"""As torch's optimizers take them: `params`, and the `weight_decay` of these; where parameters follow width and depth,
+also their `eps`, and `rate_factor`, by which every learning rate is multiplied."""
 
 
 class OptimizerConfig(Section):
@@ -22,6 +23,8 @@ class OptimizerConfig(Section):
 
     state_keys: ClassVar[tuple[str, ...]]
     """What it keeps of every parameter, by its keys in torch's state: tensors of the parameter's shape."""
+    follows_scale: ClassVar[bool] = False
+    """Whether the rules for width and depth, which are Adam's, hold for it."""
     takes_one_norm: ClassVar[bool] = False
     """Whether it takes a norm over all parameters: they may then neither be cut nor be kept off the device."""
 

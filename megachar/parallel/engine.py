@@ -107,7 +107,7 @@ class TrainingEngine(ABC):
             learning_rate: of this step.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate_factor", 1.0)
         self.stage.begin(batches, weights, self.loss_scale / self.accumulation_steps)
         self._train()
 

@@ -2,12 +2,13 @@
 
 import importlib.util
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from megachar.config.sections.model import ModelConfig
-from megachar.families.parameters import rule_of
+from megachar.families.parameters import Factors, factors_of, rule_of
 from megachar.layers.norm import apex_available
 from megachar.optimizers.optimizer import OptimizerConfig
 
@@ -23,15 +24,27 @@ def build_optimizer(
 
     `partitioned`: each data rank updates a part of them (ZeRO).
     """
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, Factors], list[nn.Parameter]] = {}
     for name, parameter in named:
-        decay = getattr(config, "weight_decay", 0.0) if rule_of(model, name).decays else 0.0
-        groups.setdefault(decay, []).append(parameter)
+        factors = replace(factors_of(model, name), deviation=1.0)
+        decay = getattr(config, "weight_decay", 0.0) / factors.rate if rule_of(model, name).decays else 0.0
+        groups.setdefault((decay, factors), []).append(parameter)
     return config.build(
-        [{"params": members, "weight_decay": decay} for decay, members in groups.items()],
+        [
+            {"params": members, "weight_decay": decay, **_factored(config, factors)}
+            for (decay, factors), members in groups.items()
+        ],
         apex=uses_apex_optimizer(kernels),
         partitioned=partitioned,
     )
+
+
+def _factored(config: OptimizerConfig, factors: Factors) -> dict[str, float]:
+    """What a group of parameters is given of its own where it follows width and depth."""
+    if factors == Factors():
+        return {}
+    epsilon, rate = getattr(config, "epsilon", 0.0) * factors.epsilon, config.learning_rate * factors.rate
+    return {"eps": epsilon, "lr": rate, "rate_factor": factors.rate}
 
 
 def uses_apex_optimizer(kernels: str) -> bool:

@@ -23,6 +23,21 @@ class ModelConfig(Section):
     """Whether a model in use is computed from all that was trained, so that its files hold all of that."""
 
     @property
+    def width_ratio(self) -> float:
+        """r: the width over that of the model whose rates and initial weights it takes over; 1 where there is none."""
+        return 1.0
+
+    @property
+    def depth_ratio(self) -> float:
+        """q: the number of layers over that of the model whose rates and initial weights it takes over."""
+        return 1.0
+
+    @property
+    def base(self) -> "ModelConfig":
+        """The model whose rates and initial weights it takes over; itself where there is none."""
+        return self
+
+    @property
     def window_length(self) -> int:
         """Characters of one row of a batch."""
         raise NotImplementedError

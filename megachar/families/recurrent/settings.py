@@ -1,8 +1,8 @@
 """Settings of the recurrent models. Imports no torch."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megachar.config.sections.model import ModelConfig
 from megachar.config.sections.section import MAX_LAYERS, MAX_SIZE, Role
@@ -40,6 +40,15 @@ class RecurrentConfig(ModelConfig):
     """Drop probability of hidden units, one mask for a whole segment (variational dropout); 0 is off."""
     embedding_dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability of the embedding's dimensions, one mask for a whole segment; 0 is off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_base(cls, values: Any) -> Any:
+        if isinstance(values, dict) and {"base_width", "base_layers", "base_head_width"} & values.keys():
+            raise ValueError(
+                "the rules for width and depth (base_width, base_layers) are the transformer's; leave them out"
+            )
+        return values
 
     folds: ClassVar = True
     dynamic_rates: ClassVar = {"sgd": 0.03, "rms": 1e-4}

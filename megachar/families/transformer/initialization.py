@@ -65,7 +65,7 @@ def _start_local(block: Block, config: TransformerConfig, generator: torch.Gener
     for head, offset in enumerate(offsets):
         rows = slice(head * head_width, (head + 1) * head_width)
         for matrix, start in ((query[rows], _rotation(frequencies * offset)), (key[rows], torch.eye(2 * half))):
-            matrix.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+            matrix.normal_(0.0, STANDARD_DEVIATION * config.width_ratio**-0.5, generator=generator)
             matrix[: 2 * half, : 2 * half] += start
 
 

@@ -54,9 +54,11 @@ class Block(nn.Module):
         super().__init__()
         self.index = index
         positions = LearnedPositions if config.positions == "learned" else SinusoidalPositions
-        self.positions = positions(config.context, config.width)
+        self.branch_factor = 1.0 / config.depth_ratio
+        """What the block adds to the stream is multiplied by it (Dey et al. 2025)."""
+        self.positions = positions(config.context, config.width, self.branch_factor if index else 1.0)
         self.attention_norm = layer_norm(config.width, kernels)
-        self.attention = CausalSelfAttention(config.width, config.num_heads, config.dropout)
+        self.attention = CausalSelfAttention(config.width, config.num_heads, config.dropout, config.attention_scale)
         self.feed_forward_norm = layer_norm(config.width, kernels)
         self.feed_forward = FeedForward(config.width, config.feed_forward_width, config.dropout)
         self.auxiliary = auxiliary
@@ -64,8 +66,9 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d). With a cache, `hidden` holds the characters after those in the cache."""
         hidden = self.positions(hidden, cache.length if cache is not None else 0)
-        hidden = hidden + self.attention(self.attention_norm(hidden), cache)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        attended = self.attention(self.attention_norm(hidden), cache)
+        hidden = torch.add(hidden, attended, alpha=self.branch_factor)
+        return torch.add(hidden, self.feed_forward(self.feed_forward_norm(hidden)), alpha=self.branch_factor)
 
 
 class Transformer(Model):

@@ -286,8 +286,11 @@ def check_identity(checkpoint: Checkpoint, experiment: Experiment, *keys: str) -
     saved, now = dict(checkpoint.manifest.experiment), identity(experiment)
     if isinstance(saved.get("model"), dict):
         # An older megachar may have counted settings in that it did not know to be none of a model's shape.
-        kept = now["model"].keys() | (saved["model"].keys() - type(experiment.model).model_fields.keys())
+        fields = type(experiment.model).model_fields
+        kept = now["model"].keys() | (saved["model"].keys() - fields.keys())
         saved["model"] = {name: value for name, value in saved["model"].items() if name in kept}
+        # And it did not have those settings that have come since, which are off by default.
+        saved["model"] = {name: fields[name].default for name in now["model"]} | saved["model"]
     for key in keys:
         if saved.get(key) != now[key]:
             raise CheckpointError(f"{checkpoint.path} was saved with {key} = {saved.get(key)}, the experiment now has "
