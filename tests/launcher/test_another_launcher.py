@@ -36,16 +36,15 @@ main()
 """
 
 
-def test_one_file_is_a_launcher(tmp_path: Path) -> None:
+def test_one_file_is_a_launcher(corpus: Path, tmp_path: Path) -> None:
     place = tmp_path / "launchers"
     place.mkdir()
     (place / "torchrun.py").write_text(TORCHRUN)
     launch = [sys.executable, "-c", MAIN, str(place), "launch"]
-    settings = [*SMALL, "training.total_steps=2", f"output={tmp_path}", "--launcher", "torchrun"]
-    done = run([*launch, *settings])
+    settings = [*SMALL, "training.total_steps=2", f"data.path={corpus}", f"output={tmp_path}"]
+    done = run([*launch, *settings, "--launcher", "torchrun"])
     assert done.returncode == 0, done.stderr
     assert "-m torch.distributed.run --nproc-per-node 2 " in done.stdout
     assert [step for step, _ in losses(tmp_path, "quickstart")] == [1, 2]
-    assert "--launcher pdsh is unknown; take one of local, no_ssh, openmpi, slurm, ssh, torchrun" in run(
-        [*launch, *SMALL, "--launcher", "pdsh"]
-    ).stderr  # fmt: skip
+    refused = run([*launch, *settings, "name=another", "--launcher", "pdsh"])
+    assert "--launcher pdsh is unknown; take one of local, no_ssh, openmpi, slurm, ssh, torchrun" in refused.stderr

@@ -86,7 +86,7 @@ def test_the_secret_is_in_one_file_for_the_user_alone(tmp_path: Path, monkeypatc
     plan = LaunchPlan(experiment, "quickstart", hosts=(Host("localhost", 2),), launcher="ssh")
     seen = tmp_path / "seen"
     words = f"cp -rp {plan.folder.path} {seen}; env >{seen}/env"
-    monkeypatch.setattr(LaunchPlan, "command", lambda _: ["sh", "-c", words])
+    monkeypatch.setattr(attempt_module, "command_of", lambda _: ["sh", "-c", words])
     monkeypatch.setattr(attempt_module, "end_command", lambda *_: None)
     attempt = Attempt(plan)
     attempt.run()
@@ -110,7 +110,7 @@ def test_no_signal_is_lost_before_the_launcher_is_ready(
     """Our own one takes them later; those of others would never."""
     plan = LaunchPlan(load_experiment("quickstart", [f"output={tmp_path}"]), "quickstart",
                       hosts=() if held else (Host("localhost", 2),), launcher=launcher)  # fmt: skip
-    monkeypatch.setattr(LaunchPlan, "command", lambda _: ["cp", "/proc/self/status", str(tmp_path / "status")])
+    monkeypatch.setattr(attempt_module, "command_of", lambda _: ["cp", "/proc/self/status", str(tmp_path / "status")])
     monkeypatch.setattr(attempt_module, "end_command", lambda *_: None)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     Attempt(plan).run()
