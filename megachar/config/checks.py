@@ -8,6 +8,7 @@ from megachar.config.sections.data import DataConfig
 from megachar.config.sections.model import ModelConfig
 from megachar.config.sections.section import MAX_RANKS
 from megachar.optimizers.optimizer import OptimizerConfig
+from megachar.optimizers.schedules import first_cooldown_step
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -70,6 +71,11 @@ def _check_schedule(experiment: Experiment) -> None:
         raise ConfigError(
             f"schedule.warmup_steps = {schedule.warmup_steps} leaves nothing of training.total_steps = {total}; "
             f"set schedule.warmup_steps={total // 10} or train longer"
+        )
+    if schedule.shape == "wsd" and schedule.warmup_steps > first_cooldown_step(schedule, total):
+        raise ConfigError(
+            f"schedule.warmup_steps = {schedule.warmup_steps} reaches into the last schedule.cooldown_fraction = "
+            f"{schedule.cooldown_fraction} of training.total_steps = {total}; set schedule.warmup_steps={total // 10}"
         )
     if (schedule.shape == "exponential") != (schedule.step_factor is not None):
         raise ConfigError(

@@ -11,15 +11,23 @@ from megachar.config.sections.section import MAX_STEPS, Section
 class ScheduleConfig(Section):
     """Learning rate over training, as a factor of `optimizer.learning_rate`."""
 
-    shape: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    shape: Literal["constant", "cosine", "linear", "exponential", "wsd"] = "constant"
     """After the warm-up: constant, half a cosine or a straight line down to `final_fraction`, or `step_factor` of the
-    rate before at every step, but not below `final_fraction`."""
+    rate before at every step, but not below `final_fraction`. wsd (warm-up, stable, decay): constant, and over the last
+    `cooldown_fraction` of training down to `final_fraction` as 1 - sqrt(share of the cooldown that is done)."""
     warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
     """Steps over which the rate rises linearly from 0; 0 is off."""
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the peak rate at the last step (cosine and linear), or the lowest (exponential)."""
+    """Share of the peak rate at the last step (cosine, linear and wsd), or the lowest (exponential)."""
+    cooldown_fraction: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of all steps over which the rate falls (wsd only; Haegele et al. 2024)."""
     step_factor: float | None = Field(default=None, gt=0.0, le=1.0)
     """Factor of the rate per step (exponential only, which needs it). Off: null."""
+
+
+def first_cooldown_step(schedule: ScheduleConfig, total_steps: int) -> int:
+    """The first step (from 0) whose rate depends on how many there are in all, under shape wsd."""
+    return total_steps - max(1, round(schedule.cooldown_fraction * total_steps))
 
 
 def learning_rate(schedule: ScheduleConfig, peak: float, total_steps: int, step: int) -> float:
@@ -33,6 +41,12 @@ def learning_rate(schedule: ScheduleConfig, peak: float, total_steps: int, step:
         return peak
     if schedule.step_factor is not None:
         return peak * max(schedule.final_fraction, schedule.step_factor ** (step - schedule.warmup_steps))
+    if schedule.shape == "wsd":
+        first = first_cooldown_step(schedule, total_steps)
+        if step <= first:
+            return peak  # exactly, so that runs of all lengths share it
+        share = (step - first) / (total_steps - first - 1)
+        return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * (1.0 - math.sqrt(share)))
     done = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps - 1)
     remaining = 0.5 * (1.0 + math.cos(math.pi * done)) if schedule.shape == "cosine" else 1.0 - done
     return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining)

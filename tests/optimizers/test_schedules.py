@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from megachar.optimizers.schedules import ScheduleConfig, learning_rate
+from megachar.optimizers.schedules import ScheduleConfig, first_cooldown_step, learning_rate
 
 
 def rates(schedule: ScheduleConfig, total_steps: int, peak: float = 1.0) -> list[float]:
@@ -17,13 +17,13 @@ def test_the_papers_is_constant() -> None:
     assert rates(ScheduleConfig(), 100, peak=0.003) == [0.003] * 100
 
 
-@pytest.mark.parametrize("shape", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("shape", ["constant", "cosine", "linear", "wsd"])
 def test_warm_up(shape: str) -> None:
     """The first step already learns; the last of the warm-up and the one after it have the peak rate."""
     schedule = ScheduleConfig.model_validate({"shape": shape, "warmup_steps": 4, "final_fraction": 0.1})
     values = rates(schedule, 20, peak=2.0)
     assert values[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
-    assert values[5] == 2.0 if shape == "constant" else values[5] < 2.0
+    assert values[5] == 2.0 if shape in ("constant", "wsd") else values[5] < 2.0
 
 
 @pytest.mark.parametrize("final_fraction", [0.0, 0.1, 1.0])
@@ -52,7 +52,27 @@ def test_cosine_is_half_a_period() -> None:
     assert values == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("shape", ["constant", "cosine", "linear"])
+def test_cooldown() -> None:
+    """As 1 - sqrt(share done), from the first of the last tenth to the last step of all; before, it is constant."""
+    values = rates(
+        ScheduleConfig(shape="wsd", warmup_steps=3, cooldown_fraction=0.1, final_fraction=0.2), 100, peak=3.0
+    )
+    assert values[3:91] == [3.0] * 88
+    assert values[91:] == pytest.approx([3 * (0.2 + 0.8 * (1 - math.sqrt(done / 9))) for done in range(1, 10)])
+    assert values[-1] == pytest.approx(0.6)
+
+
+def test_runs_of_all_lengths_share_a_trunk() -> None:
+    """Bit by bit, up to where the shorter one cools down."""
+    schedule = ScheduleConfig(shape="wsd", warmup_steps=5, cooldown_fraction=0.3, final_fraction=0.1)
+    long = rates(schedule, 500, peak=0.0123)
+    for total in (20, 77, 300):
+        first = first_cooldown_step(schedule, total)
+        assert rates(schedule, total, peak=0.0123)[: first + 1] == long[: first + 1]
+        assert rates(schedule, total, peak=0.0123)[first + 1] < long[first + 1]
+
+
+@pytest.mark.parametrize("shape", ["constant", "cosine", "linear", "wsd"])
 @pytest.mark.parametrize(("total_steps", "warmup_steps"), [(1, 0), (2, 0), (2, 1), (5, 4)])
 def test_short_runs(shape: str, total_steps: int, warmup_steps: int) -> None:
     schedule = ScheduleConfig.model_validate({"shape": shape, "warmup_steps": warmup_steps})
