@@ -14,7 +14,8 @@ class ScheduleConfig(Section):
     shape: Literal["constant", "cosine", "linear", "exponential", "wsd"] = "constant"
     """After the warm-up: constant, half a cosine or a straight line down to `final_fraction`, or `step_factor` of the
     rate before at every step, but not below `final_fraction`. wsd (warm-up, stable, decay): constant, and over the last
-    `cooldown_fraction` of training down to `final_fraction` as 1 - sqrt(share of the cooldown that is done)."""
+    `cooldown_fraction` of training down to `final_fraction` as 1 - sqrt(share of the cooldown that is done). The
+    checkpoint before the cooldown stays, since a longer run has the same rates up to there."""
     warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
     """Steps over which the rate rises linearly from 0; 0 is off."""
     final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -26,8 +27,13 @@ class ScheduleConfig(Section):
 
 
 def first_cooldown_step(schedule: ScheduleConfig, total_steps: int) -> int:
-    """The first step (from 0) whose rate depends on how many there are in all, under shape wsd."""
+    """Under shape wsd, the first step (from 0) of the cooldown: runs of all lengths have the rates before it."""
     return total_steps - max(1, round(schedule.cooldown_fraction * total_steps))
+
+
+def trunk_end(schedule: ScheduleConfig, total_steps: int) -> int | None:
+    """After how many steps a run parts from longer ones, which can go on from its checkpoint; None: it shares none."""
+    return first_cooldown_step(schedule, total_steps) if schedule.shape == "wsd" else None
 
 
 def learning_rate(schedule: ScheduleConfig, peak: float, total_steps: int, step: int) -> float:

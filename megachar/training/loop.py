@@ -9,7 +9,7 @@ from megachar.base.errors import Preempted
 from megachar.config.experiment import Experiment
 from megachar.families.counting import describe_model, step_flops
 from megachar.losses.auxiliary import layer_weights
-from megachar.optimizers.schedules import learning_rate
+from megachar.optimizers.schedules import learning_rate, trunk_end
 from megachar.parallel.mesh import any_rank
 from megachar.runs.checkpoints.reading import restore_checkpoint
 from megachar.runs.checkpoints.resuming import newest_whole
@@ -149,7 +149,8 @@ class _Loop:
         training, step, last = self.experiment.training, self.step, self.finished
         # A validation that is due is made where the run leaves, too: the next process begins with the next step.
         validates = self.source.validation_micro_batches > 0 and (_due(step, training.validation_interval) or last)
-        saves = _due(step, training.checkpoint_interval) or last or self.leaves
+        parts = step == trunk_end(self.experiment.schedule, training.total_steps)
+        saves = _due(step, training.checkpoint_interval) or last or self.leaves or parts
         if validates or saves:
             with self.saver.finishing():
                 self.source.check_unchanged()

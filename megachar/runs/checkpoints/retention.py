@@ -8,9 +8,12 @@ from megachar.runs.checkpoints.format import Checkpoint, list_checkpoints
 from megachar.runs.folder import RunFolder
 
 
-def expired(found: Sequence[Checkpoint], newest: Checkpoint, keep: int, keep_best: bool) -> list[Checkpoint]:
+def expired(
+    found: Sequence[Checkpoint], newest: Checkpoint, keep: int, keep_best: bool, trunk: int | None = None
+) -> list[Checkpoint]:
     """Those of `found` (oldest first) that may go now that `newest`, one of them, is known to be whole.
 
+    That of step `trunk` stays: longer runs go on from it.
     Checkpoints of later steps go too: the run went back behind them because they were damaged or led nowhere.
     """
     current: dict[int, Checkpoint] = {}
@@ -18,7 +21,7 @@ def expired(found: Sequence[Checkpoint], newest: Checkpoint, keep: int, keep_bes
         if checkpoint.step < newest.step:
             current[checkpoint.step] = checkpoint  # of a step saved twice, the later one
     current[newest.step] = newest
-    kept = set(sorted(current)[-keep:])
+    kept = {*sorted(current)[-keep:], *(step for step in current if step == trunk)}
     best = best_of(list(current.values()))
     if keep_best and best is not None:
         kept.add(best.step)
@@ -36,9 +39,9 @@ def best_of(found: Sequence[Checkpoint]) -> Checkpoint | None:
     return best
 
 
-def delete_expired(folder: RunFolder, newest: Checkpoint, keep: int, keep_best: bool) -> None:
+def delete_expired(folder: RunFolder, newest: Checkpoint, keep: int, keep_best: bool, trunk: int | None = None) -> None:
     """Delete what `expired` names. OSError where that fails; no name is left that looks like a whole checkpoint."""
-    for checkpoint in expired(list_checkpoints(folder), newest, keep, keep_best):
+    for checkpoint in expired(list_checkpoints(folder), newest, keep, keep_best, trunk):
         hidden = checkpoint.path.with_name(f".{checkpoint.path.name}.deleted")
         checkpoint.path.rename(hidden)
         shutil.rmtree(hidden)

@@ -29,6 +29,7 @@ from megachar.config.deepspeed import load_engine_config
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
 from megachar.data.vocabulary_card import VocabularyCard
+from megachar.optimizers.schedules import trunk_end
 from megachar.parallel.mesh import any_rank, fail_together
 from megachar.parallel.messages import gather
 from megachar.parallel.state import EngineState
@@ -228,7 +229,8 @@ class CheckpointSaver:
         seconds = time.perf_counter() - save.started
         training, remark = self.experiment.training, None
         try:
-            delete_expired(self.folder, checkpoint, training.keep_checkpoints, training.keep_best_checkpoint)
+            trunk = trunk_end(self.experiment.schedule, training.total_steps)
+            delete_expired(self.folder, checkpoint, training.keep_checkpoints, training.keep_best_checkpoint, trunk)
         except OSError as error:
             remark = f"older checkpoints could not be deleted: {error}"
         return SavedCheckpoint(

@@ -1,0 +1,133 @@
+"""The coordinate check: whether an update changes hidden states and logits as much in wide and deep models as in small.
+
+Yang et al. (2022), appendix D.1: with sound rules for width and depth the size of an update does not depend on them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megachar.base.errors import ConfigError
+from megachar.config.checks import check_experiment
+from megachar.config.experiment import Experiment
+from megachar.data.blend import Blend
+from megachar.data.sampler import window_numbers
+from megachar.families.transformer.initialization import initialize
+from megachar.families.transformer.model import Transformer
+from megachar.families.transformer.settings import TransformerConfig
+from megachar.losses.auxiliary import layer_weights
+from megachar.training.optimizer import build_optimizer
+
+Direction = Literal["width", "depth"]
+DIRECTIONS: Final[tuple[Direction, ...]] = ("width", "depth")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the first steps of one model changed, on text that is not trained on: root mean squares over its entries."""
+
+    direction: Direction
+    size: int
+    """Width or number of layers."""
+    rules: bool
+    """Whether the rules for width and depth are on."""
+    hidden: float
+    """Of the change of the hidden states after the last block."""
+    logits: float
+    """Of the change of the logits of the first target."""
+
+
+def sized(experiment: Experiment, direction: Direction, size: int, base: int, rules: bool) -> Experiment:
+    """The experiment with a model of another width or depth, whose base is of size `base` if there are rules.
+
+    Heads keep their width, and the feed-forward layer its ratio to the width.
+
+    Raises:
+        ConfigError: its model is no transformer, or cannot have this size.
+    """
+    model = experiment.model
+    if not isinstance(model, TransformerConfig):
+        raise ConfigError(f"model.family = {model.family} has no rules for width and depth; take a transformer")
+    head_width = model.width // model.num_heads
+    changes: dict[str, object] = {"base_width": None, "base_layers": None, "base_head_width": None}
+    if direction == "width":
+        if size % head_width or size * model.feed_forward_width % model.width:
+            raise ConfigError(f"a width of {size} is no multiple of {head_width}, which one head has; take another")
+        changes |= {"width": size, "num_heads": size // head_width, "base_width": base if rules else None,
+                    "feed_forward_width": size * model.feed_forward_width // model.width}  # fmt: skip
+    else:
+        changes |= {"num_layers": size, "base_layers": base if rules else None}
+    one_rank = experiment.parallel.model_copy(update={"pipe": 1, "tensor": 1, "data": 1})
+    found = experiment.model_copy(update={"model": model.model_copy(update=changes), "parallel": one_rank})
+    check_experiment(found)
+    return found
+
+
+def check_coordinates(
+    experiment: Experiment,
+    sizes: dict[Direction, Sequence[int]],
+    num_steps: int,
+    told: Callable[[Sizes], None] = lambda sizes: None,
+) -> list[Sizes]:
+    """Train models of all sizes for some steps, with and without the rules; the smallest size is the base.
+
+    Args:
+        experiment: a transformer with its data, rates and batch.
+        sizes: widths, depths, or both.
+        num_steps: steps of each model.
+        told: hears of every model that is through.
+
+    Raises:
+        ConfigError: a size does not fit the experiment.
+    """
+    blend = Blend.open(experiment.data)
+    todo = [(direction, size, rules, sized(experiment, direction, size, min(every), rules))
+            for direction, every in sizes.items() for size in every for rules in (False, True)]  # fmt: skip
+    found = []
+    for direction, size, rules, one in todo:
+        hidden, logits = _updates(one, blend, num_steps)
+        found.append(Sizes(direction, size, rules, hidden, logits))
+        told(found[-1])
+    return found
+
+
+def slope(found: Sequence[Sizes], direction: Direction, rules: bool, what: Literal["hidden", "logits"]) -> float:
+    """Slope of the log of the update's size on the log of width or depth; 0: the update does not depend on it."""
+    points = [(one.size, getattr(one, what)) for one in found if (one.direction, one.rules) == (direction, rules)]
+    sizes, values = np.log(np.array(points, dtype=np.float64)).T
+    return float(np.polyfit(sizes, values, 1)[0])
+
+
+def _updates(experiment: Experiment, blend: Blend, num_steps: int) -> tuple[float, float]:
+    """Sizes of what the steps changed: hidden states, logits."""
+    model = initialize(Transformer(experiment.model, experiment.auxiliary), experiment.seed)  # type: ignore[arg-type]
+    optimizer = build_optimizer(experiment.optimizer, experiment.model, model.named_parameters())
+    weights = layer_weights(experiment.auxiliary, experiment.model.num_layers, num_steps, 0)
+    first, *others = _batches(experiment, blend, num_steps + 1)
+    before = _outputs(model, first[0])
+    for inputs, targets in others:
+        optimizer.zero_grad()
+        loss, _ = model.losses(inputs, targets, experiment.auxiliary, weights)
+        loss.backward()
+        optimizer.step()
+    changes = [after - earlier for after, earlier in zip(_outputs(model, first[0]), before, strict=True)]
+    hidden, logits = (float(change.square().mean().sqrt()) for change in changes)
+    return hidden, logits
+
+
+@torch.no_grad()
+def _outputs(model: Transformer, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    hidden = model.hidden(inputs)
+    return hidden, model.head(hidden)
+
+
+def _batches(experiment: Experiment, blend: Blend, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs (b, t) and targets (b, t, n) of the first steps of a run."""
+    reader = experiment.model.part("corpus").open_readers(experiment, blend)["train"]
+    for step in range(count):
+        inputs, targets = reader.read(window_numbers(step, 0, experiment.batch.global_size, 1))
+        yield torch.from_numpy(inputs), torch.from_numpy(targets)
