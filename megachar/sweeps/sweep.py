@@ -110,7 +110,7 @@ def plan_runs(sweep: Sweep, base: str | None, overrides: Sequence[str]) -> tuple
     runs, open_corpus = [], functools.cache(Corpus.open)
     for name, own in _points(sweep):
         try:
-            groups = (_overrides(flatten(sweep.shared)), list(overrides), _overrides(own))
+            groups = (overrides_of(flatten(sweep.shared)), list(overrides), overrides_of(own))
             experiment = load_run(source, *groups, open_corpus=open_corpus)
             runs.append(_run(sweep, name, experiment, source, groups))
         except ConfigError as error:
@@ -177,7 +177,8 @@ def _misplaced_keys(sweep: Sweep) -> list[str]:
     return [key for key in (*own, *sweep.grid) if key in {"name", "output"}] + ["name"] * ("name" in sweep.shared)
 
 
-def _overrides(settings: dict[str, Any]) -> list[str]:
+def overrides_of(settings: dict[str, Any]) -> list[str]:
+    """Settings by their keys as `section.key=value`."""
     return [_override(key, value) for key, value in settings.items()]
 
 
