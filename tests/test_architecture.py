@@ -203,7 +203,8 @@ def test_json_is_written_by_the_writer_that_knows_no_nan() -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "runs", "sweeps", "cli"}
+    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "runs", "scaling", "sweeps",
+             "cli"}  # fmt: skip
     modules = {module_of(path) for path in FILES if component_of(module_of(path)) in light}
     modules |= {module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)}
     of_families = r"megachar\.families\.(counting|parameters|\w+\.(settings|parameters|counting|checks|corpus))"
@@ -219,21 +220,22 @@ def light_modules() -> list[str]:
     return sorted(modules - {f"megachar.{name}" for name in (*heavy, "optimizers.updates")})
 
 
+HEAVY = ("torch", "deepspeed", "matplotlib")
 REFUSE_HEAVY = """
 import importlib, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "deepspeed", "matplotlib"):
+        if name in REFUSED:
             raise RuntimeError(f"imports {name}")  # no ImportError, which might be caught
 
 sys.meta_path.insert(0, Refuse())
 """
 
 
-def run_without_heavy(code: str, *arguments: str) -> list[str]:
-    """Lines that the code prints in a Python of its own, where importing what is heavy raises RuntimeError."""
-    command = [sys.executable, "-c", REFUSE_HEAVY + code, *arguments]
+def run_without_heavy(code: str, *arguments: str, refused: tuple[str, ...] = HEAVY) -> list[str]:
+    """Lines that the code prints in a Python of its own, where importing what is refused raises RuntimeError."""
+    command = [sys.executable, "-c", f"REFUSED = {refused!r}\n{REFUSE_HEAVY}{code}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -268,6 +270,11 @@ LIGHT_COMMANDS = {
     "analyze sizes /nowhere": 2,
     "analyze context /nowhere": 2,
     "analyze layers /nowhere": 2,
+    "scaling --help": 0,
+    "scaling fit --help": 0,
+    "scaling fit /nowhere": 2,
+    "scaling predict /nowhere --compute 1e12": 2,
+    "scaling plot /nowhere": 2,
     "checkpoint inspect /nowhere": 2,
     "checkpoint verify /nowhere": 2,
     "checkpoint export /nowhere --output /nowhere.safetensors": 2,
@@ -276,6 +283,7 @@ LIGHT_COMMANDS = {
 
 
 def test_light_commands_import_neither_torch_nor_deepspeed() -> None:
+    """Nor SciPy, which takes a good part of a second."""
     code = """
 from megachar.cli import main
 
@@ -290,5 +298,6 @@ for line in sys.argv[1:]:
         ended = error
     print("ENDED", line, "->", ended)
 """
-    ended = [line for line in run_without_heavy(code, *LIGHT_COMMANDS) if line.startswith("ENDED")]
+    lines = run_without_heavy(code, *LIGHT_COMMANDS, refused=(*HEAVY, "scipy"))
+    ended = [line for line in lines if line.startswith("ENDED")]
     assert ended == [f"ENDED {line} -> {status}" for line, status in LIGHT_COMMANDS.items()]

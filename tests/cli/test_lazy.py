@@ -84,7 +84,7 @@ def test_help_states_every_default_and_shows_choices(name: str, command: Any) ->
         assert option_name not in shown or free or f"--{choice}" in shown
 
 
-@pytest.mark.parametrize("group", [[], ["analyze"], ["corpus"], ["checkpoint"]])
+@pytest.mark.parametrize("group", [[], ["analyze"], ["scaling"], ["corpus"], ["checkpoint"]])
 def test_a_list_of_commands_cuts_no_line(group: list[str]) -> None:
     shown = CliRunner().invoke(app, [*group, "-h"]).output
     assert "..." not in shown.partition("Commands:")[2]
