@@ -9,16 +9,24 @@ from rich.console import Console
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import PictureFormat
 from megachar.cli.lazy import make_group
+from megachar.cli.scaling_runs import check, run
 from megachar.cli.shared.loading import loading
 from megachar.cli.shared.options import Format
 
 if TYPE_CHECKING:
     from megachar.scaling.study import Study
 
-app = make_group("Fit scaling laws to a table of runs, predict new runs, and say what speaks against the law.")
+app = make_group(
+    "Train ladders of models, fit scaling laws to them, predict runs; check the rules for width and depth."
+)
+for command in (run, check):
+    app.command()(command)
 
 Table = Annotated[
-    Path, typer.Argument(help="CSV with columns N, D, loss, and if known C, name, seed, trunk, held_out, depth, ...")
+    Path,
+    typer.Argument(
+        help="Folder of a ladder, or CSV with columns N, D, loss, and if known C, name, seed, trunk, held_out, ..."
+    ),
 ]
 Level = Annotated[float, typer.Option(min=0.5, max=0.999, help="How often intervals hold the truth.")]
 SeedNoise = Annotated[
@@ -76,9 +84,10 @@ def predict(
         raise ConfigError("give --parameters N and --characters D, or --compute C alone")
     for name, value in (("parameters", parameters), ("characters", characters), ("compute", compute)):
         _check_amount(name, value)
-    from megachar.scaling.points import best_settings, read_points
+    from megachar.scaling.points import best_settings
+    from megachar.scaling.results import read_table
 
-    points = best_settings(read_points(table)).fitted
+    points = best_settings(read_table(table)).fitted
     with loading("scipy"):
         from megachar.cli.scaling_report import print_budget, print_prediction
         from megachar.scaling.joint import fit_joint
@@ -110,9 +119,9 @@ def _study(table: Path, level: float, noise: float | None, budgets: "list[float]
         raise ConfigError(f"--noise {noise}: it is a share of the loss, such as 0.004; give one between 0 and 1")
     for budget in budgets:
         _check_amount("budget", budget)
-    from megachar.scaling.points import read_points
+    from megachar.scaling.results import read_table
 
-    points = read_points(table)
+    points = read_table(table)
     with loading("scipy"):
         from megachar.scaling.study import Options, study
     return study(points, Options(level, noise, tuple(budgets), starts, resamples, seed))

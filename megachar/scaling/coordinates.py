@@ -3,15 +3,18 @@
 Yang et al. (2022), appendix D.1: with sound rules for width and depth the size of an update does not depend on them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from megachar.base.errors import ConfigError
+from megachar.base.pictures import legend, series, style
 from megachar.config.checks import check_experiment
 from megachar.config.experiment import Experiment
 from megachar.data.blend import Blend
@@ -23,7 +26,9 @@ from megachar.losses.auxiliary import layer_weights
 from megachar.training.optimizer import build_optimizer
 
 Direction = Literal["width", "depth"]
+What = Literal["hidden", "logits"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("width", "depth")
+WHATS: Final[tuple[What, ...]] = ("hidden", "logits")
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,8 @@ def sized(experiment: Experiment, direction: Direction, size: int, base: int, ru
 
 def check_coordinates(
     experiment: Experiment,
-    sizes: dict[Direction, Sequence[int]],
+    sizes: Mapping[Direction, Sequence[int]],
     num_steps: int,
-    told: Callable[[Sizes], None] = lambda sizes: None,
 ) -> list[Sizes]:
     """Train models of all sizes for some steps, with and without the rules; the smallest size is the base.
 
@@ -79,7 +83,6 @@ def check_coordinates(
         experiment: a transformer with its data, rates and batch.
         sizes: widths, depths, or both.
         num_steps: steps of each model.
-        told: hears of every model that is through.
 
     Raises:
         ConfigError: a size does not fit the experiment.
@@ -91,11 +94,10 @@ def check_coordinates(
     for direction, size, rules, one in todo:
         hidden, logits = _updates(one, blend, num_steps)
         found.append(Sizes(direction, size, rules, hidden, logits))
-        told(found[-1])
     return found
 
 
-def slope(found: Sequence[Sizes], direction: Direction, rules: bool, what: Literal["hidden", "logits"]) -> float:
+def slope(found: Sequence[Sizes], direction: Direction, rules: bool, what: What) -> float:
     """Slope of the log of the update's size on the log of width or depth; 0: the update does not depend on it."""
     points = [(one.size, getattr(one, what)) for one in found if (one.direction, one.rules) == (direction, rules)]
     sizes, values = np.log(np.array(points, dtype=np.float64)).T
@@ -131,3 +133,26 @@ def _batches(experiment: Experiment, blend: Blend, count: int) -> Iterator[tuple
     for step in range(count):
         inputs, targets = reader.read(window_numbers(step, 0, experiment.batch.global_size, 1))
         yield torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+@style()
+def draw_coordinates(found: Sequence[Sizes]) -> Figure:
+    """Sizes of updates over width and over depth, of hidden states and of logits, with the rules and without."""
+    directions = [direction for direction in DIRECTIONS if any(one.direction == direction for one in found)]
+    figure = Figure(figsize=(4.5 * len(directions), 6.5), layout="constrained")
+    panels = figure.subplots(2, len(directions), squeeze=False, sharey="row")
+    for row, what in zip(panels, WHATS, strict=True):
+        for axes, direction in zip(row, directions, strict=True):
+            for number, rules in enumerate((True, False)):
+                own = [one for one in found if (one.direction, one.rules) == (direction, rules)]
+                label = f"{'with' if rules else 'without'} rules, slope {slope(found, direction, rules, what):.2f}"
+                values = [getattr(one, what) for one in own]
+                axes.plot([one.size for one in own], values, label=label, **series(number).line())
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.set_xlabel("width" if direction == "width" else "layers")
+            axes.set_ylabel(f"update of {'hidden states' if what == 'hidden' else 'logits'}")
+            legend(axes)
+    figure.suptitle("Coordinate check")
+    return figure
