@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from megachar.base.errors import ConfigError
@@ -150,7 +150,11 @@ def draw_coordinates(found: Sequence[Sizes]) -> Figure:
                 axes.plot([one.size for one in own], values, label=label, **series(number).line())
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.margins(y=0.25)  # for the legend
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("width" if direction == "width" else "layers")
             axes.set_ylabel(f"update of {'hidden states' if what == 'hidden' else 'logits'}")
             legend(axes)
