@@ -33,7 +33,7 @@ def copy_text(
             assert size is not None
             writer = writers[split]
             writer.begin_source(number)
-            shared = place == 0 and writer.num_tokens == 0
+            shared = place == 0 and writer.tally.num_tokens == 0
             counts: deque[Future[WordCounter]] = deque()
             for buffer in pump(file, size, str(source.text), block_bytes or PUMP_BYTES):
                 buffer.hashed_by(writer.digest)
@@ -43,9 +43,9 @@ def copy_text(
                 writer.append_bytes(buffer.data)
                 progress(len(buffer.data))
                 if len(counts) > NUM_BUFFERS:  # that buffer is filled anew by now
-                    writer.add_words(counts.popleft().result())
+                    writer.tally.words.join(counts.popleft().result())
             for count in counts:
-                writer.add_words(count.result())
+                writer.tally.words.join(count.result())
             if shared:
                 digest.begin_as(writer.digest)
     return digest.hexdigest()

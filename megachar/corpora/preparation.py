@@ -1,34 +1,25 @@
 """Turn text into a prepared corpus (`megachar.data.corpus`), in a stream: memory does not grow with the corpus.
 
-The text is cut into units of work, in an order that depends on the inputs alone (`preprocessing.plan`); whoever encodes
+The text is cut into units of work, in an order that depends on the inputs alone (`corpora.plan`); whoever encodes
 a unit, its tokens are joined in that order, so any number of workers writes the same bytes.
 """
 
 import errno
 import os
+import pickle
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megachar.base.errors import DataError
 from megachar.base.files import fsync_path
 from megachar.corpora.copying import copy_text
-from megachar.corpora.encoding import (
-    BLOCK_BYTES,
-    Documents,
-    Part,
-    Recipe,
-    encode_unit,
-    pickled,
-    remove,
-    write_parts,
-)
-from megachar.corpora.joining import Digest, SplitWriter
+from megachar.corpora.encoding import BLOCK_BYTES, Documents, Recipe, encode_unit, write_parts
+from megachar.corpora.joining import Digest, SplitWriter, finish
 from megachar.corpora.plan import (
     DEFAULT_SPLIT,
     UNIT_BYTES,
@@ -49,6 +40,7 @@ from megachar.data.corpus import (
     SplitCard,
     SplitName,
 )
+from megachar.data.digests import Progress
 from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
@@ -59,8 +51,6 @@ __all__ = [
     "prepare_corpus", "whole_folder",
 ]  # fmt: skip
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call, of those that `plan.total_bytes` counts."""
 Writers = Mapping[SplitName, SplitWriter]
 
 
@@ -85,7 +75,7 @@ def prepare_corpus(
     `documents` says what one document is: a whole text (as far as it lies in one split), a line with its line end, or
     the text under `json_key` of a line of JSON. Lines belong to the split in which they begin. Work is done in this
     process, by `num_workers` processes, or by the executor and number of workers in `ranks`. `durable` waits until the
-    data are on the disk.
+    data are on the disk. `progress` hears of the bytes that `plan.total_bytes` counts.
 
     The folder is built under a temporary name beside `output` and renamed when it is whole, so an interruption leaves
     neither half a corpus nor, with `overwrite`, a damaged old one. DataError where `output` exists (and not
@@ -121,10 +111,12 @@ def prepare_corpus(
             if source.text.is_plain and source.path.stat().st_size != source.num_bytes:
                 raise DataError(f"{source.text} changed while it was read: try again once it is complete")
         splits = {split: writer.close() for split, writer in writers.items()}
-        num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
+        num_skipped = sum(writer.tally.num_skipped_lines for writer in writers.values())
         card = _card(sources, hashes, recipe, splits, num_skipped)
         for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
-            _write(folder / file_name, content, durable)
+            with (folder / file_name).open("wb") as file:
+                file.write(content)
+                finish(file, durable)
     return card
 
 
@@ -164,7 +156,7 @@ def _encode_here(
             if digest is not None:
                 digest.update(block.read)
             writers[unit.segments[block.segment].split].append(unit.source, block)
-            report(block.num_done)
+            report(block.tally.num_done)
     return {
         path: digests[path].hexdigest() if path in digests else hashed_apart[path].result()
         for path in dict.fromkeys(source.path for source in sources)
@@ -177,15 +169,15 @@ def _encode_elsewhere(
 ) -> dict[Path, str]:  # fmt: skip
     """Let other processes encode the units, and join what they write; the sha256 of each source file."""
     executor, num_workers = ranks
-    shared = pickled(recipe)
+    shared = pickle.dumps(recipe)
     paths = list(dict.fromkeys(source.path for source in sources))
     first_units = {path: next(n for n, unit in enumerate(units) if unit.text.path == path) for path in paths}
 
-    def tasks() -> Iterator[Callable[[Executor], "Future[Any]"]]:
+    def tasks() -> Iterator[tuple[Any, ...]]:
         for number, unit in enumerate(units):
             if first_units[unit.text.path] == number:
-                yield lambda pool, path=unit.text.path: pool.submit(hash_source, path, folder)  # type: ignore[misc]
-            yield partial(_submit, number, unit, shared, folder)
+                yield hash_source, unit.text.path, folder
+            yield write_parts, number, unit, shared, folder
 
     digests = []
     with closing(in_order(executor, num_workers, tasks(), folder)) as results:
@@ -195,13 +187,8 @@ def _encode_elsewhere(
                 continue
             for part in result:
                 writers[part.split].append_part(part)
-                remove(part)
-                report(part.num_done)
+                report(part.tally.num_done)
     return dict(zip(paths, digests, strict=True))
-
-
-def _submit(number: int, unit: Unit, recipe: bytes, folder: Path, executor: Executor) -> "Future[list[Part]]":
-    return executor.submit(write_parts, number, unit, recipe, folder)
 
 
 def _card(
@@ -221,14 +208,6 @@ def _card(
         ),
         splits=splits,
     )
-
-
-def _write(path: Path, content: bytes, durable: bool) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def _sentences(texts: Iterable[PlacedText]) -> Iterable[str]:
             lines = text.decode().split("\n")
         except UnicodeDecodeError as error:
             wrong = invalid_utf8(text, error)
-            raise DataError(f"{place(wrong.position)}: {wrong.problem}; {wrong.mend}") from None
+            raise wrong.at(place(wrong.position)) from None
         for line in lines:
             yield from _short_sentences(line)
 

@@ -39,6 +39,10 @@ class EncodingError(DataError):
         self.mend = mend
         """What to do about it where a corpus is prepared."""
 
+    def at(self, place: str) -> DataError:
+        """The error of a text that lies in a file, as it is told to people: with the place of the byte there."""
+        return DataError(f"{place}: {self.problem}; {self.mend}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.position, self.problem, self.mend)
 
