@@ -26,8 +26,8 @@ from megachar.corpora.inspection import (
     xz_size,
 )
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
-from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
+from tests.corpora.corpora_by_hand import write_dataset
 
 
 @pytest.fixture
@@ -44,9 +44,8 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def write_dataset(prefix: Path, tokens: Any, dtype: str) -> Path:
-    with IndexedDatasetWriter(prefix, dtype) as writer:
-        writer.append(np.asarray(tokens, dtype=dtype))
+def write_tokens(prefix: Path, tokens: Any, dtype: str) -> Path:
+    write_dataset(prefix, [tokens], dtype)
     return prefix
 
 
@@ -179,11 +178,11 @@ def test_opening_a_dataset_without_a_card(corpus: Path, tmp_path: Path) -> None:
         assert opened.text_of(opened.dataset.tokens[:3]) == b"All"
     with pytest.raises(ConfigError, match="is one dataset without splits: leave --split train out"):
         open_split(prefix, "train")
-    tokens = write_dataset(tmp_path / "tokens", [1, 70_000, 5], "int32")
+    tokens = write_tokens(tmp_path / "tokens", [1, 70_000, 5], "int32")
     opened = open_split(tokens)
     assert opened.text_of(opened.dataset.tokens) is None
     assert figures_of(opened).counts.size == 70_001
-    floats = write_dataset(tmp_path / "floats", [0.5, 1.5], "float32")
+    floats = write_tokens(tmp_path / "floats", [0.5, 1.5], "float32")
     with pytest.raises(DataError, match="holds numbers of type float32, no tokens"):
         open_split(floats)
     (tmp_path / "tokens.idx").unlink()
