@@ -19,7 +19,7 @@ from megachar.launching.network import free_port
 from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, Launcher, LaunchPlan, shell_command
 from megachar.launching.preflight import examine
 from megachar.launching.ranks import is_requeued
-from megachar.launching.supervisor import supervise
+from megachar.launching.supervisor import Supervisor
 from megachar.runs.folder import run_folder
 from megachar.runs.ownership import OwnClaim
 from megachar.runs.preflight import check_data, check_run_folder, load_run
@@ -79,7 +79,7 @@ def launch(
             typer.echo(f"run {plan.folder.path} is finished already; a higher training.total_steps trains it further")
             return
         plan = ready(plan, timeout)
-        status = supervise(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim)
+        status = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim).run()
     raise typer.Exit(status)
 
 

@@ -14,7 +14,6 @@ import runpy
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -34,21 +33,6 @@ LEAVE_SECONDS = 30.0
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 AWAITED = (*PASSED_ON, signal.SIGCHLD)
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which rank a process is, and how it meets the others."""
-
-    rank: int
-    num_ranks: int
-    port: int
-
-    def environment(self) -> dict[str, str]:
-        """Its variables."""
-        rank, number = str(self.rank), str(self.num_ranks)
-        return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number,
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}  # fmt: skip
 
 
 def main() -> int:
@@ -71,7 +55,7 @@ def main() -> int:
     for rank in range(given.ranks):
         launcher, process = os.getpid(), os.fork()
         if process == 0:
-            become(Place(rank, given.ranks, given.port), launcher)
+            become(rank, launcher, environment_of(rank, given.ranks, given.port))
             run(given.script, given.arguments, forked)
         ranks.add(process)
     return status_of(wait_for(ranks))
@@ -128,18 +112,25 @@ def check_engine(experiment: Path) -> None:
     check_engine_settings(render_deepspeed_config(loaded, load_engine_config(loaded.deepspeed)))
 
 
-def become(place: Place, launcher: int) -> None:
+def environment_of(rank: int, num_ranks: int, port: int) -> dict[str, str]:
+    """The variables that say which rank a process is, and how it meets the others."""
+    own, number = str(rank), str(num_ranks)
+    return {"RANK": own, "LOCAL_RANK": own, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+
+
+def become(rank: int, launcher: int, environment: dict[str, str]) -> None:
     """Make this new process a rank, which ends when the launcher does, however that may end.
 
     SIGTERM and SIGUSR1 wait until its script is ready for them and unblocks them.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    libc.prctl(PR_SET_NAME, f"rank {place.rank}".encode())  # as `ps` and `top` show it
+    libc.prctl(PR_SET_NAME, f"rank {rank}".encode())  # as `ps` and `top` show it
     if os.getppid() != launcher:  # it has ended already
         os._exit(ExitCode.LAUNCHER_LOST)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGCHLD))
-    os.environ.update(place.environment())
+    os.environ.update(environment)
 
 
 def run(script: Path, arguments: list[str], here: bool) -> None:

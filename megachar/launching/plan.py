@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from megachar.base.errors import PlatformError
 from megachar.base.files import atomic_write, json_text
@@ -26,7 +26,6 @@ TRAIN_SCRIPT, SELFTEST_SCRIPT, SLURM_SCRIPT = (SCRIPTS / name for name in ("trai
 Launcher = Literal["local", "ssh", "no_ssh", "openmpi", "slurm"]
 """`local`: our own program, on this machine; `ssh`: DeepSpeed's runner, over pdsh and ssh; `no_ssh`: the same, started
 by the user on every host; `openmpi`: mpirun; `slurm`: srun inside an allocation."""
-LAUNCHERS: tuple[Launcher, ...] = get_args(Launcher)
 DEFAULT_PORT = 29500
 EXPORTED = ("CUDA_DEVICE_MAX_CONNECTIONS", "DS_ACCELERATOR", "FI_", "GLOO_", "LD_LIBRARY_PATH", "MEGACHAR_", "MKL_",
             "NCCL_", "OMP_", "PYTHONPATH", "TORCH_", "UCX_")  # fmt: skip
@@ -155,18 +154,18 @@ class LaunchPlan:
             PlatformError: the folder cannot be written.
         """
         folder = self.folder.launch
+        texts: dict[Path, str] = {}
+        if self.hosts:
+            texts[self._hostfile] = render_hostfile(self.used_hosts())
+            texts[self._environment_file] = "".join(f"{name}={value}\n" for name, value in self.exported().items())
+        if self.launcher == "slurm":
+            texts[self._slurm_file] = "".join(f"{place.host}\n" for place in self.ranks())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_experiment(self.experiment, self._experiment_file)
-            if self.hosts:
-                with atomic_write(self._hostfile) as path:
-                    path.write_text(render_hostfile(self.used_hosts()), encoding="utf-8")
-                exported = "".join(f"{name}={value}\n" for name, value in self.exported().items())
-                with atomic_write(self._environment_file) as path:
-                    path.write_text(exported, encoding="utf-8")
-            if self.launcher == "slurm":
-                with atomic_write(self._slurm_file) as path:
-                    path.write_text("".join(f"{place.host}\n" for place in self.ranks()), encoding="utf-8")
+            for path, text in texts.items():
+                with atomic_write(path) as part:
+                    part.write_text(text, encoding="utf-8")
         except OSError as error:
             raise PlatformError(f"{folder} cannot be written: {error}; free space, or set output=FOLDER") from error
 
@@ -259,18 +258,9 @@ class LaunchPlan:
     def _mpirun(self) -> list[str]:
         hosts = ",".join(f"{host.name}:{host.slots}" for host in self.used_hosts())
         # Cores are not bound: a process of two would be held to one core.
-        command = [
-            "mpirun",
-            "-n",
-            str(self.topology.world_size),
-            "--host",
-            hosts,
-            "--map-by",
-            "slot",
-            "--bind-to",
-            "none",
-        ]
-        return [*command, *(part for name in self.exported() for part in ("-x", name))]
+        exported = (part for name in self.exported() for part in ("-x", name))
+        return ["mpirun", "-n", str(self.topology.world_size), "--host", hosts, "--map-by", "slot", "--bind-to", "none",
+                *exported]  # fmt: skip
 
     def _srun(self) -> list[str]:
         # The order of the hosts is the plan's own: a block distribution goes by the cores that are free.

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from megachar.launching.plan import LaunchPlan
@@ -41,22 +41,17 @@ def end_command(process: "subprocess.Popen[bytes]", token: str, plan: LaunchPlan
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    remote = plan.launcher in ("ssh", "openmpi")
-    kill_processes(token, [host.name for host in plan.used_hosts()] if remote else [])
-
-
-def kill_processes(token: str, hosts: Sequence[str]) -> None:
-    """Kill the processes with `token` here and, by ssh, on `hosts`."""
+    remote = plan.used_hosts() if plan.launcher in ("ssh", "openmpi") else ()
     command = KILL.format(shlex.quote(token))
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}"]
-    started = [subprocess.Popen([*ssh, host, command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL) for host in hosts]  # fmt: skip
+    started = [subprocess.Popen([*ssh, host.name, command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL) for host in remote]  # fmt: skip
     for number in processes_with(token):
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-    for process in started:
+    for killer in started:
         try:
-            process.wait(2 * SSH_SECONDS)
+            killer.wait(2 * SSH_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            killer.kill()
+            killer.wait()

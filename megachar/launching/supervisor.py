@@ -23,24 +23,22 @@ Examine = Callable[[LaunchPlan], tuple[LaunchPlan, dict[str, str]]]
 """A plan -> the plan with its hosts' addresses, and what is wrong by host."""
 
 
-def supervise(plan: LaunchPlan, max_restarts: int, examine: Examine, claim: OwnClaim | None = None) -> int:
-    """Run a plan to its end; returns an `ExitCode`, or 128 + the signal that ended it at once.
-
-    Args:
-        plan: what to start. Its hosts have been examined.
-        max_restarts: failures in a row, without a new checkpoint between them, after which to start again. 0 is off.
-        examine: finds the hosts that can be used for the next start.
-        claim: of this process on the run folder; None where that is another's to have.
+class Supervisor:
+    """A loop of attempts.
 
     An error of the user's making, and leaving on request, are not failures: nothing is started again after them.
     """
-    return Supervisor(plan, max_restarts, examine, claim).run()
-
-
-class Supervisor:
-    """A loop of attempts."""
 
     def __init__(self, plan: LaunchPlan, max_restarts: int, examine: Examine, claim: OwnClaim | None = None) -> None:
+        """Get ready.
+
+        Args:
+            plan: what to start. Its hosts have been examined.
+            max_restarts: failures in a row, without a new checkpoint between them, after which to start again; 0 is
+                off.
+            examine: finds the hosts that can be used for the next start.
+            claim: of this process on the run folder; None where that is another's to have.
+        """
         self.plan, self.max_restarts, self.examine, self.claim = plan, max_restarts, examine, claim
         self._attempt: Attempt | None = None
         self._signals: list[int] = []
@@ -53,7 +51,7 @@ class Supervisor:
         return bool(self._signals)
 
     def run(self) -> int:
-        """See `supervise`."""
+        """Run the plan to its end; returns an `ExitCode`, or 128 + the signal that ended it at once."""
         plan = self.plan
         with self._signals_taken():
             while True:

@@ -8,7 +8,7 @@ import pytest
 from megachar.base.errors import PlatformError
 from megachar.launching import ranks
 from megachar.launching.hostfile import Host
-from megachar.launching.local import Place
+from megachar.launching.local import environment_of
 from megachar.launching.network import interface_to, is_this_machine, resolve
 from megachar.launching.ranks import expand_counts, is_requeued, rank_environment, slurm_hosts
 from megachar.parallel.store import stay_on_loopback
@@ -60,7 +60,7 @@ def test_on_one_machine_gloo_and_nccl_stay_on_the_loopback(
     launcher: str, own: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the environment that torch finds in a rank, unless the user names an interface."""
-    given = {"megachar launch": Place(1, 2, 29500).environment(),
+    given = {"megachar launch": environment_of(1, 2, 29500),
              "deepspeed": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2", **MEET},
              "torchrun": {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
                           "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"},

@@ -15,7 +15,7 @@ from megachar.launching import supervisor
 from megachar.launching.attempt import Outcome
 from megachar.launching.hostfile import Host
 from megachar.launching.plan import LaunchPlan
-from megachar.launching.supervisor import supervise, without
+from megachar.launching.supervisor import Supervisor, without
 from megachar.watch.failure import Failure
 
 DONE, LEFT = Outcome(ExitCode.DONE, None, 9), Outcome(ExitCode.PREEMPTED, None, 9)
@@ -69,7 +69,7 @@ def test_it_gives_up_with_the_first_cause_on_top(
     stage: Stage, plan: LaunchPlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.outcomes = [failed("first"), failed("second"), failed("third")]
-    assert supervise(plan, 2, healthy) == ExitCode.FAILED
+    assert Supervisor(plan, 2, healthy).run() == ExitCode.FAILED
     assert len(stage.plans) == 3
     lines = capsys.readouterr().err.splitlines()
     end = lines.index("megachar launch: 3 failures in a row without a new checkpoint. First cause: rank 1 on node2, "
@@ -81,7 +81,7 @@ def test_it_gives_up_with_the_first_cause_on_top(
 
 def test_a_new_checkpoint_begins_the_count_again(stage: Stage, plan: LaunchPlan) -> None:
     stage.outcomes = [failed("a"), failed("b", saved=4), failed("c", saved=6), failed("d", saved=8), DONE]
-    assert supervise(plan, 1, healthy) == ExitCode.DONE
+    assert Supervisor(plan, 1, healthy).run() == ExitCode.DONE
     assert len(stage.plans) == 5
 
 
@@ -91,12 +91,12 @@ def test_a_new_checkpoint_begins_the_count_again(stage: Stage, plan: LaunchPlan)
 )
 def test_what_is_no_failure_is_not_tried_again(stage: Stage, plan: LaunchPlan, outcome: Outcome, status: int) -> None:
     stage.outcomes = [outcome]
-    assert supervise(plan, 3, healthy) == status
+    assert Supervisor(plan, 3, healthy).run() == status
 
 
 def test_without_restarts_the_first_failure_is_the_end(stage: Stage, plan: LaunchPlan) -> None:
     stage.outcomes = [failed("a")]
-    assert supervise(plan, 0, healthy) == ExitCode.FAILED
+    assert Supervisor(plan, 0, healthy).run() == ExitCode.FAILED
 
 
 def test_it_resumes_a_run_that_was_recorded(stage: Stage, plan: LaunchPlan) -> None:
@@ -106,7 +106,7 @@ def test_it_resumes_a_run_that_was_recorded(stage: Stage, plan: LaunchPlan) -> N
         return failed("b")
 
     stage.outcomes = [failed("a"), record, DONE]
-    assert supervise(plan, 3, healthy) == ExitCode.DONE
+    assert Supervisor(plan, 3, healthy).run() == ExitCode.DONE
     assert [started.resume for started in stage.plans] == [False, False, True]
 
 
@@ -120,7 +120,7 @@ def test_it_goes_on_with_the_hosts_that_answer(
         return plan, answers.pop(0)
 
     stage.outcomes = [failed("a"), failed("b"), DONE]
-    assert supervise(plan, 3, examine) == ExitCode.DONE
+    assert Supervisor(plan, 3, examine).run() == ExitCode.DONE
     assert [[host.name for host in started.used_hosts()] for started in stage.plans] == [
         ["node1", "node2"], ["node1"], ["node1", "node2"]]  # fmt: skip
     assert [started.experiment.parallel.data for started in stage.plans] == [2, 1, 2]
@@ -131,7 +131,7 @@ def test_it_goes_on_with_the_hosts_that_answer(
 def test_too_few_hosts_are_a_failure_too(stage: Stage, plan: LaunchPlan, capsys: pytest.CaptureFixture[str]) -> None:
     stage.outcomes = [failed("a")]
     down = {"node1": "ssh: no route", "node2": "ssh: no route"}
-    assert supervise(plan, 2, lambda plan: (plan, down)) == ExitCode.FAILED
+    assert Supervisor(plan, 2, lambda plan: (plan, down)).run() == ExitCode.FAILED
     errors = capsys.readouterr().err
     assert "First cause: rank 1 on node2, step 3: a" in errors
     assert "then: no host: pipe 2 x tensor 1 x data 2 needs 4 slots and there are 0 (no host)" in errors
@@ -148,11 +148,11 @@ def test_a_signal_ends_the_restarts(stage: Stage, plan: LaunchPlan) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     stage.outcomes = [asked(signal.SIGTERM, LEFT)]
-    assert supervise(plan, 3, healthy) == ExitCode.PREEMPTED
+    assert Supervisor(plan, 3, healthy).run() == ExitCode.PREEMPTED
     stage.outcomes = [asked(signal.SIGUSR1, failed("died while it saved"))]
-    assert supervise(plan, 3, healthy) == ExitCode.FAILED
+    assert Supervisor(plan, 3, healthy).run() == ExitCode.FAILED
     stage.outcomes = [asked(signal.SIGINT, failed("killed"), times=2)]
-    assert supervise(plan, 3, healthy) == 128 + signal.SIGINT
+    assert Supervisor(plan, 3, healthy).run() == 128 + signal.SIGINT
     assert signal.getsignal(signal.SIGTERM) == before
 
 
