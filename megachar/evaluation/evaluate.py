@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -59,10 +59,7 @@ def evaluate(
     settings.check(context)
     plan = settings.plan(text.size, context)
     settings = settings.used_for(plan)
-    started = time.monotonic()
-    with closing(_batches(model, text, plan, settings)) as batches:  # ends the processes, whatever happens here
-        nats = math.fsum(_all_nats(model.config.vocabulary_size, batches, progress or _silent))
-    seconds = max(time.monotonic() - started, 1e-9)
+    nats, seconds = _timed_sum(model.config.vocabulary_size, _batches(model, text, plan, settings), progress)
     if not math.isfinite(nats):
         raise CheckpointError(
             f"the model's loss at step {step} is {nats}: its weights or outputs are not finite numbers, training has "
@@ -109,10 +106,8 @@ def evaluate_dynamically(
     text = tokens[:max_characters]
     settings = replace(settings, streams=part_bounds(text.size, settings.segment_length, settings.streams).size - 1)
     reading = _reading(model.to(choose_device(device)), settings)
-    started = time.monotonic()
-    with closing(dynamic_nats(model, reading, text, settings, mean_squares)) as segments:
-        nats = math.fsum(_all_nats(model.config.vocabulary_size, segments, progress or _silent))
-    seconds = max(time.monotonic() - started, 1e-9)
+    segments = dynamic_nats(model, reading, text, settings, mean_squares)
+    nats, seconds = _timed_sum(model.config.vocabulary_size, segments, progress)
     return DynamicEvaluation(text.size, nats, seconds, settings, model.config.context_limit)
 
 
@@ -132,13 +127,26 @@ def _reading(model: Model, settings: DynamicSettings) -> Reading[Any]:
     return reading_of(model, next(model.parameters()).device, settings.segment_length, settings.streams)
 
 
-def _all_nats(vocabulary_size: int, batches: Iterable[npt.NDArray[np.float64]], progress: Progress) -> Iterator[float]:
-    """Nats of every character. The first has nothing before it: uniform, ln v."""
-    yield math.log(vocabulary_size)
-    progress(1)
-    for nats in batches:
-        yield from nats.tolist()
-        progress(nats.size)
+def _timed_sum(
+    vocabulary_size: int, batches: Generator[npt.NDArray[np.float64], None, None], progress: Progress | None
+) -> tuple[float, float]:
+    """The sum of the nats of every character, and the seconds it took; the batches are closed, whatever happens.
+
+    The first character has nothing before it: uniform, ln v.
+    """
+    report = progress or (lambda num_characters: None)
+
+    def all_nats() -> Iterator[float]:
+        yield math.log(vocabulary_size)
+        report(1)
+        for nats in batches:
+            yield from nats.tolist()
+            report(nats.size)
+
+    started = time.monotonic()
+    with closing(batches):
+        total = math.fsum(all_nats())
+    return total, max(time.monotonic() - started, 1e-9)
 
 
 def _batches(
@@ -151,7 +159,3 @@ def _batches(
         return
     for _, nats in make_scorer(model, device, settings.precision).nats_of_all(text, plan, settings.side_by_side):
         yield nats
-
-
-def _silent(num_characters: int) -> None:
-    pass

@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from megachar.base.errors import ConfigError
-from megachar.evaluation.windows import STREAMS, WARM_UP, WindowPlan, check_streams, check_stride, stream_plan
+from megachar.evaluation.windows import (
+    STREAMS,
+    WARM_UP,
+    WindowPlan,
+    check_batch_size,
+    check_streams,
+    check_stride,
+    stream_plan,
+)
 
 Rule = Literal["sgd", "rms"]
 PRECISIONS = ("fp32", "bf16")
@@ -87,8 +95,7 @@ class WindowSettings(EvaluationSettings):
         super().check(context)
         assert context is not None
         check_stride(self.stride, context)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
+        check_batch_size(self.batch_size)
         if self.processes < 1:
             raise ConfigError(f"processes = {self.processes}: nothing would compute; set 1 or more")
 
