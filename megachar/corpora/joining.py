@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.corpora.encoding import EncodedBlock, Part, Tally, document_lengths
+from megachar.corpora.encoding import BLOCK_BYTES, EncodedBlock, Part, Tally, document_lengths
 from megachar.data.corpus import SplitCard
 from megachar.data.indexed_dataset import (
     DTYPES,
@@ -26,7 +26,6 @@ from megachar.data.indexed_dataset import (
 )
 from megachar.data.vocabulary import Int64
 
-PUMP_BYTES = 1 << 20
 NUM_BUFFERS = 4
 SYNC_BYTES = 64 << 20
 _INDEX_DOCUMENTS = 1 << 16
@@ -276,7 +275,7 @@ class Buffer:
         self.used_by(digest.update(self.data))
 
 
-def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = PUMP_BYTES) -> Iterator[Buffer]:
+def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Buffer]:
     """The next `num_bytes` of an unbuffered file, block by block in buffers that are used again."""
     buffers = [Buffer(block_bytes) for _ in range(NUM_BUFFERS)]
     remaining, number = num_bytes, 0

@@ -31,15 +31,7 @@ from megachar.corpora.plan import (
     units_of,
 )
 from megachar.corpora.workers import hash_source, in_order, local_processes, tell_to_stop
-from megachar.data.corpus import (
-    CARD_NAME,
-    FORMAT_VERSION,
-    SPLIT_NAMES,
-    CorpusCard,
-    SourceCard,
-    SplitCard,
-    SplitName,
-)
+from megachar.data.corpus import CARD_NAME, FORMAT_VERSION, SPLIT_NAMES, CorpusCard, SourceCard, SplitCard, SplitName
 from megachar.data.digests import Progress
 from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
@@ -65,7 +57,7 @@ def prepare_corpus(
     overwrite: bool = False,
     num_workers: int = 1,
     ranks: tuple[Executor, int] | None = None,
-    chunk_bytes: int | None = None,
+    chunk_bytes: int = BLOCK_BYTES,
     unit_bytes: int = UNIT_BYTES,
     durable: bool = True,
     progress: Progress | None = None,
@@ -84,7 +76,7 @@ def prepare_corpus(
     """
     output = Path(output).resolve()  # through a symbolic link: what is replaced is the folder, not the link
     check_output(sources, output, overwrite)
-    recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes or BLOCK_BYTES)
+    recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes)
     report = progress or (lambda num_bytes: None)
     wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
@@ -128,7 +120,7 @@ def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
 
 def _copy(
     sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, counting: ThreadPoolExecutor,
-    report: Progress, block_bytes: int | None,
+    report: Progress, block_bytes: int,
 ) -> dict[Path, str]:  # fmt: skip
     """Copy plain texts to their splits; the sha256 of each source file."""
     return {

@@ -154,7 +154,7 @@ def _batches(
 ) -> Generator[npt.NDArray[np.float64], None, None]:
     """Nats of the scored characters (p,) of batch after batch."""
     device = choose_device(settings.device)
-    if settings.num_processes > 1:
+    if settings.processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
     for _, nats in make_scorer(model, device, settings.precision).nats_of_all(text, plan, settings.side_by_side):

@@ -26,6 +26,8 @@ class EvaluationSettings:
 
     precision: str
     device: str
+    processes: int = 1
+    """That share the batches."""
     carries: ClassVar[bool]
     """Whether the model carries a state on, and so has no bound on its context."""
 
@@ -49,11 +51,6 @@ class EvaluationSettings:
     def side_by_side(self) -> int:
         """Windows in one forward pass."""
         raise NotImplementedError
-
-    @property
-    def num_processes(self) -> int:
-        """Processes that share the batches."""
-        return 1
 
     def rows(self, context: int | None) -> int:
         """Characters that a layer of the model computes at once."""
@@ -108,11 +105,6 @@ class WindowSettings(EvaluationSettings):
     def side_by_side(self) -> int:
         """See `EvaluationSettings`."""
         return self.batch_size
-
-    @property
-    def num_processes(self) -> int:
-        """See `EvaluationSettings`."""
-        return self.processes
 
     def protocol(self, context: int | None) -> str:
         """See `EvaluationSettings`."""

@@ -65,10 +65,10 @@ def score_in_processes(
     On the CPU they share this process's threads. PlatformError where a worker fails or dies; by then none is left.
     """
     num_batches = plan.num_batches(settings.side_by_side)
-    count = min(settings.num_processes, num_batches)
-    check_devices(device, settings.num_processes)
+    count = min(settings.processes, num_batches)
+    check_devices(device, settings.processes)
     weights = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
-    num_threads = max(1, torch.get_num_threads() // settings.num_processes)
+    num_threads = max(1, torch.get_num_threads() // settings.processes)
 
     def job(number: int) -> Job:
         own = torch.device("cuda", number) if device.type == "cuda" else device

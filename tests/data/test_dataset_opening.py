@@ -18,7 +18,7 @@ import numpy as np
 from megachar.data.batches import read_windows
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
-from megachar.data.sampler import WindowSampler
+from megachar.data.sampler import WindowSampler, window_numbers
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -30,7 +30,7 @@ if sys.argv[2] == "document":
     sampler = DocumentSampler(dataset, 514, 512, 1, "epoch")
 else:
     sampler = WindowSampler(len(dataset), 514, 512, 1, "epoch")
-read_windows(dataset.tokens, sampler.starts(3, 0, 16, 1) if sys.argv[2] == "stream"
+read_windows(dataset.tokens, sampler.window_starts(window_numbers(3, 0, 16, 1)) if sys.argv[2] == "stream"
              else sampler.window_starts(np.arange(16, dtype=np.uint64)), 512, 2)
 seconds, after = time.perf_counter() - since, resident()
 print(json.dumps({"seconds": seconds, "resident_bytes": after[0] - before[0], "allocated_bytes": after[1] - before[1],
