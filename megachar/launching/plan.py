@@ -156,13 +156,13 @@ class LaunchPlan:
         folder = self.folder.launch
         texts: dict[Path, str] = {}
         if self.hosts:
-            texts[self._hostfile] = render_hostfile(self.used_hosts())
-            texts[self._environment_file] = "".join(f"{name}={value}\n" for name, value in self.exported().items())
+            texts[self._file("hostfile")] = render_hostfile(self.used_hosts())
+            texts[self._file("environment")] = "".join(f"{name}={value}\n" for name, value in self.exported().items())
         if self.launcher == "slurm":
-            texts[self._slurm_file] = "".join(f"{place.host}\n" for place in self.ranks())
+            texts[self._file("slurm_hosts")] = "".join(f"{place.host}\n" for place in self.ranks())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_experiment(self.experiment, self._experiment_file)
+            save_experiment(self.experiment, self._file("experiment.yaml"))
             for path, text in texts.items():
                 with atomic_write(path) as part:
                     part.write_text(text, encoding="utf-8")
@@ -201,7 +201,7 @@ class LaunchPlan:
             PlatformError: the hosts have too few slots, or a path cannot be passed to them.
         """
         resume = ["--resume"] if self.resume else []
-        script = [str(self.script), str(self._experiment_file), *resume, *self.arguments]
+        script = [str(self.script), str(self._file("experiment.yaml")), *resume, *self.arguments]
         if self.launcher == "openmpi":
             return [*self._mpirun(), sys.executable, "-u", *script]
         if self.launcher == "slurm":
@@ -219,38 +219,26 @@ class LaunchPlan:
             variables["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed warns on every process that it found no GPU
         if self.launcher == "ssh":
             # An absolute path here keeps DeepSpeed's runner from looking for .deepspeed_env in the user's home.
-            variables["DS_ENV_FILE"] = str(self._environment_file)
+            variables["DS_ENV_FILE"] = str(self._file("environment"))
         if self.launcher in ("openmpi", "slurm"):
             variables |= {"MASTER_ADDR": self.master_address, "MASTER_PORT": str(self.master_port)}
         if self.launcher == "slurm":
-            variables["SLURM_HOSTFILE"] = str(self._slurm_file)
+            variables["SLURM_HOSTFILE"] = str(self._file("slurm_hosts"))
         return variables
 
-    @property
-    def _experiment_file(self) -> Path:
-        return self.folder.launch.absolute() / "experiment.yaml"
-
-    @property
-    def _hostfile(self) -> Path:
-        return self.folder.launch.absolute() / "hostfile"
-
-    @property
-    def _slurm_file(self) -> Path:
-        return self.folder.launch.absolute() / "slurm_hosts"
-
-    @property
-    def _environment_file(self) -> Path:
-        return self.folder.launch.absolute() / "environment"
+    def _file(self, name: Literal["experiment.yaml", "hostfile", "environment", "slurm_hosts"]) -> Path:
+        """One of the files that `prepare` writes."""
+        return self.folder.launch.absolute() / name
 
     def _local(self) -> list[str]:
         return [sys.executable, "-u", "-m", "megachar.launching.local", "--ranks", str(self.topology.world_size),
                 "--port", str(self.master_port), "--device", self.experiment.device,
-                "--settings", str(self._experiment_file)]  # fmt: skip
+                "--settings", str(self._file("experiment.yaml"))]  # fmt: skip
 
     def _deepspeed(self) -> list[str]:
         runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "error"]
         runner += ["--master_port", str(self.master_port)]
-        runner += ["--hostfile", str(self._hostfile), "--master_addr", self.master_address]
+        runner += ["--hostfile", str(self._file("hostfile")), "--master_addr", self.master_address]
         if self.launcher == "no_ssh":
             return [*runner, "--no_ssh", "--node_rank", str(self.node_rank)]
         return [*runner, "--force_multi"]  # or a single host in the hostfile is taken for this machine
