@@ -19,7 +19,7 @@ from megachar.data.batches import evenly_spaced_starts
 from megachar.data.corpus import CARD_NAME, PREPARE, Corpus, SplitName
 from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
-from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary import ByteVocabulary, Int64, Vocabulary
 
 DEFAULT_SAMPLE = 10_000_000
 MAX_SAMPLE = 100_000_000  # tokens, of which each takes up to 40 bytes of memory while they are counted
@@ -27,7 +27,6 @@ _PIECE = 1_000_000
 _LARGEST_CODE = 2**63 - 1
 XZ_PRESET = 6  # that of the command `xz`: a dictionary of 8 MiB
 
-Int64 = npt.NDArray[np.int64]
 Sample = Sequence[npt.NDArray[Any]]
 """Pieces (t,) that are spread evenly over a split, in the order in which they lie there, or all of it."""
 

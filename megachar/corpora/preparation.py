@@ -40,7 +40,7 @@ from megachar.data.vocabulary_card import VocabularyCard
 
 __all__ = [
     "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
-    "prepare_corpus", "whole_folder",
+    "prepare_corpus", "whole_folder", "write_card",
 ]  # fmt: skip
 
 Writers = Mapping[SplitName, SplitWriter]
@@ -105,10 +105,7 @@ def prepare_corpus(
         splits = {split: writer.close() for split, writer in writers.items()}
         num_skipped = sum(writer.tally.num_skipped_lines for writer in writers.values())
         card = _card(sources, hashes, recipe, splits, num_skipped)
-        for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
-            with (folder / file_name).open("wb") as file:
-                file.write(content)
-                finish(file, durable)
+        write_card(folder, card, vocabulary, durable)
     return card
 
 
@@ -200,6 +197,14 @@ def _card(
         ),
         splits=splits,
     )
+
+
+def write_card(folder: Path, card: CorpusCard, vocabulary: Vocabulary, durable: bool) -> None:
+    """Write the card of a corpus into its folder, and the files of its vocabulary; with `durable`, down to the disk."""
+    for name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            finish(file, durable)
 
 
 @contextmanager
