@@ -16,7 +16,7 @@ from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynam
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.scoring import make_scorer
-from megachar.evaluation.segments import Reading, part_bounds, reading_of
+from megachar.evaluation.segments import Reading, part_bounds
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import score_in_processes
@@ -105,7 +105,7 @@ def evaluate_dynamically(
     settings.check()
     text = tokens[:max_characters]
     settings = replace(settings, streams=part_bounds(text.size, settings.segment_length, settings.streams).size - 1)
-    reading = _reading(model.to(choose_device(device)), settings)
+    reading = _reading(model, device, settings)
     segments = dynamic_nats(model, reading, text, settings, mean_squares)
     nats, seconds = _timed_sum(model.config.vocabulary_size, segments, progress)
     return DynamicEvaluation(text.size, nats, seconds, settings, model.config.context_limit)
@@ -119,12 +119,16 @@ def training_mean_squares(
     progress: Progress | None = None,
 ) -> MeanSquares:
     """Mean squared gradients for rule `rms`, from the first characters of training text (N,), N at least 2."""
-    reading = _reading(model.to(choose_device(device)), settings)
+    reading = _reading(model, device, settings)
     return collect_mean_squares(model, reading, tokens[: settings.statistics], progress)
 
 
-def _reading(model: Model, settings: DynamicSettings) -> Reading[Any]:
-    return reading_of(model, next(model.parameters()).device, settings.segment_length, settings.streams)
+def _reading(model: Model, device: str, settings: DynamicSettings) -> Reading[Any]:
+    """How a model, which is moved to the device, reads a text."""
+    place = next(model.to(choose_device(device)).parameters()).device
+    scorer = model.config.part("scorer")
+    reading: Reading[Any] = scorer.reading(model, place, settings.segment_length, settings.streams)
+    return reading
 
 
 def _timed_sum(
