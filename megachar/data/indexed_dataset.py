@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.data.watch import FileWatch
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -63,7 +62,7 @@ class IndexedDataset:
         self.prefix = Path(prefix)
         self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
         self._check_both_exist()
-        self._watch = FileWatch((self._bin_path, self._idx_path))
+        self._opened = {path: _identity(path) for path in (self._bin_path, self._idx_path)}
         self._code, self.num_sequences, num_boundaries = self._read_header()
         self.dtype = np.dtype(DTYPES[self._code])
         """Type of a token, little-endian."""
@@ -117,8 +116,14 @@ class IndexedDataset:
         self._index_is_sound = True
 
     def check_unchanged(self) -> None:
-        """`DataError` where a file was replaced, written to or removed since it was opened."""
-        self._watch.check()
+        """`DataError` where a file was replaced, written to or removed since it was opened; maps give no sign of it."""
+        for path, opened in self._opened.items():
+            if _identity(path) != opened:
+                raise DataError(
+                    f"{path} is no longer the file that was opened: it was replaced, written to or removed. Put it "
+                    f"back, see that it is right (megachar corpus inspect {path.parent} --verify), and continue with "
+                    f"--resume"
+                )
 
     def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
         """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.
@@ -244,6 +249,15 @@ class IndexedDataset:
                 f"but the one before it ends at byte {starts[at]:,}. megachar reads datasets whose sequences are "
                 "contiguous in the .bin: write the dataset again, in order and without gaps"
             )
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when the file is replaced or written to; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _last_at_most(increasing: Int64, values: Int64) -> Int64:
