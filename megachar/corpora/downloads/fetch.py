@@ -21,11 +21,6 @@ MakeVocabulary = Callable[[Sequence[SourceFile]], Vocabulary]
 """From the texts and their splits to the vocabulary, which may be learned from them."""
 
 
-def bytes_vocabulary(sources: Sequence[SourceFile]) -> Vocabulary:
-    """Bytes, whatever the text."""
-    return ByteVocabulary()
-
-
 @dataclass(frozen=True)
 class Fetched:
     """What `fetch_corpus` did."""
@@ -43,7 +38,7 @@ def fetch_corpus(
     *,
     source: Path | None = None,
     downloads: Path | None = None,
-    make_vocabulary: MakeVocabulary = bytes_vocabulary,
+    make_vocabulary: MakeVocabulary = lambda sources: ByteVocabulary(),
     num_workers: int = 1,
     overwrite: bool = False,
     downloader: Downloader | None = None,
