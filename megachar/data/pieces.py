@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.data.characters import PlacedText, invalid_utf8
+from megachar.data.characters import NUM_BYTES, PlacedText, invalid_utf8
 from megachar.data.vocabulary import Cut, Int64, Unit, checked_tokens, token_dtype
 
 MODEL_NAME = "vocabulary.model"
 MOST_MODEL_BYTES: Final = 1 << 28
-NUM_BYTES = 256
 SPACE = "\u2581"  # what SentencePiece writes for a space
 ModelType = Literal["unigram", "bpe", "char"]
 

@@ -10,8 +10,6 @@ from megachar.base.errors import DataError
 from megachar.data.characters import PlacedText
 from megachar.data.vocabulary import ByteVocabulary, EncodingError, checked_tokens
 
-NUM_VALUES = 256
-
 
 class UsedBytesVocabulary(ByteVocabulary):
     """Some of the 256 byte values: token = place among them. A token is a byte, so bits per token are bits per byte."""
@@ -24,13 +22,13 @@ class UsedBytesVocabulary(ByteVocabulary):
             raise DataError(f"a vocabulary of bytes needs one or more different values, not {values[:40]!r}")
         self.values, self.size = values, len(values)
         self._values = np.frombuffer(values, dtype=np.uint8)
-        self._tokens = np.full(NUM_VALUES, -1, dtype=np.int16)
+        self._tokens = np.full(ByteVocabulary.size, -1, dtype=np.int16)
         self._tokens[self._values] = np.arange(self.size)
 
     @classmethod
     def learn(cls, texts: Iterable[PlacedText]) -> "UsedBytesVocabulary":
         """The values that occur in `texts`, in their order as numbers; DataError where there is no text."""
-        occurs = np.zeros(NUM_VALUES, dtype=bool)
+        occurs = np.zeros(ByteVocabulary.size, dtype=bool)
         for text, _ in texts:
             occurs[np.frombuffer(text, dtype=np.uint8)] = True
         if not occurs.any():
