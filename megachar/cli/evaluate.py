@@ -165,12 +165,12 @@ class Work:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
         from megachar.base.device import choose_device
         from megachar.evaluation import positions
-        from megachar.evaluation.predictor import make_predictor
+        from megachar.evaluation.predictor import Predictor
 
         carried = static.settings.carries
         since = "the state was zero" if carried else "the window began"
         length = max(1, min(static.context or positions.STREAM_LENGTH, self.tokens.size - 1))
-        predictor = make_predictor(
+        predictor = Predictor(
             self.loaded.model, choose_device(static.settings.device), precision=static.settings.precision, stride=length
         )
         with show_progress(Console(stderr=True), self.tokens.size, doing="scoring by position") as progress:

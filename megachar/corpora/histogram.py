@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megachar.base.pictures import SERIES, PictureFormat, save, style
+from megachar.data.vocabulary import Int64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Int64 = npt.NDArray[np.int64]
 
 BARS_PER_ROW = 64
 MAX_BARS = 512  # a larger vocabulary is drawn by rank

@@ -13,7 +13,7 @@ from megachar.base.device import choose_device
 from megachar.base.units import bits
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.predictor import Predictor, make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.evaluation.windows import WARM_UP
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
@@ -81,7 +81,7 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
     if settings.num_characters:
         context = loaded.model.config.context_limit
         use_threads(settings.threads, loaded.model, rows=1 if context is None else BATCH_SIZE * context)
-        surprise = _surprise(make_predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
+        surprise = _surprise(Predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
         mean_bits = float(surprise.bits.mean())
         colored = color(tokens[settings.start : stop], surprise, corpus.vocabulary, settings.start)
     prompt, sample = list[Piece](), list[Piece]()
