@@ -3,21 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from megachar.analysis.finish import Output, finish
 from megachar.analysis.result import Analysis, Cell, Column, Table, result_folder
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
+from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import MARK, SERIES, style
 from megachar.cli.shared.options import Format
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Differences = dict[str, tuple[Any, Any]]
 PAPER = "T64 on text8 dev"
@@ -229,15 +226,12 @@ def _unclear(variants: Sequence[Variant]) -> DataError:
 
 
 @style()
-def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
+def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "mpl.figure.Figure":
     """Left: bits of every variant; right: how far above the full model, with the paper's. A row for each point."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     points = list(dict.fromkeys(ablation.point for ablation in compared))
     groups = [[ablation for ablation in compared if ablation.point == point] for point in points]
     heights = [len(group) + 1 for group in groups]
-    figure = Figure(figsize=(11, 1.4 + 0.55 * sum(heights)), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(11, 1.4 + 0.55 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(groups), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     for (left, right), point, group in zip(panels, points, groups, strict=True):
         _draw_group(left, right, group, several_seeds)
@@ -248,8 +242,8 @@ def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
     unit = compared[0].variant.runs[0].unit
     left.set_xlabel(f"validation at the end (bits per {unit})")
     right.set_xscale("symlog", linthresh=LINEAR_WITHIN)
-    right.xaxis.set_major_locator(FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
-    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_locator(mpl.ticker.FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
+    right.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     right.xaxis.set_major_formatter("{x:g}")
     right.margins(x=0.1)
     right.set_xlabel(f"bits per {unit} above {'the full model' if len(groups) > 1 else compared[0].variant.label}")
@@ -260,7 +254,9 @@ def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
     return figure
 
 
-def _draw_group(left: "Axes", right: "Axes", compared: Sequence[Ablation], several_seeds: bool) -> None:
+def _draw_group(
+    left: "mpl.axes.Axes", right: "mpl.axes.Axes", compared: Sequence[Ablation], several_seeds: bool
+) -> None:
     """The models at one point of the grid, the full one first."""
     colors = [MARK, *[SERIES[0]] * (len(compared) - 1)]
     errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several_seeds else None

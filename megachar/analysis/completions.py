@@ -20,19 +20,17 @@ from megachar.analysis.given import (
 )
 from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
 from megachar.analysis.texts import check_characters, shown, word_endings
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import argument_bytes, encode_given, read_file, read_prompt
 from megachar.cli.shared.options import Device, Format, Threads
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress, show_progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 WORDS_DRAWN = 40
 ENDING = "a whole character that is no letter, digit or combining mark"
@@ -69,7 +67,7 @@ def complete(
     prompt: bytes,
     words: Sequence[bytes],
     vocabulary: Vocabulary,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> list[Completion]:
     """The probability of each of `words` right after `prompt`, which is not empty.
 
@@ -127,12 +125,9 @@ def _figures(completion: Completion) -> tuple[float, float, float]:
 
 
 @style()
-def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
+def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "mpl.figure.Figure":
     rows = table.rows[:WORDS_DRAWN]
-    figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
     axes = figure.subplots()
     height = 0.7 / len(subjects)
     places = np.arange(len(rows))
@@ -145,7 +140,7 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
                           fontsize="small")  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes.margins(x=0.15)
     axes.set_yticks(places, [str(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the likeliest on top

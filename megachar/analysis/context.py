@@ -22,18 +22,16 @@ from megachar.analysis.given import (
     read_tokens,
 )
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
+from megachar.base import mpl
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.pictures import MARK, legend, series, style
 from megachar.base.units import bits_per_character
 from megachar.cli.shared.options import Device, Format, Split, Threads
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress, show_progress
 from megachar.evaluation.windows import check_stride
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 UNBOUNDED = None
 """As a length: all characters before each, the state carried on; recurrent models alone have it."""
@@ -68,7 +66,7 @@ def check_lengths(lengths: Sequence[int], num_characters: int, contexts: Mapping
 
 
 def losses_by_context(
-    predictor: "Predictor", tokens: npt.NDArray[Any], lengths: Sequence[int], progress: "Progress | None" = None
+    predictor: "Predictor", tokens: npt.NDArray[Any], lengths: Sequence[int], progress: Progress | None = None
 ) -> Losses:
     """Bits per character of the same characters of `tokens` (N,): those with the longest of `lengths` before them.
 
@@ -110,10 +108,8 @@ def analyze_context(
 @style()
 def _draw(
     subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequence[int], title: str, unit: str
-) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for number, (subject, found) in enumerate(zip(subjects, losses, strict=True)):
         line = series(number).line()

@@ -23,19 +23,17 @@ from megachar.analysis.given import (
 )
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
 from megachar.analysis.texts import check_characters, shown
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import bits_per_character
 from megachar.cli.shared.given_text import argument_bytes, encode_given
 from megachar.cli.shared.options import Device, Format, Threads
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress, show_progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 # Bytes above ASCII are parts of letters, as a rule: "Jos" is not a name of its own in "José".
 _PART_OF_WORD = rb"[0-9A-Za-z_\x80-\xff]"
@@ -91,7 +89,7 @@ def swap_name(text: bytes, name: bytes, invented: bytes) -> tuple[Passage, Passa
 
 
 def occurrences(
-    predictor: "Predictor", passage: Passage, vocabulary: Vocabulary, progress: "Progress | None" = None
+    predictor: "Predictor", passage: Passage, vocabulary: Vocabulary, progress: Progress | None = None
 ) -> list[Occurrence]:
     """Each occurrence of the passage's name, in order."""
     nats = predictor.nats(vocabulary.encode(passage.text), None, progress)
@@ -182,10 +180,8 @@ def _draw(
     contexts: Sequence[int | None],
     title: str,
     unit: str,
-) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 3.6 * len(subjects)), layout="constrained")
+) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(8, 1 + 3.6 * len(subjects)), layout="constrained")
     panels = figure.subplots(len(subjects), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     top = 1.08 * max(occurrence.bits for of_model in found for of_name in of_model for occurrence in of_name)
     for axes, subject, of_model, context in zip(panels, subjects, found, contexts, strict=True):

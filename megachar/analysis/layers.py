@@ -10,6 +10,7 @@ from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, lab
 from megachar.base.errors import ConfigError, DataError
 from megachar.cli.shared.options import Format
 from megachar.runs.folder import RunFolder
+from megachar.runs.plots import draw_layers
 from megachar.runs.records import read_records
 
 KINDS = ("train", "validation")
@@ -36,8 +37,6 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     Raises:
         DataError: it has no such records yet.
     """
-    from megachar.runs.plots import draw_layers
-
     folder = RunFolder(path)
     found = read_records(folder, [kind])
     records, remark = found.of(kind), found.remark(folder)

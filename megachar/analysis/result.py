@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megachar.base import mpl
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.files import read_regular, shown
 from megachar.base.pictures import PictureFormat, save
 from megachar.base.strict_json import parse_object
 from megachar.evaluation.result import MOST_BYTES, replace_file, write_json
 from megachar.runs.checkpoints.sources import is_checkpoint, result_path, run_around
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = str | int | float | None
 FOLDER = "analyses"
@@ -73,7 +71,7 @@ class Analysis:
     subjects: tuple[Subject, ...]
     table: Table
     """What is shown; short."""
-    figure: "Figure"
+    figure: "mpl.figure.Figure"
     how_to_read: str
     """One line."""
     split: str = ""

@@ -22,18 +22,16 @@ from megachar.analysis.given import (
 )
 from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
 from megachar.analysis.texts import drawn, shown
+from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import INK, SERIES, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import encode_given
 from megachar.cli.shared.options import Device, Format, Threads
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress, show_progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 SYMBOLS_OF_A_LINE = 80
 LINES_DRAWN = 8
@@ -63,7 +61,7 @@ def check_text(num_symbols: int) -> None:
         )
 
 
-def expectations(predictor: "Predictor", tokens: npt.NDArray[Any], progress: "Progress | None" = None) -> Expectations:
+def expectations(predictor: "Predictor", tokens: npt.NDArray[Any], progress: Progress | None = None) -> Expectations:
     """Entropy, loss and rank along the text `tokens` (N,)."""
     entropies, losses, ranks = [], [], []
     place = 1
@@ -122,17 +120,14 @@ def _hardest(details: Table, symbols: Sequence[bytes]) -> Table:
 
 
 @style()
-def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure":
+def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "mpl.figure.Figure":
     """Lines of text one below the other, with a bar, a step of the line and a number above each symbol."""
-    from matplotlib.figure import Figure
-    from matplotlib.font_manager import findfont, get_font
-
-    glyphs = frozenset(get_font(findfont(_FONT)).get_charmap())
+    glyphs = frozenset(mpl.font_manager.get_font(mpl.font_manager.findfont(_FONT)).get_charmap())
     num_drawn = min(len(symbols) - 1, SYMBOLS_OF_A_LINE * LINES_DRAWN)
     num_lines = -(-num_drawn // SYMBOLS_OF_A_LINE)
     height = 2 + 1.5 * num_lines
     # Places are set by hand: finding them around a thousand pieces of text takes a minute.
-    figure = Figure(figsize=(15, height))
+    figure = mpl.figure.Figure(figsize=(15, height))
     panels = figure.subplots(num_lines, 1, squeeze=False, sharey=True)[:, 0]
     figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.6 / height, bottom=0.9 / height, hspace=0.35)
     top = 1.25 * float(np.maximum(found.loss_bits, found.entropy_bits)[:num_drawn].max())
@@ -171,14 +166,11 @@ def _draw_line(
 
 
 def _legend() -> list[Any]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     return [
-        Patch(color=ABOVE, label="loss above entropy"),
-        Patch(color=BELOW, label="loss below entropy"),
-        Line2D([], [], color=INK, linewidth=1, label="entropy"),
-        Line2D([], [], linestyle="", label="number: rank where it is not 1"),
+        mpl.patches.Patch(color=ABOVE, label="loss above entropy"),
+        mpl.patches.Patch(color=BELOW, label="loss below entropy"),
+        mpl.lines.Line2D([], [], color=INK, linewidth=1, label="entropy"),
+        mpl.lines.Line2D([], [], linestyle="", label="number: rank where it is not 1"),
     ]
 
 

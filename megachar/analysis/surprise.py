@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,12 @@ from megachar.analysis.given import (
     read_tokens,
 )
 from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.options import Device, Format, Split, Threads
 from megachar.evaluation.progress import show_progress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = npt.NDArray[np.float64]
 MIN_BLOCKS = 10
@@ -219,10 +217,8 @@ def analyze_surprise(
 
 
 @style()
-def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
+def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(7.5, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     overall, *after = compared
     offsets = np.arange(len(after))
