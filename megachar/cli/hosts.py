@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,25 +13,55 @@ from rich.text import Text
 
 from megachar.base.errors import PlatformError
 from megachar.base.tables import print_table
+from megachar.config.experiment import Experiment
 from megachar.launching.hostfile import Host, read_hostfile
-from megachar.launching.network import is_this_machine
-from megachar.launching.plan import Launcher, LaunchPlan
+from megachar.launching.network import free_port, is_this_machine
+from megachar.launching.plan import DEFAULT_PORT, Launcher, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
 from megachar.launching.ranks import slurm_hosts
 
-Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
-LauncherName = Annotated[
-    Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
-]
-NodeRank = Annotated[
-    int | None,
-    typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
-]
-MasterPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="Free port of the first host; default: 29500.")]
+Timeout = Annotated[float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")]
 
 SHOWN_HOSTS = 4
 """More are counted, not named."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What starts the ranks, and where, as the options say."""
+
+    hostfile: Annotated[
+        Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")
+    ] = None
+    launcher: Annotated[
+        Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
+    ] = None
+    node_rank: Annotated[
+        int | None,
+        typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
+    ] = None
+    master_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Free port of the first host; default: 29500.")
+    ] = None
+
+    def hosts(self) -> tuple[Host, ...]:
+        """Those that were asked for; raises as `choose_hosts`."""
+        return choose_hosts(self.hostfile, self.launcher)[0]
+
+    def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool = False) -> LaunchPlan:
+        """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
+        hosts, launcher = choose_hosts(self.hostfile, self.launcher)
+        return LaunchPlan(
+            experiment,
+            source,
+            overrides,
+            hosts,
+            launcher,
+            resume,
+            node_rank=choose_node_rank(hosts, launcher, self.node_rank),
+            master_port=self.master_port or (DEFAULT_PORT if hosts else free_port()),
+        )
 
 
 def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:
