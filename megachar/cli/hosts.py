@@ -13,6 +13,7 @@ from rich.text import Text
 
 from megachar.base.errors import PlatformError
 from megachar.base.tables import print_table
+from megachar.cli.shared.groups import option
 from megachar.config.experiment import Experiment
 from megachar.launching.hostfile import Host, read_hostfile
 from megachar.launching.network import free_port, is_this_machine
@@ -31,19 +32,12 @@ SHOWN_HOSTS = 4
 class Processes:
     """What starts the ranks, and where, as the options say."""
 
-    hostfile: Annotated[
-        Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")
-    ] = None
-    launcher: Annotated[
-        Launcher | None, typer.Option(help="What starts the ranks; default: ssh with a hostfile, local without.")
-    ] = None
-    node_rank: Annotated[
-        int | None,
-        typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
-    ] = None
-    master_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Free port of the first host; default: 29500.")
-    ] = None
+    hostfile: Path | None = option(None, "Hosts, one `HOST slots=GPUS` a line; default: this machine.")
+    launcher: Launcher | None = option(None, "What starts the ranks; default: ssh with a hostfile, local without.")
+    node_rank: int | None = option(
+        None, "With no_ssh: which line of the hostfile this machine is, from 0; default: by name."
+    )
+    master_port: int | None = option(None, "Free port of the first host; default: 29500.", min=1, max=65_535)
 
     def hosts(self) -> tuple[Host, ...]:
         """Those that were asked for; raises as `choose_hosts`."""

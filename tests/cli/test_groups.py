@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from megachar.cli.shared.groups import spread
+from megachar.cli.shared.groups import option, spread
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Paint:
     """How it is to look."""
 
     color: Annotated[str, typer.Option(help="Of the wall.")]
-    coats: Annotated[int, typer.Option(help="One over the other.")] = 2
+    coats: int = option(2, "One over the other.", min=1)
 
 
 @spread
@@ -50,7 +50,7 @@ def test_help_has_every_option_where_the_group_stands() -> None:
     assert "Paint a wall." in shown
     places = [shown.index(option) for option in ("--early", "--color", "--coats", "--late")]
     assert places == sorted(places)
-    assert "[default: 2]" in shown
+    assert "[default: 2; x>=1]" in shown
 
 
 def test_it_can_be_called_from_python(capsys: pytest.CaptureFixture[str]) -> None:
