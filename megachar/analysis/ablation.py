@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.result import Analysis, Cell, Column, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.result import Analysis, Cell, Column, Table
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import MARK, SERIES, style
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.groups import spread
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
@@ -281,7 +281,8 @@ def _draw_group(
     right.axvline(0, color="black", linewidth=0.8)
 
 
-def ablation(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+@spread
+def ablation(sources: Sources, *, saving: Saving) -> None:
     """What each part of the model and its training is worth: runs that lack one (Al-Rfou et al. 2019)."""
     analysis = analyze_ablation(read_given_runs(sources))
-    finish(analysis, result_folder(sources[0], output), picture_format)
+    finish(analysis, saving.folder(sources[0]), saving.picture_format)

@@ -7,27 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
+from megachar.analysis.finish import Saving, finish
 from megachar.analysis.given import (
-    BatchSize,
+    Computing,
     Runs,
-    check_computing,
     common_vocabulary,
     find_whole_models,
     sha256,
 )
-from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown, word_endings
 from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import argument_bytes, encode_given, read_file, read_prompt
-from megachar.cli.shared.options import Device, Format, Threads
+from megachar.cli.shared.groups import spread
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import Progress, show_progress
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
     from megachar.evaluation.predictor import Predictor
@@ -152,17 +150,16 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "mpl.figure.
     return figure
 
 
+@spread
 def completions(
     runs: Runs,
     prompt: Annotated[str | None, typer.Option(help="What the words follow, with the space before them.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt, its bytes as they are.")] = None,
     word: Annotated[list[str] | None, typer.Option(help="A word; once for each.")] = None,
     words_file: Annotated[Path | None, typer.Option(help="File with words, one in a line.")] = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    computing: Computing,
+    saving: Saving,
 ) -> None:
     """The exact probability of each of some words after a prompt (Al-Rfou et al. 2019).
 
@@ -172,23 +169,21 @@ def completions(
     words = [*(word or []), *_read_words(words_file)]
     check_words(words)
     models = find_whole_models(runs)
-    check_computing(models, 1, batch_size, device)
+    computing.check(models)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")
     before = read_prompt(prompt, prompt_file)
     encoded = [argument_bytes(given) for given in words]
     num_symbols = sum(encode_given(vocabulary, given, "a word").size + 1 for given in encoded)
     encode_given(vocabulary, before, "the prompt")
-    folder = result_folder(runs[0], output)
+    folder = saving.folder(runs[0])
     found = []
-    with show_progress(Console(stderr=True), len(models) * num_symbols) as progress:
-        for model in models:
-            found.append(complete(model.load(device, 1, batch_size, threads), before, encoded, vocabulary, progress))
-            model.check_finite([completion.ended for completion in found[-1]])
+    for model, predictor, progress in computing.predictors(models, len(models) * num_symbols):
+        found.append(complete(predictor, before, encoded, vocabulary, progress))
+        model.check_finite([completion.ended for completion in found[-1]])
     settings = {"prompt_sha256": sha256(before), "words": words}
-    finish(
-        analyze_completions([model.subject for model in models], before, words, found, settings), folder, picture_format
-    )
+    analysis = analyze_completions([model.subject for model in models], before, words, found, settings)
+    finish(analysis, folder, saving.picture_format)
 
 
 def _read_words(file: Path | None) -> list[str]:

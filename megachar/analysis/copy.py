@@ -7,30 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
+from megachar.analysis.finish import Saving, finish
 from megachar.analysis.given import (
-    BatchSize,
+    Computing,
     File,
     Runs,
     Text,
-    check_computing,
     common_vocabulary,
     find_whole_models,
     read_text,
     sha256,
 )
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown
 from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import bits_per_character
 from megachar.cli.shared.given_text import argument_bytes, encode_given
-from megachar.cli.shared.options import Device, Format, Threads
+from megachar.cli.shared.groups import spread
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import Progress, show_progress
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
     from megachar.evaluation.predictor import Predictor
@@ -200,35 +198,31 @@ def _draw(
     return figure
 
 
+@spread
 def copy(
     runs: Runs,
     name: Annotated[str, typer.Option(help="A name that occurs in the text twice or more, as a word of its own.")],
     invented: Annotated[str, typer.Option(help="What takes its place.")],
     text: Text = None,
     file: File = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    computing: Computing,
+    saving: Saving,
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
     models = find_whole_models(runs)
-    check_computing(models, 1, batch_size, device)
+    computing.check(models)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
-    passages = swap_name(read_text(text, file), argument_bytes(name),
-                         argument_bytes(invented))  # fmt: skip
+    passages = swap_name(read_text(text, file), argument_bytes(name), argument_bytes(invented))
     sizes = [encode_given(vocabulary, passage.text, "the text").size for passage in passages]
-    folder = result_folder(runs[0], output)
+    folder = saving.folder(runs[0])
     found = []
-    with show_progress(Console(stderr=True), len(models) * (sum(sizes) - len(sizes))) as progress:
-        for model in models:
-            predictor = model.load(device, 1, batch_size, threads)
-            original, swapped = (occurrences(predictor, passage, vocabulary, progress) for passage in passages)
-            found.append((original, swapped))
-            model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
+    for model, predictor, progress in computing.predictors(models, len(models) * (sum(sizes) - len(sizes))):
+        original, swapped = (occurrences(predictor, passage, vocabulary, progress) for passage in passages)
+        found.append((original, swapped))
+        model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
     settings = {"text_sha256": sha256(passages[0].text), "name": name, "invented": invented}
-    contexts = [model.context for model in models]
-    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings,
-                           vocabulary.unit), folder, picture_format)  # fmt: skip
+    subjects, contexts = [model.subject for model in models], [model.context for model in models]
+    analysis = analyze_copying(subjects, passages, found, contexts, settings, vocabulary.unit)
+    finish(analysis, folder, saving.picture_format)

@@ -1,7 +1,8 @@
 """What the commands of `megachar analyze` share: where results go, and how they are shown."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 from rich.console import Console
@@ -9,13 +10,23 @@ from rich.table import Column as Shown
 from rich.table import Table
 from rich.text import Text
 
-from megachar.analysis.result import Analysis, Cell
+from megachar.analysis.result import Analysis, Cell, result_folder
 from megachar.base.pictures import PictureFormat
 from megachar.base.tables import print_table
+from megachar.cli.shared.groups import option
+from megachar.cli.shared.options import Format
 
-Output = Annotated[
-    Path | None, typer.Option(help="Folder for the results; default: the folder analyses in that of the first run.")
-]
+
+@dataclass(frozen=True)
+class Saving:
+    """Where results go, and how."""
+
+    output: Path | None = option(None, "Folder for the results; default: the folder analyses in that of the first run.")
+    picture_format: Format = "png"
+
+    def folder(self, first: Path) -> Path:
+        """The folder for the results about a run and others, made before anything is computed; see `result_folder`."""
+        return result_folder(first, self.output)
 
 
 def finish(analysis: Analysis, folder: Path, picture_format: PictureFormat = "png") -> None:

@@ -1,29 +1,33 @@
 """What the commands of analyses are given: models, a text, options; and what they check of it. Imports no torch."""
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
+from rich.console import Console
 
 from megachar.analysis.models import AnalyzedModel, find_models
 from megachar.base.errors import ConfigError, DataError
 from megachar.cli.shared.corpora import open_corpus
 from megachar.cli.shared.given_model import check_model
 from megachar.cli.shared.given_text import read_given
-from megachar.cli.shared.options import check_device
+from megachar.cli.shared.groups import option
+from megachar.cli.shared.options import Device, Threads, check_device
 from megachar.cli.shared.provenance import Provenance, say_provenance
+from megachar.data.corpus import Corpus
+from megachar.data.vocabulary import Vocabulary
+from megachar.evaluation.progress import Progress, show_progress
 from megachar.evaluation.windows import check_stride
 from megachar.runs.checkpoints.vocabularies import carried_card, load_vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from megachar.evaluation.predictor import Predictor
 
-    from megachar.data.corpus import Corpus
-    from megachar.data.vocabulary import Vocabulary
-
-Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, checkpoints' folders or exported files.")]
 Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the first run was trained on.")]
 MaxCharacters = Annotated[
@@ -33,9 +37,34 @@ Stride = Annotated[
     int | None,
     typer.Option(help="Characters between a transformer's windows; 1 is exact. Default: an eighth of the context."),
 ]
-BatchSize = Annotated[int, typer.Option(help="Windows in one forward pass.")]
 Text = Annotated[str | None, typer.Option(help="The text.")]
 File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How models compute."""
+
+    batch_size: int = option(32, "Windows in one forward pass.")
+    device: Device = "auto"
+    threads: Threads = None
+
+    def check(self, models: list[AnalyzedModel], stride: int | None = 1) -> None:
+        """ConfigError on what `AnalyzedModel.load` would refuse, before anything is loaded."""
+        check_device(self.device)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
+        for model in models:
+            if stride is not None and model.context is not None:
+                check_stride(stride, model.context)
+
+    def predictors(
+        self, models: list[AnalyzedModel], num_symbols: int, stride: int | None = 1
+    ) -> Iterator[tuple[AnalyzedModel, "Predictor", Progress]]:
+        """Each model, loaded, and what to tell how many of the `num_symbols` of all models it has done."""
+        with show_progress(Console(stderr=True), num_symbols) as progress:
+            for model in models:
+                yield model, model.load(self.device, stride, self.batch_size, self.threads), progress
 
 
 def find_whole_models(sources: list[Path]) -> list[AnalyzedModel]:
@@ -46,17 +75,7 @@ def find_whole_models(sources: list[Path]) -> list[AnalyzedModel]:
     return models
 
 
-def check_computing(models: list[AnalyzedModel], stride: int | None, batch_size: int, device: str) -> None:
-    """ConfigError on what `AnalyzedModel.load` would refuse, before anything is loaded."""
-    check_device(device)
-    if batch_size < 1:
-        raise ConfigError(f"batch size = {batch_size}: a batch needs a window; set 1 or more, such as 32")
-    for model in models:
-        if stride is not None and model.context is not None:
-            check_stride(stride, model.context)
-
-
-def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> "Corpus":
+def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> Corpus:
     """The corpus in `data`, or the first run's; DataError where its vocabulary is not that of every run."""
     first, others = models[0], models[1:]
     corpus = open_corpus(first.experiment, carried_card(first.source), data)
@@ -66,7 +85,7 @@ def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> "Corpu
     return corpus
 
 
-def identify(corpus: "Corpus", models: list[AnalyzedModel]) -> dict[str, Any]:
+def identify(corpus: Corpus, models: list[AnalyzedModel]) -> dict[str, Any]:
     """Settings that say which corpus it is, and which models were trained on another; that is said as well."""
     others = []
     for model in models:
@@ -77,14 +96,14 @@ def identify(corpus: "Corpus", models: list[AnalyzedModel]) -> dict[str, Any]:
     return {"corpus": corpus.fingerprint, **({"trained_on_another": others} if others else {})}
 
 
-def common_vocabulary(models: list[AnalyzedModel]) -> "Vocabulary":
+def common_vocabulary(models: list[AnalyzedModel]) -> Vocabulary:
     """The vocabulary of the first run; DataError where another's differs."""
     vocabulary = load_vocabulary(models[0].source)
     _check_same_vocabulary(models[1:], vocabulary)
     return vocabulary
 
 
-def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: "Vocabulary") -> None:
+def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: Vocabulary) -> None:
     for model in models:
         if load_vocabulary(model.source).card() != vocabulary.card():
             raise DataError(
@@ -93,7 +112,7 @@ def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: "Vocabulary"
             )
 
 
-def read_tokens(corpus: "Corpus", split: str, max_characters: int | None) -> "npt.NDArray[np.integer]":
+def read_tokens(corpus: Corpus, split: str, max_characters: int | None) -> npt.NDArray[np.integer]:
     """The text (N,) of the split, or its first characters."""
     if max_characters is not None and max_characters < 2:
         raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 2 or more, or leave it out")

@@ -6,29 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
+from megachar.analysis.finish import Saving, finish
 from megachar.analysis.given import (
-    BatchSize,
+    Computing,
     File,
-    Run,
     Text,
-    check_computing,
     common_vocabulary,
     find_whole_models,
     read_text,
     sha256,
 )
-from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
 from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import INK, SERIES, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import encode_given
-from megachar.cli.shared.options import Device, Format, Threads
-from megachar.evaluation.progress import Progress, show_progress
+from megachar.cli.shared.groups import spread
+from megachar.cli.shared.options import Run
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
     from megachar.evaluation.predictor import Predictor
@@ -174,26 +172,26 @@ def _legend() -> list[Any]:
     ]
 
 
+@spread
 def seed_text(
     run: Run,
     text: Text = None,
     file: File = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    computing: Computing,
+    saving: Saving,
 ) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
     models = find_whole_models([run])
-    check_computing(models, 1, batch_size, device)
+    computing.check(models)
     vocabulary = common_vocabulary(models)
     given = read_text(text, file)
     tokens = encode_given(vocabulary, given, "the text")
     check_text(tokens.size)
-    folder = result_folder(run, output)
-    with show_progress(Console(stderr=True), tokens.size - 1) as progress:
-        found = expectations(models[0].load(device, 1, batch_size, threads), tokens, progress)
-    models[0].check_finite(found.loss_bits)
+    folder = saving.folder(run)
+    for model, predictor, progress in computing.predictors(models, tokens.size - 1):
+        found = expectations(predictor, tokens, progress)
+        model.check_finite(found.loss_bits)
     symbols = [vocabulary.decode([token]) for token in tokens.tolist()]
-    finish(analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": sha256(given)}), folder, picture_format)
+    analysis = analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": sha256(given)})
+    finish(analysis, folder, saving.picture_format)

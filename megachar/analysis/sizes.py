@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.result import Analysis, Column, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.result import Analysis, Column, Table
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
 from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import legend, series, style
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.groups import spread
 from megachar.families.counting import describe_architecture, describe_size
 
 SAME_SIZE = 1.05
@@ -103,7 +103,8 @@ def _ticks(parameters: Iterable[int]) -> list[int]:
     return ticks
 
 
-def sizes(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+@spread
+def sizes(sources: Sources, *, saving: Saving) -> None:
     """Which architecture makes more of its parameters, at several sizes (Krause et al. 2016, figure 3 left)."""
     analysis = analyze_sizes(read_given_runs(sources))
-    finish(analysis, result_folder(sources[0], output), picture_format)
+    finish(analysis, saving.folder(sources[0]), saving.picture_format)
