@@ -17,6 +17,8 @@ from rich.text import Text
 from megachar.base.errors import ConfigError
 from megachar.base.files import shown
 from megachar.base.tables import print_table
+from megachar.cli.inspection import splits_table
+from megachar.cli.shared.groups import option, spread
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.corpora.encoding import Documents, Recipe
 from megachar.corpora.folders import Identity, identity
@@ -69,25 +71,6 @@ JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
 ]
-VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
-VocabularySize = Annotated[
-    int | None,
-    typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: with it 256 bytes and the most frequent ones; default: one "
-        f"for each that occurs, in any split. sentencepiece: default: {DEFAULT_PIECES}."
-    ),
-]
-Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; default: one is trained.")]
-ModelTypeOption = Annotated[
-    ModelType | None, typer.Option(help="Kind of SentencePiece model to train; default: unigram.")
-]
-OthersOption = Annotated[
-    Others | None,
-    typer.Option(
-        help="What characters become that were not learned: their bytes, of which each is a token, or an error. "
-        "[default: bytes with --vocabulary-size; without it every character is learned]"
-    ),
-]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")]
@@ -97,39 +80,49 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 class VocabularyChoice:
     """The options about the vocabulary."""
 
-    name: VocabularyName
-    size: int | None
-    model: Path | None
-    model_type: ModelType | None
-    others: Others | None
+    vocabulary: VocabularyName = option("bytes", WHAT_A_TOKEN_IS)
+    vocabulary_size: int | None = option(
+        None,
+        f"Tokens of a learned vocabulary. characters: with it 256 bytes and the most frequent ones; default: one "
+        f"for each that occurs, in any split. sentencepiece: default: {DEFAULT_PIECES}.",
+    )
+    model: Path | None = option(None, "SentencePiece model to use; default: one is trained.")
+    model_type: ModelType | None = option(None, "Kind of SentencePiece model to train; default: unigram.")
+    others: Others | None = option(
+        None,
+        "What characters become that were not learned: their bytes, of which each is a token, or an error. "
+        "[default: bytes with --vocabulary-size; without it every character is learned]",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """ConfigError where an option does not go with the vocabulary."""
-        pieces = self.name == "sentencepiece"
-        for option, given, fits in (
-            ("--vocabulary-size", self.size, pieces or self.name == "characters"),
+        name, size, pieces = self.vocabulary, self.vocabulary_size, self.vocabulary == "sentencepiece"
+        for given, value, fits in (
+            ("--vocabulary-size", size, pieces or name == "characters"),
             ("--model", self.model, pieces),
             ("--model-type", self.model_type, pieces),
-            ("--others", self.others, self.name == "characters"),
+            ("--others", self.others, name == "characters"),
         ):
-            if given is not None and not fits:
-                raise ConfigError(f"{option} {given} does not go with --vocabulary {self.name}: leave it out")
-        for option, given in (("--vocabulary-size", self.size), ("--model-type", self.model_type)):
-            if given is not None and self.model is not None:
-                raise ConfigError(f"{option} {given} is for training, but --model {self.model} is given: leave one out")
+            if value is not None and not fits:
+                raise ConfigError(f"{given} {value} does not go with --vocabulary {name}: leave it out")
+        for given, value in (("--vocabulary-size", size), ("--model-type", self.model_type)):
+            if value is not None and self.model is not None:
+                raise ConfigError(f"{given} {value} is for training, but --model {self.model} is given: leave one out")
 
     def make(self, sources: Sequence[SourceFile], recipe: Recipe) -> Vocabulary:
         """Load or learn the vocabulary; `recipe` says what the text of `sources` is."""
-        if self.name == "bytes":
+        name, size = self.vocabulary, self.vocabulary_size
+        if name == "bytes":
             return ByteVocabulary()
-        if self.name == "text8":
+        if name == "text8":
             return CharacterVocabulary.text8()
         if self.model is not None:
             return PieceVocabulary.load(self.model)
-        size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        if name == "sentencepiece" and size is None:
+            size = DEFAULT_PIECES
         bytes_for_others = None if self.others is None else self.others == "bytes"
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[self.name]
+            sources, recipe, name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[name]
         )
 
 
@@ -197,20 +190,14 @@ def table_of(corpus: Corpus) -> Table:
     title = Text(
         f"{shown(corpus.folder)}: vocabulary {card.vocabulary.name} ({card.vocabulary.size}), {corpus.fingerprint}"
     )
-    table = Table(title=title)
-    table.add_column("split")
-    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
-        table.add_column(heading, justify="right")
-    for name in corpus.split_names:
-        split = card.splits[name]
-        counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
-        ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
-        table.add_row(name, *(f"{count:,}" for count in counts), ratio)
+    table = splits_table(card)
+    table.title = title
     if card.num_skipped_lines:
         table.caption = f"{card.num_skipped_lines:,} bad lines were left out"
     return table
 
 
+@spread
 def prepare(
     output: Output,
     inputs: Inputs = None,
@@ -221,11 +208,8 @@ def prepare(
     documents: DocumentsOption = None,
     json_key: JsonKey = None,
     skip_bad_lines: SkipBadLines = False,
-    vocabulary: VocabularyOption = "bytes",
-    vocabulary_size: VocabularySize = None,
-    model: Model = None,
-    model_type: ModelTypeOption = None,
-    others: OthersOption = None,
+    *,
+    choice: VocabularyChoice,
     workers: Workers = 1,
     mpi: Mpi = False,
     overwrite: Overwrite = False,
@@ -265,7 +249,7 @@ def prepare(
             if mpi and executor is None:
                 return
             recipe = recipe_of(documents, json_key, skip_bad_lines)
-            choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
+            choice.check()
             files: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
             sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
