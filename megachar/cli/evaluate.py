@@ -13,12 +13,12 @@ from megachar.base.pictures import PictureFormat
 from megachar.cli.evaluation_options import Options
 from megachar.cli.evaluation_report import Report, TextSize, publish
 from megachar.cli.shared.corpora import open_corpus
-from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.given_model import check_model, loading
 from megachar.cli.shared.groups import spread
-from megachar.cli.shared.loading import loading
 from megachar.cli.shared.options import Run, Split, check_folder_of
 from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.data.corpus import Corpus
+from megachar.evaluation import positions
 from megachar.evaluation.progress import show_progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
@@ -115,7 +115,6 @@ class Work:
     def draw_positions(self, static: Evaluation, path: Path, picture_format: PictureFormat) -> None:
         """Bits by position, as a table and a picture beside each other; `path` has no suffix yet."""
         from megachar.base.device import choose_device
-        from megachar.evaluation import positions
         from megachar.evaluation.predictor import make_predictor
 
         carried = static.settings.carries

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -14,11 +14,9 @@ from megachar.base.files import shown
 from megachar.base.tables import print_table
 from megachar.base.units import bits, bits_per_character, word_perplexity
 from megachar.cli.shared.provenance import Provenance
+from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
-
-if TYPE_CHECKING:
-    from megachar.data.corpus import Corpus
 
 DECODED_TOKENS = 1 << 20  # at once, to count bytes
 
@@ -34,7 +32,7 @@ class TextSize:
     """UTF-8's, where tokens may be more or less than one; None where each token counts as one."""
 
     @staticmethod
-    def of(result: Evaluation, corpus: "Corpus") -> "TextSize":
+    def of(result: Evaluation, corpus: Corpus) -> "TextSize":
         """Of the text that was scored. A part of a split is decoded to count its bytes."""
         card = next(card for name, card in corpus.card.splits.items() if name == result.split)
         counts_characters = corpus.vocabulary.unit == "token"

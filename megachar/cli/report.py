@@ -1,21 +1,25 @@
 """`megachar report RUN...`: one page about runs, to be opened in a browser, kept, or sent to someone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from megachar.analysis.result import label_sources
 from megachar.base.errors import CheckpointError, MegacharError
 from megachar.cli.plot import Over
 from megachar.cli.shared.corpora import open_corpus
-from megachar.cli.shared.loading import loading
+from megachar.cli.shared.given_model import loading
 from megachar.cli.shared.options import Device, Split, Threads, check_device
 from megachar.cli.shared.provenance import Provenance, say_provenance
-
-if TYPE_CHECKING:
-    from megachar.config.experiment import Experiment
-    from megachar.data.corpus import Corpus
-    from megachar.report.text_settings import TextSettings
+from megachar.config.experiment import Experiment
+from megachar.data.corpus import Corpus
+from megachar.report.output import check_output, write_page
+from megachar.report.text_settings import TextSettings
+from megachar.runs.axes import AXES, without
+from megachar.runs.checkpoints.vocabularies import carried_card
+from megachar.runs.folder import RunFolder
+from megachar.runs.sweep_folder import find_runs, say_not_begun
 
 
 def report(
@@ -37,13 +41,6 @@ def report(
     x: Over = "step",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text colored by surprise, on one page."""
-    from megachar.analysis.result import label_sources
-    from megachar.report.output import check_output, write_page
-    from megachar.report.text_settings import TextSettings
-    from megachar.runs.axes import AXES, without
-    from megachar.runs.folder import RunFolder
-    from megachar.runs.sweep_folder import find_runs, say_not_begun
-
     # All that can be wrong is found before torch is imported, which takes seconds.
     settings = TextSettings(split, text_start, text_characters, characters, seed, device, threads)
     settings.check()
@@ -78,11 +75,9 @@ def report(
 
 
 def _find_corpora(
-    runs: "list[tuple[str, Path, Experiment]]", data: Path | None, settings: "TextSettings", notes: list[str]
-) -> dict[str, "Corpus"]:
+    runs: list[tuple[str, Path, Experiment]], data: Path | None, settings: TextSettings, notes: list[str]
+) -> dict[str, Corpus]:
     """The corpus of each run, by label. One that is not here is noted, unless it was asked for."""
-    from megachar.runs.checkpoints.vocabularies import carried_card
-
     found: dict[str, Corpus] = {}
     for label, run, experiment in runs if settings.needs_models else ():
         parts = experiment.data.parts

@@ -2,34 +2,32 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from megachar.base.errors import MegacharError
 from megachar.base.files import shown
-
-if TYPE_CHECKING:
-    from megachar.config.experiment import Experiment
-    from megachar.data.corpus import Corpus
-    from megachar.runs.checkpoints.format import DataRecord
+from megachar.config.experiment import Experiment
+from megachar.data.blend import Blend
+from megachar.data.corpus import Corpus
+from megachar.runs.checkpoints.format import DataRecord
+from megachar.runs.checkpoints.vocabularies import carried_data
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Text that was trained on is predicted too well, and a corpus that is cut anew may hold it in any split."""
 
-    corpus: "Corpus"
-    trained_on: "DataRecord | None"
+    corpus: Corpus
+    trained_on: DataRecord | None
     """None: an older megachar did not record it."""
     is_training_corpus: bool | None
     """Whether it is the one trained on, or one of a blend; None: that cannot be told any more."""
 
     @staticmethod
-    def of(corpus: "Corpus", experiment: "Experiment", source: Path, step: int | None = None) -> "Provenance":
+    def of(corpus: Corpus, experiment: Experiment, source: Path, step: int | None = None) -> "Provenance":
         """Of a corpus that the experiment's model at `source` is to predict; CheckpointError where it is damaged."""
-        from megachar.runs.checkpoints.vocabularies import carried_data
-
         trained_on = carried_data(source, step)
         return Provenance(corpus, trained_on, _is_training_corpus(corpus, experiment, trained_on))
 
@@ -66,9 +64,7 @@ def say_provenance(provenance: Provenance) -> None:
         typer.echo(provenance.warning, err=True)
 
 
-def _is_training_corpus(corpus: "Corpus", experiment: "Experiment", trained_on: "DataRecord | None") -> bool | None:
-    from megachar.data.blend import Blend
-
+def _is_training_corpus(corpus: Corpus, experiment: Experiment, trained_on: DataRecord | None) -> bool | None:
     if trained_on is None or corpus.fingerprint == trained_on.fingerprint:
         return None if trained_on is None else True
     if not experiment.data.blend:
