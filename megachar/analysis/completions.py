@@ -9,13 +9,7 @@ import numpy as np
 import typer
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import (
-    Computing,
-    Runs,
-    common_vocabulary,
-    find_whole_models,
-    sha256,
-)
+from megachar.analysis.given import Computing, Runs, common_vocabulary, sha256
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown, word_endings
 from megachar.base import mpl
@@ -168,8 +162,7 @@ def completions(
     """
     words = [*(word or []), *_read_words(words_file)]
     check_words(words)
-    models = find_whole_models(runs)
-    computing.check(models)
+    models = computing.find(runs)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")
     before = read_prompt(prompt, prompt_file)

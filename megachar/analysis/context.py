@@ -14,7 +14,6 @@ from megachar.analysis.given import (
     MaxCharacters,
     Runs,
     Stride,
-    find_whole_models,
     identify,
     open_common_corpus,
     read_tokens,
@@ -148,8 +147,7 @@ def context(
 ) -> None:
     """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
     numbers = _numbers(lengths)
-    models = find_whole_models(runs)
-    computing.check(models, stride)
+    models = computing.find(runs, stride)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)
     check_lengths(numbers, tokens.size, {model.subject.label: model.context for model in models})

@@ -9,16 +9,7 @@ import numpy as np
 import typer
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import (
-    Computing,
-    File,
-    Runs,
-    Text,
-    common_vocabulary,
-    find_whole_models,
-    read_text,
-    sha256,
-)
+from megachar.analysis.given import Computing, File, Runs, Text, common_vocabulary, read_text, sha256
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown
 from megachar.base import mpl
@@ -210,8 +201,7 @@ def copy(
     saving: Saving,
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
-    models = find_whole_models(runs)
-    computing.check(models)
+    models = computing.find(runs)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
     passages = swap_name(read_text(text, file), argument_bytes(name), argument_bytes(invented))

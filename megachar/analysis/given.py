@@ -49,14 +49,21 @@ class Computing:
     device: Device = "auto"
     threads: Threads = None
 
-    def check(self, models: list[AnalyzedModel], stride: int | None = 1) -> None:
-        """ConfigError on what `AnalyzedModel.load` would refuse, before anything is loaded."""
+    def find(self, sources: list[Path], stride: int | None = 1) -> list[AnalyzedModel]:
+        """What `find_models` gives, each checked; an older checkpoint that is taken for a damaged one is said.
+
+        ConfigError also on what `AnalyzedModel.load` would refuse, before anything is loaded.
+        """
+        models = find_models(sources)
+        for source in sources:
+            check_model(source)
         check_device(self.device)
         if self.batch_size < 1:
             raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
         for model in models:
             if stride is not None and model.context is not None:
                 check_stride(stride, model.context)
+        return models
 
     def predictors(
         self, models: list[AnalyzedModel], num_symbols: int, stride: int | None = 1
@@ -65,14 +72,6 @@ class Computing:
         with show_progress(Console(stderr=True), num_symbols) as progress:
             for model in models:
                 yield model, model.load(self.device, stride, self.batch_size, self.threads), progress
-
-
-def find_whole_models(sources: list[Path]) -> list[AnalyzedModel]:
-    """What `find_models` gives, each checked; an older checkpoint that is taken for a damaged one is said."""
-    models = find_models(sources)
-    for source in sources:
-        check_model(source)
-    return models
 
 
 def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> Corpus:

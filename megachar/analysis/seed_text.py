@@ -8,15 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import (
-    Computing,
-    File,
-    Text,
-    common_vocabulary,
-    find_whole_models,
-    read_text,
-    sha256,
-)
+from megachar.analysis.given import Computing, File, Text, common_vocabulary, read_text, sha256
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
 from megachar.base import mpl
@@ -182,8 +174,7 @@ def seed_text(
     saving: Saving,
 ) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
-    models = find_whole_models([run])
-    computing.check(models)
+    models = computing.find([run])
     vocabulary = common_vocabulary(models)
     given = read_text(text, file)
     tokens = encode_given(vocabulary, given, "the text")

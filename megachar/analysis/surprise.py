@@ -8,16 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import (
-    Computing,
-    Data,
-    MaxCharacters,
-    Stride,
-    find_whole_models,
-    identify,
-    open_common_corpus,
-    read_tokens,
-)
+from megachar.analysis.given import Computing, Data, MaxCharacters, Stride, identify, open_common_corpus, read_tokens
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.base import mpl
 from megachar.base.errors import ConfigError
@@ -262,8 +253,7 @@ def surprise(
     saving: Saving,
 ) -> None:
     """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
-    models = find_whole_models([first, second])
-    computing.check(models, stride)
+    models = computing.find([first, second], stride)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)
     settings.check(tokens.size - 1)
