@@ -18,6 +18,14 @@ from megachar.config.sections.section import Role
 
 Differences = dict[str, tuple[Any, Any]]
 PAPER = "T64 on text8 dev"
+PAPER_BITS: tuple[tuple[dict[str, Any], float], ...] = (
+    ({}, 1.062),
+    ({"auxiliary.multiple_positions": False}, 2.482),
+    ({"auxiliary.intermediate_layers": False}, 1.158),
+    ({"auxiliary.num_targets": 1}, 1.068),
+    ({"model.positions": "sinusoidal"}, 1.069),
+)
+"""Settings that differ from the full model's, and what the paper's T64 reaches with them."""
 LINEAR_WITHIN = 0.01
 """Bits within which the picture's scale of differences is linear."""
 
@@ -104,19 +112,9 @@ def has_every_part(experiment: Experiment) -> bool:
 def paper_bits(changed: Differences) -> float | None:
     """The paper's figure for a model that differs from the full one in these settings alone; None: it has none."""
     now = {key: values[1] for key, values in changed.items()}
-    if not now:
-        return 1.062
-    if now == {"auxiliary.multiple_positions": False}:
-        return 2.482
-    if now == {"auxiliary.intermediate_layers": False}:
-        return 1.158
-    if now == {"auxiliary.num_targets": 1}:
-        return 1.068
-    if now == {"model.positions": "sinusoidal"}:
-        return 1.069
     if now.get("optimizer.momentum") == 0 and all(key.startswith("optimizer.") for key in now):
         return 1.065
-    return None
+    return next((bits for lacking, bits in PAPER_BITS if now == lacking), None)
 
 
 def analyze_ablation(runs: Sequence[RunRecord]) -> Analysis:

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import Computing, File, Runs, Text, common_vocabulary, read_text, sha256
+from megachar.analysis.given import Computing, GivenText, Runs, common_vocabulary, sha256
 from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown
 from megachar.base import mpl
@@ -194,9 +194,8 @@ def copy(
     runs: Runs,
     name: Annotated[str, typer.Option(help="A name that occurs in the text twice or more, as a word of its own.")],
     invented: Annotated[str, typer.Option(help="What takes its place.")],
-    text: Text = None,
-    file: File = None,
     *,
+    text: GivenText,
     computing: Computing,
     saving: Saving,
 ) -> None:
@@ -204,7 +203,7 @@ def copy(
     models = computing.find(runs)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
-    passages = swap_name(read_text(text, file), argument_bytes(name), argument_bytes(invented))
+    passages = swap_name(text.read(), argument_bytes(name), argument_bytes(invented))
     sizes = [encode_given(vocabulary, passage.text, "the text").size for passage in passages]
     folder = saving.folder(runs[0])
     found = []

@@ -37,8 +37,21 @@ Stride = Annotated[
     int | None,
     typer.Option(help="Characters between a transformer's windows; 1 is exact. Default: an eighth of the context."),
 ]
-Text = Annotated[str | None, typer.Option(help="The text.")]
-File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """A text, in an option or in a file."""
+
+    text: str | None = option(None, "The text.")
+    file: Path | None = option(None, "File with the text, its bytes as they are.")
+
+    def read(self) -> bytes:
+        """Its bytes; ConfigError unless one of the two gives some."""
+        found = read_given(self.text, self.file, "--text", "--file")
+        if not found:
+            raise ConfigError("the text is empty; give one of some characters")
+        return found
 
 
 @dataclass(frozen=True)
@@ -116,14 +129,6 @@ def read_tokens(corpus: Corpus, split: str, max_characters: int | None) -> npt.N
     if max_characters is not None and max_characters < 2:
         raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 2 or more, or leave it out")
     return corpus.split(split).tokens[:max_characters]
-
-
-def read_text(text: str | None, file: Path | None) -> bytes:
-    """The bytes from `--text` or `--file`; ConfigError unless one of them gives some."""
-    found = read_given(text, file, "--text", "--file")
-    if not found:
-        raise ConfigError("the text is empty; give one of some characters")
-    return found
 
 
 def sha256(text: bytes) -> str:

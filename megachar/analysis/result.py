@@ -5,8 +5,9 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,10 @@ class SavedAnalysis:
             "analysis": self.name,
             "title": self.title,
             "how_to_read": self.how_to_read,
-            "runs": [{"label": s.label, "path": s.path, "step": s.step} for s in self.subjects],
+            "runs": [asdict(subject) for subject in self.subjects],
             "split": self.split,
             "settings": self.settings,
-            "columns": [{"name": column.name, "format": column.format} for column in self.table.columns],
+            "columns": [asdict(column) for column in self.table.columns],
             "rows": [list(row) for row in self.table.rows],
             "csv": self.csv.name,
             "figure": self.figure.name,
@@ -263,12 +264,8 @@ def _label_parts(source: Path) -> tuple[str, ...]:
 
 def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
     """How many of the last parts are the same."""
-    count = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    ends = zip(reversed(one), reversed(other), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
 
 
 def _shown(cell: Cell, column: Column) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.analysis.finish import Saving, finish
-from megachar.analysis.given import Computing, File, Text, common_vocabulary, read_text, sha256
+from megachar.analysis.given import Computing, GivenText, common_vocabulary, sha256
 from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
 from megachar.base import mpl
@@ -165,18 +165,11 @@ def _legend() -> list[Any]:
 
 
 @spread
-def seed_text(
-    run: Run,
-    text: Text = None,
-    file: File = None,
-    *,
-    computing: Computing,
-    saving: Saving,
-) -> None:
+def seed_text(run: Run, *, text: GivenText, computing: Computing, saving: Saving) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
     models = computing.find([run])
     vocabulary = common_vocabulary(models)
-    given = read_text(text, file)
+    given = text.read()
     tokens = encode_given(vocabulary, given, "the text")
     check_text(tokens.size)
     folder = saving.folder(run)

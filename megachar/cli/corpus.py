@@ -13,7 +13,7 @@ from megachar.base.errors import ConfigError
 from megachar.base.tables import print_table
 from megachar.cli.inspection import inspect, print_splits
 from megachar.cli.lazy import make_group
-from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyChoice, VocabularyName, prepare
+from megachar.cli.prepare import WHAT_A_TOKEN_IS, Output, Overwrite, VocabularyChoice, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.corpora.adoption import adopt_datasets
 from megachar.corpora.downloads import registry
@@ -24,7 +24,7 @@ from megachar.data.corpus import SplitName
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 
-WHOLE_FILES = Recipe(ByteVocabulary(), "file", "text", False)
+WHOLE_FILES = Recipe(ByteVocabulary())
 """How the texts of corpora that are fetched are read."""
 
 app = make_group("Prepare texts, fetch corpora, adopt datasets, look at what they hold.")
@@ -67,9 +67,7 @@ def fetch(
         typer.Option(help="Tokens of a learned one. characters: default all that occur; sentencepiece: default 8000."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode. Bytes need only one.")] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Download a corpus, verify it, split it as the papers do, and prepare it for training.
 
@@ -106,7 +104,7 @@ def fetch(
 
 @app.command()
 def adopt(
-    output: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")],
+    output: Output,
     train: Annotated[Path | None, typer.Option(help="Dataset of this split, without .bin or .idx.")] = None,
     valid: Annotated[Path | None, typer.Option(help="The same.")] = None,
     test: Annotated[Path | None, typer.Option(help="The same.")] = None,

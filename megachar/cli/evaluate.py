@@ -88,14 +88,9 @@ class Work:
 
         with show_progress(Console(stderr=True), self.tokens.size) as progress:
             return score(
-                self.loaded.model,
-                self.corpus.split(self.split).tokens,
-                settings,
-                split=self.split,
-                step=self.loaded.step,
-                max_characters=self.max_characters,
-                progress=progress,
-            )
+                self.loaded.model, self.corpus.split(self.split).tokens, settings, split=self.split,
+                step=self.loaded.step, max_characters=self.max_characters, progress=progress,
+            )  # fmt: skip
 
     def follow(self, settings: DynamicSettings, device: str) -> DynamicEvaluation:
         """With weights that follow the text."""
@@ -127,13 +122,7 @@ class Work:
             nats = predictor.nats(self.tokens, length, progress)
         found = positions.ByPosition(nats, WindowPlan(nats.size, length, length))
         positions.write_csv(path.with_name(f"{path.name}.csv"), found.bins)
-        positions.plot(
-            path.with_name(f"{path.name}.{picture_format}"),
-            found.bins,
-            f"{self.loaded.experiment.name}: {self.split}",
-            since,
-            self.corpus.vocabulary.unit,
-            picture_format,
-        )
+        picture, title = path.with_name(f"{path.name}.{picture_format}"), f"{self.loaded.experiment.name}: {self.split}"
+        positions.plot(picture, found.bins, title, since, self.corpus.vocabulary.unit, picture_format)
         typer.echo(f"saved {path}.csv and .{picture_format}")
         typer.echo(found.how_to_read(since))

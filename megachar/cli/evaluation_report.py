@@ -51,19 +51,14 @@ class TextSize:
         """Bits per byte, per character and word perplexity, where there are bytes, characters to count, and words."""
         if not self.num_bytes:
             return {}
-        bits_per_byte = bits(nats) / self.num_bytes
-        return {**self._per_word(bits_per_byte), **self._per_character(nats), "bits_per_byte": bits_per_byte}
-
-    def _per_character(self, nats: float) -> dict[str, float]:
-        return {"bits_per_character": bits_per_character(nats, self.num_characters)} if self.num_characters else {}
-
-    def _per_word(self, bits_per_byte: float) -> dict[str, float]:
-        if not self.num_words:
-            return {}
-        perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
-        if not math.isfinite(perplexity):  # of words that are hundreds of bytes long
-            return {}
-        return {"word_perplexity": perplexity}
+        found, bits_per_byte = dict[str, float](), bits(nats) / self.num_bytes
+        if self.num_words:
+            perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
+            if math.isfinite(perplexity):  # it is not, of words that are hundreds of bytes long
+                found["word_perplexity"] = perplexity
+        if self.num_characters:
+            found["bits_per_character"] = bits_per_character(nats, self.num_characters)
+        return {**found, "bits_per_byte": bits_per_byte}
 
 
 @dataclass(frozen=True)
@@ -117,10 +112,7 @@ class Report:
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),
-            (
-                "reads",
-                [static.settings.advice(static.context, unit), *([_follows(self.dynamic)] if self.dynamic else [])],
-            ),
+            ("reads", [static.settings.advice(context, unit), *([_follows(self.dynamic)] if self.dynamic else [])]),
             *([("weights", ["as trained", _weights(self.dynamic, unit)])] if self.dynamic else []),
             ("precision", [static.settings.precision]),
             ("nats", [f"{result.nats:,.2f}" for result in results]),

@@ -46,16 +46,9 @@ class Processes:
     def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool = False) -> LaunchPlan:
         """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
         hosts, launcher = choose_hosts(self.hostfile, self.launcher)
-        return LaunchPlan(
-            experiment,
-            source,
-            overrides,
-            hosts,
-            launcher,
-            resume,
-            node_rank=choose_node_rank(hosts, launcher, self.node_rank),
-            master_port=self.master_port or (DEFAULT_PORT if hosts else free_port()),
-        )
+        rank = choose_node_rank(hosts, launcher, self.node_rank)
+        port = self.master_port or (DEFAULT_PORT if hosts else free_port())
+        return LaunchPlan(experiment, source, overrides, hosts, launcher, resume, node_rank=rank, master_port=port)
 
 
 def choose_hosts(hostfile: Path | None, launcher: Launcher | None) -> tuple[tuple[Host, ...], Launcher]:

@@ -61,13 +61,8 @@ def inspect(
     _print_windows(opened, windows, window_tokens)
     with errors_of_the_system(picture):
         used = f"{np.count_nonzero(figures.counts):,} of {figures.counts.size:,} symbols occur"
-        draw_histogram(
-            figures.counts,
-            _symbols(opened, figures),
-            f"{opened.title}: {used} in {_sample_size(opened, figures)}",
-            picture,
-            picture_format,
-        )
+        title = f"{opened.title}: {used} in {_sample_size(opened, figures)}"
+        draw_histogram(figures.counts, _symbols(opened, figures), title, picture, picture_format)
     typer.echo(f"histogram: {picture}")
     if json_file is not None:
         with errors_of_the_system(json_file):

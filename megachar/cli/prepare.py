@@ -45,6 +45,7 @@ WHAT_A_TOKEN_IS = (
     "and a-z; characters: a character of UTF-8; sentencepiece: a piece of a word."
 )
 Others = Literal["bytes", "error"]
+ONE_SPLIT = "Texts for this split alone, instead of INPUT."
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
 LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 20}
@@ -59,18 +60,6 @@ Inputs = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
-Split = Annotated[
-    str | None,
-    typer.Option(help=f"Percentages of train,valid,test for INPUT, adding up to 100; default: {DEFAULT_SPLIT}."),
-]
-SplitInputs = Annotated[list[str] | None, typer.Option(help="Texts for this split alone, instead of INPUT.")]
-DocumentsOption = Annotated[
-    Documents | None, typer.Option(help="What one document is. Default: record with --json-key, else file.")
-]
-JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the text under this key. [default: text]")]
-SkipBadLines = Annotated[
-    bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
-]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")]
@@ -126,25 +115,35 @@ class VocabularyChoice:
         )
 
 
-def find_sources(
-    inputs: Sequence[str], split: str | None, given: Mapping[SplitName, list[str] | None], spool: Path
-) -> list[SourceFile]:
-    """The texts that the command line names; ConfigError where it names two ways at once, or none."""
-    files = {name: names for name, names in given.items() if names}
-    if not inputs:
+@dataclass(frozen=True)
+class Splits:
+    """How the texts that the command line names become splits."""
+
+    split: str | None = option(
+        None, f"Percentages of train,valid,test for INPUT, adding up to 100; default: {DEFAULT_SPLIT}."
+    )
+    train: list[str] | None = option(None, ONE_SPLIT)
+    valid: list[str] | None = option(None, ONE_SPLIT)
+    test: list[str] | None = option(None, ONE_SPLIT)
+
+    def of(self, inputs: Sequence[str], spool: Path) -> list[SourceFile]:
+        """The texts and their splits; ConfigError where they are named in two ways at once, or none is."""
+        given: dict[SplitName, list[str] | None] = {"train": self.train, "valid": self.valid, "test": self.test}
+        files = {name: names for name, names in given.items() if names}
+        if inputs and files:
+            options = ", ".join(f"--{name}" for name in files)
+            raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
+        if inputs:
+            return cut_by_position(find_inputs(inputs, spool), DEFAULT_SPLIT if self.split is None else self.split)
         if not files:
             raise ConfigError("nothing to prepare: give an INPUT to cut, or a file to each of --train, --valid, --test")
-        if split is not None:
-            raise ConfigError(f"--split {split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
+        if self.split is not None:
+            raise ConfigError(f"--split {self.split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
         if sum(names.count(STANDARD_INPUT) for names in files.values()) > 1:
             raise ConfigError("standard input (-) is given to more than one split: name it once")
         found = {name: find_inputs(names, spool) for name, names in files.items()}
         _check_apart(found)
         return one_file_per_split(found)
-    if files:
-        options = ", ".join(f"--{name}" for name in files)
-        raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
-    return cut_by_position(find_inputs(inputs, spool), DEFAULT_SPLIT if split is None else split)
 
 
 def _check_apart(texts: Mapping[SplitName, Sequence[Input]]) -> None:
@@ -160,17 +159,26 @@ def _check_apart(texts: Mapping[SplitName, Sequence[Input]]) -> None:
                 )
 
 
-def recipe_of(documents: Documents | None, json_key: str | None, skip_bad_lines: bool) -> Recipe:
-    """What the text of the inputs is; ConfigError where the options contradict each other."""
-    if documents is None:
-        documents = "file" if json_key is None else "record"
-    if documents != "record":
-        for option, given in (("--json-key", json_key is not None), ("--skip-bad-lines", skip_bad_lines)):
-            if given:
-                raise ConfigError(
-                    f"{option} is for --documents record, but the documents are '{documents}': leave it out"
-                )
-    return Recipe(ByteVocabulary(), documents, json_key or "text", skip_bad_lines)
+@dataclass(frozen=True)
+class DocumentOptions:
+    """What the texts consist of."""
+
+    documents: Documents | None = option(None, "What one document is. Default: record with --json-key, else file.")
+    json_key: str | None = option(None, "Inputs are lines of JSON, the text under this key. [default: text]")
+    skip_bad_lines: bool = option(
+        False, "Leave out and count lines that are no JSON or lack the key.", "--skip-bad-lines"
+    )
+
+    def recipe(self) -> Recipe:
+        """What the text of the inputs is; ConfigError where the options contradict each other."""
+        documents = self.documents or ("file" if self.json_key is None else "record")
+        if documents != "record":
+            for name, given in (("--json-key", self.json_key is not None), ("--skip-bad-lines", self.skip_bad_lines)):
+                if given:
+                    raise ConfigError(
+                        f"{name} is for --documents record, but the documents are '{documents}': leave it out"
+                    )
+        return Recipe(ByteVocabulary(), documents, self.json_key or "text", self.skip_bad_lines)
 
 
 @contextmanager
@@ -201,14 +209,9 @@ def table_of(corpus: Corpus) -> Table:
 def prepare(
     output: Output,
     inputs: Inputs = None,
-    split: Split = None,
-    train: SplitInputs = None,
-    valid: SplitInputs = None,
-    test: SplitInputs = None,
-    documents: DocumentsOption = None,
-    json_key: JsonKey = None,
-    skip_bad_lines: SkipBadLines = False,
     *,
+    splits: Splits,
+    documents: DocumentOptions,
     choice: VocabularyChoice,
     workers: Workers = 1,
     mpi: Mpi = False,
@@ -248,16 +251,15 @@ def prepare(
             executor, num_ranks = stack.enter_context(mpi_ranks()) if mpi else (None, 0)
             if mpi and executor is None:
                 return
-            recipe = recipe_of(documents, json_key, skip_bad_lines)
+            recipe = documents.recipe()
             choice.check()
-            files: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
-            sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
+            sources = splits.of(inputs or [], stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
             made = choice.make(sources, recipe)
             with Stages(Console(stderr=True))("Preparing", total_bytes(sources)) as progress:
                 prepare_corpus(
                     sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
-                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers,
+                    skip_bad_lines=recipe.skip_bad_lines, overwrite=overwrite, num_workers=workers,
                     ranks=(executor, num_ranks) if executor is not None else None, progress=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:

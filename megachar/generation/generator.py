@@ -21,11 +21,7 @@ class TextState(Protocol):
 
 
 def generate(
-    model: Model,
-    prompt: Sequence[int],
-    num_characters: int,
-    sampler: Sampler,
-    slide: int | None = None,
+    model: Model, prompt: Sequence[int], num_characters: int, sampler: Sampler, slide: int | None = None
 ) -> Iterator[int]:
     """Continue `prompt`, yielding each symbol as soon as it is chosen.
 
