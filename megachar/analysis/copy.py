@@ -48,6 +48,10 @@ class Occurrence:
     """Mean bits per symbol of the name."""
 
 
+Found = Sequence[tuple[list[Occurrence], list[Occurrence]]]
+"""Of each model the occurrences of the original name and of the invented one."""
+
+
 def swap_name(text: bytes, name: bytes, invented: bytes) -> tuple[Passage, Passage]:
     """The text with the name, and with the invented one in each of its places: only where it is a word of its own.
 
@@ -107,7 +111,7 @@ def _span(passage: Passage, start: int, vocabulary: Vocabulary) -> tuple[int, in
 def analyze_copying(
     subjects: Sequence[Subject],
     passages: tuple[Passage, Passage],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
+    found: Found,
     contexts: Sequence[int | None],
     settings: dict[str, Any],
     unit: str = "character",
@@ -117,7 +121,7 @@ def analyze_copying(
     Args:
         subjects: the models.
         passages: with the original name and the invented one.
-        found: of each model the occurrences in both.
+        found: see `Found`.
         contexts: of each model, in symbols; None where it has no bound.
         settings: what tells text and names from others.
         unit: what a symbol is called.
@@ -143,12 +147,7 @@ def analyze_copying(
     return Analysis("copy", title, tuple(subjects), table, figure, reading, "", settings, details)
 
 
-def _details(
-    subjects: Sequence[Subject],
-    names: tuple[str, str],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
-    unit: str,
-) -> Table:
+def _details(subjects: Sequence[Subject], names: tuple[str, str], found: Found, unit: str) -> Table:
     """One row for each occurrence; the distances of the invented name are those in its own text."""
     columns = (Column("run"), Column("name"), Column("occurrence"), Column(f"distance_{unit}s"),
                Column(f"bits_per_{unit}"))  # fmt: skip
@@ -165,7 +164,7 @@ def _details(
 def _draw(
     subjects: Sequence[Subject],
     names: tuple[str, str],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
+    found: Found,
     contexts: Sequence[int | None],
     title: str,
     unit: str,

@@ -151,16 +151,16 @@ class SavedAnalysis:
         }
 
 
-class _StoredColumn(BaseModel):
+class _Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+
+class _StoredColumn(_Stored):
     name: str
     format: str = Field(pattern=r"^[-+]?,?(\.\d{1,2})?[efg%]?$")
 
 
-class _StoredSubject(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class _StoredSubject(_Stored):
     label: str
     path: str
     step: int = Field(ge=0, le=1 << 62)

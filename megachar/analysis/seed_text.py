@@ -23,6 +23,8 @@ from megachar.evaluation.progress import Progress
 if TYPE_CHECKING:
     from megachar.evaluation.predictor import Predictor
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 SYMBOLS_OF_A_LINE = 80
 LINES_DRAWN = 8
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib
@@ -36,10 +38,10 @@ NUM_HARDEST = 10
 class Expectations:
     """Of each character but the first, which is predicted from nothing: (N - 1,) each."""
 
-    entropy_bits: npt.NDArray[np.float64]
+    entropy_bits: Floats
     """Of the distribution it was predicted by."""
-    loss_bits: npt.NDArray[np.float64]
-    rank: npt.NDArray[np.int64]
+    loss_bits: Floats
+    rank: Ints
     """1 where no symbol was likelier."""
 
 
@@ -134,13 +136,7 @@ def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "mpl.fig
     return figure
 
 
-def _draw_line(
-    axes: Any,
-    labels: Sequence[str],
-    losses: npt.NDArray[np.float64],
-    entropies: npt.NDArray[np.float64],
-    ranks: npt.NDArray[np.int64],
-) -> None:
+def _draw_line(axes: Any, labels: Sequence[str], losses: Floats, entropies: Floats, ranks: Ints) -> None:
     places = np.arange(len(labels))
     axes.bar(places, losses, width=0.8, color=np.where(losses > entropies, ABOVE, BELOW))
     axes.stairs(entropies, np.arange(len(labels) + 1) - 0.5, color=INK, linewidth=1, baseline=None)

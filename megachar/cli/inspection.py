@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.base.errors import ConfigError, DataError
@@ -78,9 +78,8 @@ def print_splits(title: str, card: CorpusCard, console: Console) -> None:
 
 def splits_table(card: CorpusCard) -> Table:
     """The sizes of every split."""
-    table = Table("split")
-    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
-        table.add_column(heading, justify="right")
+    headings = ("tokens", "documents", "bytes", "words", "bytes/word")
+    table = Table("split", *(Column(heading, justify="right") for heading in headings))
     for name, split in card.splits.items():
         counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
         ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
@@ -139,11 +138,8 @@ def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> N
     """Entropies and compression, per token, and per byte where that is something else."""
     per_byte = opened.vocabulary is not None and figures.num_bytes != figures.num_sampled
     print_title(f"{opened.title}: measured on {_sample_size(opened, figures)}", console)
-    table = Table("")
-    table.add_column(f"bits per {_unit(opened)}", justify="right")
-    if per_byte:
-        table.add_column("bits per byte", justify="right")
-    table.add_column("runs seen once", justify="right")
+    headings = (f"bits per {_unit(opened)}", *(["bits per byte"] if per_byte else []), "runs seen once")
+    table = Table("", *(Column(heading, justify="right") for heading in headings))
     scales = (1.0, figures.num_sampled / figures.num_bytes) if per_byte else (1.0,)
 
     def add(name: str, bits: float, seen_once: str = "") -> None:
