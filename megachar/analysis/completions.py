@@ -97,11 +97,8 @@ def analyze_completions(
     parts = ("probability", "spelled_bits", "ended_bits")
     details = Table(
         (Column("word"), *(Column(f"{s.label}_{part}") for s in subjects for part in parts)),
-        tuple(
-            (words[i], *(value for f in found for value in _figures(f[i])))
-            for i in order
-        ),
-    )  # fmt: skip
+        tuple((words[i], *(value for f in found for value in _figures(f[i]))) for i in order),
+    )
     reading = (
         "The probability that exactly this word follows the prompt: the product over its symbols, times the sum "
         f"of the probabilities of all symbols that end a word ({ENDING}) after it."

@@ -13,12 +13,11 @@ from rich.console import Console
 
 from megachar.analysis.models import AnalyzedModel, find_models
 from megachar.base.errors import ConfigError, DataError
-from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.corpora import Provenance, open_corpus, say_provenance
 from megachar.cli.shared.given_model import check_model
 from megachar.cli.shared.given_text import read_given
 from megachar.cli.shared.groups import option
 from megachar.cli.shared.options import Device, Threads, check_device
-from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
 from megachar.evaluation.progress import Progress, show_progress

@@ -12,11 +12,10 @@ from megachar.base.errors import ConfigError
 from megachar.base.pictures import PictureFormat
 from megachar.cli.evaluation_options import Options
 from megachar.cli.evaluation_report import Report, TextSize, publish
-from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.corpora import Provenance, open_corpus, say_provenance
 from megachar.cli.shared.given_model import check_model, loading
 from megachar.cli.shared.groups import spread
 from megachar.cli.shared.options import Run, Split, check_folder_of
-from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.data.corpus import Corpus
 from megachar.evaluation import positions
 from megachar.evaluation.progress import show_progress

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from megachar.base.files import shown
 from megachar.base.tables import print_table
 from megachar.base.units import bits, bits_per_character, word_perplexity
-from megachar.cli.shared.provenance import Provenance
+from megachar.cli.shared.corpora import Provenance
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json

@@ -8,10 +8,9 @@ import typer
 from megachar.analysis.result import label_sources
 from megachar.base.errors import CheckpointError, MegacharError
 from megachar.cli.plot import Over
-from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.corpora import Provenance, open_corpus, say_provenance
 from megachar.cli.shared.given_model import loading
 from megachar.cli.shared.groups import spread
-from megachar.cli.shared.provenance import Provenance, say_provenance
 from megachar.config.experiment import Experiment
 from megachar.data.corpus import Corpus
 from megachar.report.output import check_output, write_page

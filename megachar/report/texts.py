@@ -83,7 +83,8 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
         use_threads(settings.threads, loaded.model, rows=1 if context is None else BATCH_SIZE * context)
         surprise = _surprise(make_predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
         mean_bits = float(surprise.bits.mean())
-        colored = color(tokens[settings.start : stop], surprise, corpus.vocabulary, settings.start)
+        stretch = pieces(tokens[settings.start : stop], corpus.vocabulary)
+        colored = [_colored(piece, surprise, corpus.vocabulary, settings.start) for piece in stretch]
     prompt, sample = list[Piece](), list[Piece]()
     if settings.sample_characters:
         use_threads(settings.threads, loaded.model, rows=1)
@@ -95,11 +96,6 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
         prompt = [piece for piece in whole if piece.first < len(begin)]
         sample = whole[len(prompt) :]
     return ModelTexts(loaded.step, colored, mean_bits, prompt, sample)
-
-
-def color(tokens: npt.NDArray[Any], surprise: _Surprise, vocabulary: Vocabulary, start: int) -> list[ColoredPiece]:
-    """The pieces of a stretch (t,) that begins at `start` of its split."""
-    return [_colored(piece, surprise, vocabulary, start) for piece in pieces(tokens, vocabulary)]
 
 
 def level_of(value: float) -> int:
