@@ -132,7 +132,13 @@ def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "mpl.fig
     figure.supylabel("bits", fontsize="medium")
     part = "" if num_drawn == len(symbols) - 1 else f" (drawn: the first {num_drawn:,})"
     figure.suptitle(title + part, fontsize="medium", y=1 - 0.15 / height, va="top")
-    figure.legend(handles=_legend(), loc="lower center", ncols=4)
+    handles = [
+        mpl.patches.Patch(color=ABOVE, label="loss above entropy"),
+        mpl.patches.Patch(color=BELOW, label="loss below entropy"),
+        mpl.lines.Line2D([], [], color=INK, linewidth=1, label="entropy"),
+        mpl.lines.Line2D([], [], linestyle="", label="number: rank where it is not 1"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=4)
     return figure
 
 
@@ -149,15 +155,6 @@ def _draw_line(axes: Any, labels: Sequence[str], losses: Floats, entropies: Floa
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, SYMBOLS_OF_A_LINE - 0.4)
     axes.grid(visible=False, axis="x")
-
-
-def _legend() -> list[Any]:
-    return [
-        mpl.patches.Patch(color=ABOVE, label="loss above entropy"),
-        mpl.patches.Patch(color=BELOW, label="loss below entropy"),
-        mpl.lines.Line2D([], [], color=INK, linewidth=1, label="entropy"),
-        mpl.lines.Line2D([], [], linestyle="", label="number: rank where it is not 1"),
-    ]
 
 
 @spread

@@ -176,8 +176,8 @@ def analyze_surprise(
         (Column("after a surprise"), Column(f"{unit}s", ","), Column(f"{one} (bits)", ".3f"),
          Column(f"{two} (bits)", ".3f"), Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
         tuple(
-            (place, c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
-             c.first.mean / c.second.mean)
+            (place, c.num_characters, c.first.mean, c.second.mean, c.difference.mean,
+             f"{c.difference.low:+.3f} to {c.difference.high:+.3f}", c.first.mean / c.second.mean)
             for place, c in zip(places, compared, strict=True)
         ),
     )  # fmt: skip
@@ -233,10 +233,6 @@ def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title:
 def _bars(intervals: Sequence[Interval]) -> Floats:
     """Lengths (2, k) of error bars below and above the means."""
     return np.abs(np.array([[i.mean - i.low for i in intervals], [i.high - i.mean for i in intervals]]))
-
-
-def _span(interval: Interval) -> str:
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
 @spread

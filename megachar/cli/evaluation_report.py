@@ -95,20 +95,16 @@ class Report:
             return values
         return {name.replace("character", "token"): value for name, value in values.items()}
 
-    def _corpus(self) -> str:
-        p = self.provenance
-        note = ", not the one trained on" if p.is_training_corpus is False else ""
-        return f"{shown(p.corpus.folder)} ({p.corpus.fingerprint}){note}"
-
     def table(self) -> Table:
         """One column for each protocol."""
         static, size, context = self.static, self.size, self.static.context
-        unit = self.unit
+        unit, corpus = self.unit, self.provenance.corpus
+        another = ", not the one trained on" if self.provenance.is_training_corpus is False else ""
         results: list[Scores] = [static, *([self.dynamic] if self.dynamic else [])]
         share = "" if static.whole_split else " (the first of the split)"
         rows: list[tuple[str, list[str]]] = [
             ("split", [static.split]),
-            ("corpus", [self._corpus()]),
+            ("corpus", [f"{shown(corpus.folder)} ({corpus.fingerprint}){another}"]),
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),

@@ -1,8 +1,9 @@
 """What a run's newest checkpoint makes of text: a stretch coloured by surprise, and a sample."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,17 +112,13 @@ def _surprise(predictor: Predictor, tokens: npt.NDArray[Any], start: int, stop: 
         found.append(float(np.log2(predictor.vocabulary_size)))
         expected.append([])
     text = tokens[start - before : stop]
-    for place, row in enumerate(_rows(predictor, text), start=1):
+    rows = chain.from_iterable(batch.numpy() for batch in predictor.predict(text))
+    for place, row in enumerate(rows, start=1):
         if place >= before:
             found.append(bits(-float(row[int(text[place])])))
             likely = np.argsort(-row, kind="stable")[:_NUM_EXPECTED]
             expected.append([(int(token), float(np.exp(row[token]))) for token in likely])
     return _Surprise(np.array(found), expected)
-
-
-def _rows(predictor: Predictor, text: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float32]]:
-    for batch in predictor.predict(text):
-        yield from batch.numpy()
 
 
 def _colored(piece: Piece, surprise: _Surprise, vocabulary: Vocabulary, start: int) -> ColoredPiece:
