@@ -39,10 +39,6 @@ class Processes:
     )
     master_port: int | None = option(None, "Free port of the first host; default: 29500.", min=1, max=65_535)
 
-    def hosts(self) -> tuple[Host, ...]:
-        """Those that were asked for; raises as `choose_hosts`."""
-        return choose_hosts(self.hostfile, self.launcher)[0]
-
     def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool = False) -> LaunchPlan:
         """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
         hosts, launcher = choose_hosts(self.hostfile, self.launcher)

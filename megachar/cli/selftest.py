@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from megachar.cli.hosts import Processes, examined
+from megachar.cli.hosts import Processes, choose_hosts, examined
 from megachar.cli.shared.groups import spread
 from megachar.config.loading import load_experiment
 from megachar.launching.gpus import count_gpus
@@ -41,7 +41,7 @@ def selftest(
     if experiment is not None and "=" in experiment:
         settings.insert(0, experiment)
         experiment = None
-    hosts = processes.hosts()
+    hosts, _ = choose_hosts(processes.hostfile, processes.launcher)
     if experiment is None:
         experiment, settings = DEFAULT_EXPERIMENT, [*_replicas(hosts), *settings]
     loaded = load_experiment(experiment, settings)
