@@ -16,9 +16,9 @@ from megachar.cli.lazy import make_group
 from megachar.cli.prepare import WHAT_A_TOKEN_IS, Output, Overwrite, VocabularyChoice, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.corpora.adoption import adopt_datasets
+from megachar.corpora.downloads import fetch as fetching
 from megachar.corpora.downloads import registry
 from megachar.corpora.downloads.download import Downloader
-from megachar.corpora.downloads.fetch import fetch_corpus
 from megachar.corpora.encoding import Recipe
 from megachar.data.corpus import SplitName
 from megachar.data.pieces import PieceVocabulary
@@ -82,7 +82,7 @@ def fetch(
     output = Path("data") / name if output is None else output
     stages = Stages(Console(stderr=True))
     with cleaned_up_on_termination(), errors_of_the_system(output):
-        fetched = fetch_corpus(
+        fetched = fetching.fetch_corpus(
             corpus,
             output,
             source=source,
