@@ -14,7 +14,7 @@ from megachar.base.device import choose_device
 from megachar.base.units import NATS_PER_BIT
 from megachar.config.experiment import Experiment
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.predictor import make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.families.model import Model
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
@@ -61,7 +61,7 @@ class TrainedModel:
         if tokens.size == 0:
             return np.empty(0)
         device = next(self.model.parameters()).device
-        return make_predictor(self.model, device, stride=stride, streams=1).nats(tokens) / NATS_PER_BIT
+        return Predictor(self.model, device, stride=stride, streams=1).nats(tokens) / NATS_PER_BIT
 
     def generate(
         self,

@@ -124,6 +124,12 @@ def test_only_parallel_imports_deepspeed() -> None:
     assert not [name_of(path) for path in elsewhere if "deepspeed" in roots_of(path)]
 
 
+def test_matplotlib_is_imported_in_one_place() -> None:
+    """And by the charts of a report, which come after torch."""
+    homes = ["megachar/base/mpl.py", "megachar/report/charts.py"]
+    assert [name_of(path) for path in FILES if "matplotlib" in roots_of(path)] == homes
+
+
 def test_nothing_imports_scripts() -> None:
     assert not [name_of(path) for path in FILES if {"launcher", "tools", "tests"} & roots_of(path)]
 

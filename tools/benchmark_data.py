@@ -34,7 +34,6 @@ from rich.table import Table
 from megachar.base.files import json_text
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.digests import hash_file
-from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary
 
@@ -279,10 +278,13 @@ def prepare(file: Path, out: Path, vocabulary: Any = None, split: str = "90,5,5"
 
 def loop(file: Path, out: Path, encode: Callable[[bytes], Any]) -> None:
     """JSON lines one document at a time."""
-    with IndexedDatasetWriter(out / "loop", np.uint8) as writer, file.open("rb") as lines:
+    lengths = []
+    with (out / "loop.bin").open("wb") as written, file.open("rb") as lines:
         for line in lines:
-            writer.append(encode(json.loads(line)["text"].encode()))
-            writer.end_document()
+            tokens = encode(json.loads(line)["text"].encode())
+            written.write(tokens.data)
+            lengths.append(tokens.size)
+    np.array(lengths, np.int32).tofile(out / "loop.lengths")
 
 
 def peak_megabytes(file: Path, output: Path, options: list[str]) -> float:

@@ -3,24 +3,29 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.result import Analysis, Cell, Column, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.result import Analysis, Cell, Column, Table
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
+from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import MARK, SERIES, style
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.groups import spread
 from megachar.config.differences import differences, settings_of, short_names
 from megachar.config.experiment import Experiment
 from megachar.config.sections.section import Role
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Differences = dict[str, tuple[Any, Any]]
 PAPER = "T64 on text8 dev"
+PAPER_BITS: tuple[tuple[dict[str, Any], float], ...] = (
+    ({}, 1.062),
+    ({"auxiliary.multiple_positions": False}, 2.482),
+    ({"auxiliary.intermediate_layers": False}, 1.158),
+    ({"auxiliary.num_targets": 1}, 1.068),
+    ({"model.positions": "sinusoidal"}, 1.069),
+)
+"""Settings that differ from the full model's, and what the paper's T64 reaches with them."""
 LINEAR_WITHIN = 0.01
 """Bits within which the picture's scale of differences is linear."""
 
@@ -107,19 +112,9 @@ def has_every_part(experiment: Experiment) -> bool:
 def paper_bits(changed: Differences) -> float | None:
     """The paper's figure for a model that differs from the full one in these settings alone; None: it has none."""
     now = {key: values[1] for key, values in changed.items()}
-    if not now:
-        return 1.062
-    if now == {"auxiliary.multiple_positions": False}:
-        return 2.482
-    if now == {"auxiliary.intermediate_layers": False}:
-        return 1.158
-    if now == {"auxiliary.num_targets": 1}:
-        return 1.068
-    if now == {"model.positions": "sinusoidal"}:
-        return 1.069
     if now.get("optimizer.momentum") == 0 and all(key.startswith("optimizer.") for key in now):
         return 1.065
-    return None
+    return next((bits for lacking, bits in PAPER_BITS if now == lacking), None)
 
 
 def analyze_ablation(runs: Sequence[RunRecord]) -> Analysis:
@@ -229,15 +224,12 @@ def _unclear(variants: Sequence[Variant]) -> DataError:
 
 
 @style()
-def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
+def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "mpl.figure.Figure":
     """Left: bits of every variant; right: how far above the full model, with the paper's. A row for each point."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     points = list(dict.fromkeys(ablation.point for ablation in compared))
     groups = [[ablation for ablation in compared if ablation.point == point] for point in points]
     heights = [len(group) + 1 for group in groups]
-    figure = Figure(figsize=(11, 1.4 + 0.55 * sum(heights)), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(11, 1.4 + 0.55 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(groups), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     for (left, right), point, group in zip(panels, points, groups, strict=True):
         _draw_group(left, right, group, several_seeds)
@@ -248,8 +240,8 @@ def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
     unit = compared[0].variant.runs[0].unit
     left.set_xlabel(f"validation at the end (bits per {unit})")
     right.set_xscale("symlog", linthresh=LINEAR_WITHIN)
-    right.xaxis.set_major_locator(FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
-    right.xaxis.set_minor_locator(NullLocator())
+    right.xaxis.set_major_locator(mpl.ticker.FixedLocator([-1, -0.1, -0.01, 0, 0.01, 0.1, 1]))
+    right.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     right.xaxis.set_major_formatter("{x:g}")
     right.margins(x=0.1)
     right.set_xlabel(f"bits per {unit} above {'the full model' if len(groups) > 1 else compared[0].variant.label}")
@@ -260,7 +252,9 @@ def _draw(compared: Sequence[Ablation], several_seeds: bool) -> "Figure":
     return figure
 
 
-def _draw_group(left: "Axes", right: "Axes", compared: Sequence[Ablation], several_seeds: bool) -> None:
+def _draw_group(
+    left: "mpl.axes.Axes", right: "mpl.axes.Axes", compared: Sequence[Ablation], several_seeds: bool
+) -> None:
     """The models at one point of the grid, the full one first."""
     colors = [MARK, *[SERIES[0]] * (len(compared) - 1)]
     errors = [ablation.variant.deviation or 0.0 for ablation in compared] if several_seeds else None
@@ -285,7 +279,8 @@ def _draw_group(left: "Axes", right: "Axes", compared: Sequence[Ablation], sever
     right.axvline(0, color="black", linewidth=0.8)
 
 
-def ablation(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+@spread
+def ablation(sources: Sources, *, saving: Saving) -> None:
     """What each part of the model and its training is worth: runs that lack one (Al-Rfou et al. 2019)."""
     analysis = analyze_ablation(read_given_runs(sources))
-    finish(analysis, result_folder(sources[0], output), picture_format)
+    finish(analysis, saving.folder(sources[0]), saving.picture_format)

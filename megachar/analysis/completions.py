@@ -7,32 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.given import (
-    BatchSize,
-    Runs,
-    check_computing,
-    common_vocabulary,
-    find_whole_models,
-    sha256,
-)
-from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.given import Computing, Runs, common_vocabulary, sha256
+from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown, word_endings
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import argument_bytes, encode_given, read_file, read_prompt
-from megachar.cli.shared.options import Device, Format, Threads
+from megachar.cli.shared.groups import spread
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 WORDS_DRAWN = 40
 ENDING = "a whole character that is no letter, digit or combining mark"
@@ -69,7 +59,7 @@ def complete(
     prompt: bytes,
     words: Sequence[bytes],
     vocabulary: Vocabulary,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> list[Completion]:
     """The probability of each of `words` right after `prompt`, which is not empty.
 
@@ -107,11 +97,8 @@ def analyze_completions(
     parts = ("probability", "spelled_bits", "ended_bits")
     details = Table(
         (Column("word"), *(Column(f"{s.label}_{part}") for s in subjects for part in parts)),
-        tuple(
-            (words[i], *(value for f in found for value in _figures(f[i])))
-            for i in order
-        ),
-    )  # fmt: skip
+        tuple((words[i], *(value for f in found for value in _figures(f[i]))) for i in order),
+    )
     reading = (
         "The probability that exactly this word follows the prompt: the product over its symbols, times the sum "
         f"of the probabilities of all symbols that end a word ({ENDING}) after it."
@@ -127,12 +114,9 @@ def _figures(completion: Completion) -> tuple[float, float, float]:
 
 
 @style()
-def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
+def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "mpl.figure.Figure":
     rows = table.rows[:WORDS_DRAWN]
-    figure = Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(8, 3 + 0.25 * len(rows) * max(1, 0.6 * len(subjects))), layout="constrained")
     axes = figure.subplots()
     height = 0.7 / len(subjects)
     places = np.arange(len(rows))
@@ -145,7 +129,7 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
                           fontsize="small")  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     axes.margins(x=0.15)
     axes.set_yticks(places, [str(row[0]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the likeliest on top
@@ -157,17 +141,16 @@ def _draw(subjects: Sequence[Subject], table: Table, title: str) -> "Figure":
     return figure
 
 
+@spread
 def completions(
     runs: Runs,
     prompt: Annotated[str | None, typer.Option(help="What the words follow, with the space before them.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with the prompt, its bytes as they are.")] = None,
     word: Annotated[list[str] | None, typer.Option(help="A word; once for each.")] = None,
     words_file: Annotated[Path | None, typer.Option(help="File with words, one in a line.")] = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    computing: Computing,
+    saving: Saving,
 ) -> None:
     """The exact probability of each of some words after a prompt (Al-Rfou et al. 2019).
 
@@ -176,24 +159,21 @@ def completions(
     """
     words = [*(word or []), *_read_words(words_file)]
     check_words(words)
-    models = find_whole_models(runs)
-    check_computing(models, 1, batch_size, device)
+    models = computing.find(runs)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the probability of a word")
     before = read_prompt(prompt, prompt_file)
     encoded = [argument_bytes(given) for given in words]
     num_symbols = sum(encode_given(vocabulary, given, "a word").size + 1 for given in encoded)
     encode_given(vocabulary, before, "the prompt")
-    folder = result_folder(runs[0], output)
+    folder = saving.folder(runs[0])
     found = []
-    with show_progress(Console(stderr=True), len(models) * num_symbols) as progress:
-        for model in models:
-            found.append(complete(model.load(device, 1, batch_size, threads), before, encoded, vocabulary, progress))
-            model.check_finite([completion.ended for completion in found[-1]])
+    for model, predictor, progress in computing.predictors(models, len(models) * num_symbols):
+        found.append(complete(predictor, before, encoded, vocabulary, progress))
+        model.check_finite([completion.ended for completion in found[-1]])
     settings = {"prompt_sha256": sha256(before), "words": words}
-    finish(
-        analyze_completions([model.subject for model in models], before, words, found, settings), folder, picture_format
-    )
+    analysis = analyze_completions([model.subject for model in models], before, words, found, settings)
+    finish(analysis, folder, saving.picture_format)
 
 
 def _read_words(file: Path | None) -> list[str]:

@@ -6,34 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
+from megachar.analysis.finish import Saving, finish
 from megachar.analysis.given import (
-    BatchSize,
+    Computing,
     Data,
     MaxCharacters,
     Runs,
     Stride,
-    check_computing,
-    find_whole_models,
     identify,
     open_common_corpus,
     read_tokens,
 )
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
+from megachar.base import mpl
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.pictures import MARK, legend, series, style
 from megachar.base.units import bits_per_character
-from megachar.cli.shared.options import Device, Format, Split, Threads
-from megachar.evaluation.progress import show_progress
+from megachar.cli.shared.groups import spread
+from megachar.cli.shared.options import Split
+from megachar.evaluation.progress import Progress
 from megachar.evaluation.windows import check_stride
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 UNBOUNDED = None
 """As a length: all characters before each, the state carried on; recurrent models alone have it."""
@@ -68,7 +64,7 @@ def check_lengths(lengths: Sequence[int], num_characters: int, contexts: Mapping
 
 
 def losses_by_context(
-    predictor: "Predictor", tokens: npt.NDArray[Any], lengths: Sequence[int], progress: "Progress | None" = None
+    predictor: "Predictor", tokens: npt.NDArray[Any], lengths: Sequence[int], progress: Progress | None = None
 ) -> Losses:
     """Bits per character of the same characters of `tokens` (N,): those with the longest of `lengths` before them.
 
@@ -110,10 +106,8 @@ def analyze_context(
 @style()
 def _draw(
     subjects: Sequence[Subject], losses: Sequence[Losses], lengths: Sequence[int], title: str, unit: str
-) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for number, (subject, found) in enumerate(zip(subjects, losses, strict=True)):
         line = series(number).line()
@@ -137,6 +131,7 @@ def _draw(
     return figure
 
 
+@spread
 def context(
     runs: Runs,
     lengths: Annotated[str, typer.Option(help="Lengths of context in characters, separated by commas.")] = (
@@ -145,39 +140,29 @@ def context(
     split: Split = "valid",
     max_characters: MaxCharacters = None,
     stride: Stride = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    computing: Computing,
     data: Data = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    saving: Saving,
 ) -> None:
     """Bits per character with different lengths of context (Al-Rfou et al. 2019)."""
     numbers = _numbers(lengths)
-    models = find_whole_models(runs)
-    check_computing(models, stride, batch_size, device)
+    models = computing.find(runs, stride)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)
     check_lengths(numbers, tokens.size, {model.subject.label: model.context for model in models})
     if stride is not None:
         check_stride(stride, min(numbers))
-    folder = result_folder(runs[0], output)
+    folder = saving.folder(runs[0])
     passes = sum(len(numbers) + (model.context is None) for model in models)
     found = []
-    with show_progress(Console(stderr=True), passes * (tokens.size - 1)) as progress:
-        for model in models:
-            predictor = model.load(device, stride, batch_size, threads)
-            found.append(losses_by_context(predictor, tokens, numbers, progress))
-            model.check_finite(list(found[-1].values()))
+    for model, predictor, progress in computing.predictors(models, passes * (tokens.size - 1), stride):
+        found.append(losses_by_context(predictor, tokens, numbers, progress))
+        model.check_finite(list(found[-1].values()))
     settings = {**identify(corpus, models), "num_characters": tokens.size, "lengths": numbers, "stride": stride}
-    num_scored = tokens.size - max(numbers)
-    finish(
-        analyze_context(
-            [model.subject for model in models], found, split, num_scored, settings, corpus.vocabulary.unit
-        ),
-        folder,
-        picture_format,
-    )
+    subjects, num_scored = [model.subject for model in models], tokens.size - max(numbers)
+    analysis = analyze_context(subjects, found, split, num_scored, settings, corpus.vocabulary.unit)
+    finish(analysis, folder, saving.picture_format)
 
 
 def _numbers(lengths: str) -> list[int]:

@@ -7,35 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.given import (
-    BatchSize,
-    File,
-    Runs,
-    Text,
-    check_computing,
-    common_vocabulary,
-    find_whole_models,
-    read_text,
-    sha256,
-)
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.given import Computing, GivenText, Runs, common_vocabulary, sha256
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table
 from megachar.analysis.texts import check_characters, shown
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import bits_per_character
 from megachar.cli.shared.given_text import argument_bytes, encode_given
-from megachar.cli.shared.options import Device, Format, Threads
+from megachar.cli.shared.groups import spread
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.progress import show_progress
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
 # Bytes above ASCII are parts of letters, as a rule: "Jos" is not a name of its own in "José".
 _PART_OF_WORD = rb"[0-9A-Za-z_\x80-\xff]"
@@ -59,6 +46,10 @@ class Occurrence:
     """Symbols from the first occurrence's start to its own; 0 for the first."""
     bits: float
     """Mean bits per symbol of the name."""
+
+
+Found = Sequence[tuple[list[Occurrence], list[Occurrence]]]
+"""Of each model the occurrences of the original name and of the invented one."""
 
 
 def swap_name(text: bytes, name: bytes, invented: bytes) -> tuple[Passage, Passage]:
@@ -91,7 +82,7 @@ def swap_name(text: bytes, name: bytes, invented: bytes) -> tuple[Passage, Passa
 
 
 def occurrences(
-    predictor: "Predictor", passage: Passage, vocabulary: Vocabulary, progress: "Progress | None" = None
+    predictor: "Predictor", passage: Passage, vocabulary: Vocabulary, progress: Progress | None = None
 ) -> list[Occurrence]:
     """Each occurrence of the passage's name, in order."""
     nats = predictor.nats(vocabulary.encode(passage.text), None, progress)
@@ -120,7 +111,7 @@ def _span(passage: Passage, start: int, vocabulary: Vocabulary) -> tuple[int, in
 def analyze_copying(
     subjects: Sequence[Subject],
     passages: tuple[Passage, Passage],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
+    found: Found,
     contexts: Sequence[int | None],
     settings: dict[str, Any],
     unit: str = "character",
@@ -130,7 +121,7 @@ def analyze_copying(
     Args:
         subjects: the models.
         passages: with the original name and the invented one.
-        found: of each model the occurrences in both.
+        found: see `Found`.
         contexts: of each model, in symbols; None where it has no bound.
         settings: what tells text and names from others.
         unit: what a symbol is called.
@@ -156,12 +147,7 @@ def analyze_copying(
     return Analysis("copy", title, tuple(subjects), table, figure, reading, "", settings, details)
 
 
-def _details(
-    subjects: Sequence[Subject],
-    names: tuple[str, str],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
-    unit: str,
-) -> Table:
+def _details(subjects: Sequence[Subject], names: tuple[str, str], found: Found, unit: str) -> Table:
     """One row for each occurrence; the distances of the invented name are those in its own text."""
     columns = (Column("run"), Column("name"), Column("occurrence"), Column(f"distance_{unit}s"),
                Column(f"bits_per_{unit}"))  # fmt: skip
@@ -178,14 +164,12 @@ def _details(
 def _draw(
     subjects: Sequence[Subject],
     names: tuple[str, str],
-    found: Sequence[tuple[list[Occurrence], list[Occurrence]]],
+    found: Found,
     contexts: Sequence[int | None],
     title: str,
     unit: str,
-) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 3.6 * len(subjects)), layout="constrained")
+) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(8, 1 + 3.6 * len(subjects)), layout="constrained")
     panels = figure.subplots(len(subjects), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     top = 1.08 * max(occurrence.bits for of_model in found for of_name in of_model for occurrence in of_name)
     for axes, subject, of_model, context in zip(panels, subjects, found, contexts, strict=True):
@@ -204,35 +188,29 @@ def _draw(
     return figure
 
 
+@spread
 def copy(
     runs: Runs,
     name: Annotated[str, typer.Option(help="A name that occurs in the text twice or more, as a word of its own.")],
     invented: Annotated[str, typer.Option(help="What takes its place.")],
-    text: Text = None,
-    file: File = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    text: GivenText,
+    computing: Computing,
+    saving: Saving,
 ) -> None:
     """Whether a name is copied from the text before: its losses against an invented one's (Al-Rfou et al. 2019)."""
-    models = find_whole_models(runs)
-    check_computing(models, 1, batch_size, device)
+    models = computing.find(runs)
     vocabulary = common_vocabulary(models)
     check_characters(vocabulary, "the loss of a name")
-    passages = swap_name(read_text(text, file), argument_bytes(name),
-                         argument_bytes(invented))  # fmt: skip
+    passages = swap_name(text.read(), argument_bytes(name), argument_bytes(invented))
     sizes = [encode_given(vocabulary, passage.text, "the text").size for passage in passages]
-    folder = result_folder(runs[0], output)
+    folder = saving.folder(runs[0])
     found = []
-    with show_progress(Console(stderr=True), len(models) * (sum(sizes) - len(sizes))) as progress:
-        for model in models:
-            predictor = model.load(device, 1, batch_size, threads)
-            original, swapped = (occurrences(predictor, passage, vocabulary, progress) for passage in passages)
-            found.append((original, swapped))
-            model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
+    for model, predictor, progress in computing.predictors(models, len(models) * (sum(sizes) - len(sizes))):
+        original, swapped = (occurrences(predictor, passage, vocabulary, progress) for passage in passages)
+        found.append((original, swapped))
+        model.check_finite([occurrence.bits for occurrence in (*original, *swapped)])
     settings = {"text_sha256": sha256(passages[0].text), "name": name, "invented": invented}
-    contexts = [model.context for model in models]
-    finish(analyze_copying([model.subject for model in models], passages, found, contexts, settings,
-                           vocabulary.unit), folder, picture_format)  # fmt: skip
+    subjects, contexts = [model.subject for model in models], [model.context for model in models]
+    analysis = analyze_copying(subjects, passages, found, contexts, settings, vocabulary.unit)
+    finish(analysis, folder, saving.picture_format)

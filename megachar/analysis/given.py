@@ -1,29 +1,32 @@
 """What the commands of analyses are given: models, a text, options; and what they check of it. Imports no torch."""
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
+from rich.console import Console
 
 from megachar.analysis.models import AnalyzedModel, find_models
 from megachar.base.errors import ConfigError, DataError
-from megachar.cli.shared.corpora import open_corpus
+from megachar.cli.shared.corpora import Provenance, open_corpus, say_provenance
 from megachar.cli.shared.given_model import check_model
 from megachar.cli.shared.given_text import read_given
-from megachar.cli.shared.options import check_device
-from megachar.cli.shared.provenance import Provenance, say_provenance
+from megachar.cli.shared.groups import option
+from megachar.cli.shared.options import Device, Threads, check_device
+from megachar.data.corpus import Corpus
+from megachar.data.vocabulary import Vocabulary
+from megachar.evaluation.progress import Progress, show_progress
 from megachar.evaluation.windows import check_stride
 from megachar.runs.checkpoints.vocabularies import carried_card, load_vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from megachar.evaluation.predictor import Predictor
 
-    from megachar.data.corpus import Corpus
-    from megachar.data.vocabulary import Vocabulary
-
-Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, checkpoints' folders or exported files.")]
 Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the first run was trained on.")]
 MaxCharacters = Annotated[
@@ -33,30 +36,57 @@ Stride = Annotated[
     int | None,
     typer.Option(help="Characters between a transformer's windows; 1 is exact. Default: an eighth of the context."),
 ]
-BatchSize = Annotated[int, typer.Option(help="Windows in one forward pass.")]
-Text = Annotated[str | None, typer.Option(help="The text.")]
-File = Annotated[Path | None, typer.Option(help="File with the text, its bytes as they are.")]
 
 
-def find_whole_models(sources: list[Path]) -> list[AnalyzedModel]:
-    """What `find_models` gives, each checked; an older checkpoint that is taken for a damaged one is said."""
-    models = find_models(sources)
-    for source in sources:
-        check_model(source)
-    return models
+@dataclass(frozen=True)
+class GivenText:
+    """A text, in an option or in a file."""
+
+    text: str | None = option(None, "The text.")
+    file: Path | None = option(None, "File with the text, its bytes as they are.")
+
+    def read(self) -> bytes:
+        """Its bytes; ConfigError unless one of the two gives some."""
+        found = read_given(self.text, self.file, "--text", "--file")
+        if not found:
+            raise ConfigError("the text is empty; give one of some characters")
+        return found
 
 
-def check_computing(models: list[AnalyzedModel], stride: int | None, batch_size: int, device: str) -> None:
-    """ConfigError on what `AnalyzedModel.load` would refuse, before anything is loaded."""
-    check_device(device)
-    if batch_size < 1:
-        raise ConfigError(f"batch size = {batch_size}: a batch needs a window; set 1 or more, such as 32")
-    for model in models:
-        if stride is not None and model.context is not None:
-            check_stride(stride, model.context)
+@dataclass(frozen=True)
+class Computing:
+    """How models compute."""
+
+    batch_size: int = option(32, "Windows in one forward pass.")
+    device: Device = "auto"
+    threads: Threads = None
+
+    def find(self, sources: list[Path], stride: int | None = 1) -> list[AnalyzedModel]:
+        """What `find_models` gives, each checked; an older checkpoint that is taken for a damaged one is said.
+
+        ConfigError also on what `AnalyzedModel.load` would refuse, before anything is loaded.
+        """
+        models = find_models(sources)
+        for source in sources:
+            check_model(source)
+        check_device(self.device)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
+        for model in models:
+            if stride is not None and model.context is not None:
+                check_stride(stride, model.context)
+        return models
+
+    def predictors(
+        self, models: list[AnalyzedModel], num_symbols: int, stride: int | None = 1
+    ) -> Iterator[tuple[AnalyzedModel, "Predictor", Progress]]:
+        """Each model, loaded, and what to tell how many of the `num_symbols` of all models it has done."""
+        with show_progress(Console(stderr=True), num_symbols) as progress:
+            for model in models:
+                yield model, model.load(self.device, stride, self.batch_size, self.threads), progress
 
 
-def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> "Corpus":
+def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> Corpus:
     """The corpus in `data`, or the first run's; DataError where its vocabulary is not that of every run."""
     first, others = models[0], models[1:]
     corpus = open_corpus(first.experiment, carried_card(first.source), data)
@@ -66,7 +96,7 @@ def open_common_corpus(models: list[AnalyzedModel], data: Path | None) -> "Corpu
     return corpus
 
 
-def identify(corpus: "Corpus", models: list[AnalyzedModel]) -> dict[str, Any]:
+def identify(corpus: Corpus, models: list[AnalyzedModel]) -> dict[str, Any]:
     """Settings that say which corpus it is, and which models were trained on another; that is said as well."""
     others = []
     for model in models:
@@ -77,14 +107,14 @@ def identify(corpus: "Corpus", models: list[AnalyzedModel]) -> dict[str, Any]:
     return {"corpus": corpus.fingerprint, **({"trained_on_another": others} if others else {})}
 
 
-def common_vocabulary(models: list[AnalyzedModel]) -> "Vocabulary":
+def common_vocabulary(models: list[AnalyzedModel]) -> Vocabulary:
     """The vocabulary of the first run; DataError where another's differs."""
     vocabulary = load_vocabulary(models[0].source)
     _check_same_vocabulary(models[1:], vocabulary)
     return vocabulary
 
 
-def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: "Vocabulary") -> None:
+def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: Vocabulary) -> None:
     for model in models:
         if load_vocabulary(model.source).card() != vocabulary.card():
             raise DataError(
@@ -93,19 +123,11 @@ def _check_same_vocabulary(models: list[AnalyzedModel], vocabulary: "Vocabulary"
             )
 
 
-def read_tokens(corpus: "Corpus", split: str, max_characters: int | None) -> "npt.NDArray[np.integer]":
+def read_tokens(corpus: Corpus, split: str, max_characters: int | None) -> npt.NDArray[np.integer]:
     """The text (N,) of the split, or its first characters."""
     if max_characters is not None and max_characters < 2:
         raise ConfigError(f"--max-characters {max_characters}: nothing would be scored; set 2 or more, or leave it out")
     return corpus.split(split).tokens[:max_characters]
-
-
-def read_text(text: str | None, file: Path | None) -> bytes:
-    """The bytes from `--text` or `--file`; ConfigError unless one of them gives some."""
-    found = read_given(text, file, "--text", "--file")
-    if not found:
-        raise ConfigError("the text is empty; give one of some characters")
-    return found
 
 
 def sha256(text: bytes) -> str:

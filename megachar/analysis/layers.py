@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, label_sources, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.result import Analysis, Cell, Column, Subject, Table, label_sources
 from megachar.base.errors import ConfigError, DataError
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.groups import spread
 from megachar.runs.folder import RunFolder
+from megachar.runs.plots import draw_layers
 from megachar.runs.records import read_records
 
 KINDS = ("train", "validation")
@@ -36,8 +37,6 @@ def analyze_layers(path: Path, label: str, kind: str) -> Analysis:
     Raises:
         DataError: it has no such records yet.
     """
-    from megachar.runs.plots import draw_layers
-
     folder = RunFolder(path)
     found = read_records(folder, [kind])
     records, remark = found.of(kind), found.remark(folder)
@@ -81,13 +80,14 @@ def _row(records: list[dict[str, Any]], layer: int) -> tuple[Cell, ...]:
     return (layer + 1, last["step"], *figures)
 
 
+@spread
 def layers(
     run: Annotated[Path, typer.Argument(help="Run folder of a transformer, such as runs/small.")],
     records: Annotated[str, typer.Option(metavar="<train|validation>", help="Which of the run's records.")] = "train",
-    output: Output = None,
-    picture_format: Format = "png",
+    *,
+    saving: Saving,
 ) -> None:
     """What each layer's own classifiers reached over training, both targets (Al-Rfou et al. 2019)."""
     check_layers(run, records)
-    folder = result_folder(run, output)
-    finish(analyze_layers(run, label_sources([run])[0], records), folder, picture_format)
+    folder = saving.folder(run)
+    finish(analyze_layers(run, label_sources([run])[0], records), folder, saving.picture_format)

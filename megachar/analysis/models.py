@@ -38,10 +38,10 @@ class AnalyzedModel:
 
         `threads`: of this process from here on; None: see `use_threads`.
 
-        Other arguments and errors are those of `make_predictor`; CheckpointError where the checkpoint is damaged.
+        Other arguments and errors are those of `Predictor`; CheckpointError where the checkpoint is damaged.
         """
         from megachar.base.device import choose_device
-        from megachar.evaluation.predictor import make_predictor
+        from megachar.evaluation.predictor import Predictor
         from megachar.parallel.threads import use_threads
         from megachar.runs.checkpoints.reading import load_model
 
@@ -49,7 +49,7 @@ class AnalyzedModel:
         model = load_model(self.source, self.subject.step if is_run else None).model
         streams = 1 if stride == 1 else STREAMS
         use_threads(threads, model, streams if self.context is None else batch_size * self.context)
-        return make_predictor(model, choose_device(device), stride=stride, batch_size=batch_size, streams=streams)
+        return Predictor(model, choose_device(device), stride=stride, batch_size=batch_size, streams=streams)
 
     def check_finite(self, values: npt.ArrayLike) -> None:
         """CheckpointError where `values`, which it predicted, are not finite numbers."""

@@ -5,22 +5,21 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megachar.base import mpl
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.files import read_regular, shown
 from megachar.base.pictures import PictureFormat, save
 from megachar.base.strict_json import parse_object
 from megachar.evaluation.result import MOST_BYTES, replace_file, write_json
 from megachar.runs.checkpoints.sources import is_checkpoint, result_path, run_around
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = str | int | float | None
 FOLDER = "analyses"
@@ -73,7 +72,7 @@ class Analysis:
     subjects: tuple[Subject, ...]
     table: Table
     """What is shown; short."""
-    figure: "Figure"
+    figure: "mpl.figure.Figure"
     how_to_read: str
     """One line."""
     split: str = ""
@@ -142,26 +141,26 @@ class SavedAnalysis:
             "analysis": self.name,
             "title": self.title,
             "how_to_read": self.how_to_read,
-            "runs": [{"label": s.label, "path": s.path, "step": s.step} for s in self.subjects],
+            "runs": [asdict(subject) for subject in self.subjects],
             "split": self.split,
             "settings": self.settings,
-            "columns": [{"name": column.name, "format": column.format} for column in self.table.columns],
+            "columns": [asdict(column) for column in self.table.columns],
             "rows": [list(row) for row in self.table.rows],
             "csv": self.csv.name,
             "figure": self.figure.name,
         }
 
 
-class _StoredColumn(BaseModel):
+class _Stored(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+
+class _StoredColumn(_Stored):
     name: str
     format: str = Field(pattern=r"^[-+]?,?(\.\d{1,2})?[efg%]?$")
 
 
-class _StoredSubject(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class _StoredSubject(_Stored):
     label: str
     path: str
     step: int = Field(ge=0, le=1 << 62)
@@ -265,12 +264,8 @@ def _label_parts(source: Path) -> tuple[str, ...]:
 
 def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
     """How many of the last parts are the same."""
-    count = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    ends = zip(reversed(one), reversed(other), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
 
 
 def _shown(cell: Cell, column: Column) -> str:

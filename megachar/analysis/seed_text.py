@@ -6,35 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.given import (
-    BatchSize,
-    File,
-    Run,
-    Text,
-    check_computing,
-    common_vocabulary,
-    find_whole_models,
-    read_text,
-    sha256,
-)
-from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.given import Computing, GivenText, common_vocabulary, sha256
+from megachar.analysis.result import Analysis, Column, Subject, Table
 from megachar.analysis.texts import drawn, shown
+from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import INK, SERIES, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.cli.shared.given_text import encode_given
-from megachar.cli.shared.options import Device, Format, Threads
-from megachar.evaluation.progress import show_progress
+from megachar.cli.shared.groups import spread
+from megachar.cli.shared.options import Run
+from megachar.evaluation.progress import Progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from megachar.evaluation.predictor import Predictor
-    from megachar.evaluation.progress import Progress
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 SYMBOLS_OF_A_LINE = 80
 LINES_DRAWN = 8
 _FONT = "DejaVu Sans Mono"  # comes with matplotlib
@@ -48,10 +38,10 @@ NUM_HARDEST = 10
 class Expectations:
     """Of each character but the first, which is predicted from nothing: (N - 1,) each."""
 
-    entropy_bits: npt.NDArray[np.float64]
+    entropy_bits: Floats
     """Of the distribution it was predicted by."""
-    loss_bits: npt.NDArray[np.float64]
-    rank: npt.NDArray[np.int64]
+    loss_bits: Floats
+    rank: Ints
     """1 where no symbol was likelier."""
 
 
@@ -63,7 +53,7 @@ def check_text(num_symbols: int) -> None:
         )
 
 
-def expectations(predictor: "Predictor", tokens: npt.NDArray[Any], progress: "Progress | None" = None) -> Expectations:
+def expectations(predictor: "Predictor", tokens: npt.NDArray[Any], progress: Progress | None = None) -> Expectations:
     """Entropy, loss and rank along the text `tokens` (N,)."""
     entropies, losses, ranks = [], [], []
     place = 1
@@ -122,17 +112,14 @@ def _hardest(details: Table, symbols: Sequence[bytes]) -> Table:
 
 
 @style()
-def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure":
+def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "mpl.figure.Figure":
     """Lines of text one below the other, with a bar, a step of the line and a number above each symbol."""
-    from matplotlib.figure import Figure
-    from matplotlib.font_manager import findfont, get_font
-
-    glyphs = frozenset(get_font(findfont(_FONT)).get_charmap())
+    glyphs = frozenset(mpl.font_manager.get_font(mpl.font_manager.findfont(_FONT)).get_charmap())
     num_drawn = min(len(symbols) - 1, SYMBOLS_OF_A_LINE * LINES_DRAWN)
     num_lines = -(-num_drawn // SYMBOLS_OF_A_LINE)
     height = 2 + 1.5 * num_lines
     # Places are set by hand: finding them around a thousand pieces of text takes a minute.
-    figure = Figure(figsize=(15, height))
+    figure = mpl.figure.Figure(figsize=(15, height))
     panels = figure.subplots(num_lines, 1, squeeze=False, sharey=True)[:, 0]
     figure.subplots_adjust(left=0.05, right=0.99, top=1 - 0.6 / height, bottom=0.9 / height, hspace=0.35)
     top = 1.25 * float(np.maximum(found.loss_bits, found.entropy_bits)[:num_drawn].max())
@@ -145,17 +132,17 @@ def _draw(symbols: Sequence[bytes], found: Expectations, title: str) -> "Figure"
     figure.supylabel("bits", fontsize="medium")
     part = "" if num_drawn == len(symbols) - 1 else f" (drawn: the first {num_drawn:,})"
     figure.suptitle(title + part, fontsize="medium", y=1 - 0.15 / height, va="top")
-    figure.legend(handles=_legend(), loc="lower center", ncols=4)
+    handles = [
+        mpl.patches.Patch(color=ABOVE, label="loss above entropy"),
+        mpl.patches.Patch(color=BELOW, label="loss below entropy"),
+        mpl.lines.Line2D([], [], color=INK, linewidth=1, label="entropy"),
+        mpl.lines.Line2D([], [], linestyle="", label="number: rank where it is not 1"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=4)
     return figure
 
 
-def _draw_line(
-    axes: Any,
-    labels: Sequence[str],
-    losses: npt.NDArray[np.float64],
-    entropies: npt.NDArray[np.float64],
-    ranks: npt.NDArray[np.int64],
-) -> None:
+def _draw_line(axes: Any, labels: Sequence[str], losses: Floats, entropies: Floats, ranks: Ints) -> None:
     places = np.arange(len(labels))
     axes.bar(places, losses, width=0.8, color=np.where(losses > entropies, ABOVE, BELOW))
     axes.stairs(entropies, np.arange(len(labels) + 1) - 0.5, color=INK, linewidth=1, baseline=None)
@@ -170,38 +157,18 @@ def _draw_line(
     axes.grid(visible=False, axis="x")
 
 
-def _legend() -> list[Any]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    return [
-        Patch(color=ABOVE, label="loss above entropy"),
-        Patch(color=BELOW, label="loss below entropy"),
-        Line2D([], [], color=INK, linewidth=1, label="entropy"),
-        Line2D([], [], linestyle="", label="number: rank where it is not 1"),
-    ]
-
-
-def seed_text(
-    run: Run,
-    text: Text = None,
-    file: File = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
-    output: Output = None,
-    picture_format: Format = "png",
-) -> None:
+@spread
+def seed_text(run: Run, *, text: GivenText, computing: Computing, saving: Saving) -> None:
     """Entropy, loss and rank of each character along a text (Al-Rfou et al. 2019)."""
-    models = find_whole_models([run])
-    check_computing(models, 1, batch_size, device)
+    models = computing.find([run])
     vocabulary = common_vocabulary(models)
-    given = read_text(text, file)
+    given = text.read()
     tokens = encode_given(vocabulary, given, "the text")
     check_text(tokens.size)
-    folder = result_folder(run, output)
-    with show_progress(Console(stderr=True), tokens.size - 1) as progress:
-        found = expectations(models[0].load(device, 1, batch_size, threads), tokens, progress)
-    models[0].check_finite(found.loss_bits)
+    folder = saving.folder(run)
+    for model, predictor, progress in computing.predictors(models, tokens.size - 1):
+        found = expectations(predictor, tokens, progress)
+        model.check_finite(found.loss_bits)
     symbols = [vocabulary.decode([token]) for token in tokens.tolist()]
-    finish(analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": sha256(given)}), folder, picture_format)
+    analysis = analyze_seed_text(models[0].subject, symbols, found, {"text_sha256": sha256(given)})
+    finish(analysis, folder, saving.picture_format)

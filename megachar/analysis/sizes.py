@@ -1,18 +1,15 @@
 """Which architecture makes more of its parameters (Krause et al. 2016, figure 3 left)."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.result import Analysis, Column, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.result import Analysis, Column, Table
 from megachar.analysis.sweeps import RunRecord, Sources, Variant, caveats, group_by_seed, read_given_runs
+from megachar.base import mpl
 from megachar.base.errors import DataError
 from megachar.base.pictures import legend, series, style
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.groups import spread
 from megachar.families.counting import describe_architecture, describe_size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SAME_SIZE = 1.05
 """Models of one architecture count as one size up to this ratio of their parameters."""
@@ -67,12 +64,9 @@ def group_by_size(line: Sequence[Variant]) -> list[list[Variant]]:
 
 
 @style()
-def _draw(lines: dict[str, list[Variant]]) -> "Figure":
+def _draw(lines: dict[str, list[Variant]]) -> "mpl.figure.Figure":
     """A line through the best of each size of an architecture, the other models as hollow points."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, NullFormatter
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for number, (name, line) in enumerate(lines.items()):
         look, groups = series(number).line(), group_by_size(line)
@@ -85,8 +79,7 @@ def _draw(lines: dict[str, list[Variant]]) -> "Figure":
                 axes.plot([variant.runs[0].parameters] * len(seeds), seeds, "_", color=look["color"])
     axes.set_xscale("log")
     axes.set_xticks(_ticks(variant.runs[0].parameters for line in lines.values() for variant in line))
-    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter(places=1, sep=""))
     axes.minorticks_off()
     axes.set_xlabel("parameters")
     axes.set_ylabel(f"best validation (bits per {next(iter(lines.values()))[0].runs[0].unit})")
@@ -110,7 +103,8 @@ def _ticks(parameters: Iterable[int]) -> list[int]:
     return ticks
 
 
-def sizes(sources: Sources, output: Output = None, picture_format: Format = "png") -> None:
+@spread
+def sizes(sources: Sources, *, saving: Saving) -> None:
     """Which architecture makes more of its parameters, at several sizes (Krause et al. 2016, figure 3 left)."""
     analysis = analyze_sizes(read_given_runs(sources))
-    finish(analysis, result_folder(sources[0], output), picture_format)
+    finish(analysis, saving.folder(sources[0]), saving.picture_format)

@@ -3,35 +3,19 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
-import typer
-from rich.console import Console
 
-from megachar.analysis.finish import Output, finish
-from megachar.analysis.given import (
-    BatchSize,
-    Data,
-    MaxCharacters,
-    Run,
-    Stride,
-    check_computing,
-    find_whole_models,
-    identify,
-    open_common_corpus,
-    read_tokens,
-)
-from megachar.analysis.result import Analysis, Column, Subject, Table, result_folder
+from megachar.analysis.finish import Saving, finish
+from megachar.analysis.given import Computing, Data, MaxCharacters, Stride, identify, open_common_corpus, read_tokens
+from megachar.analysis.result import Analysis, Column, Subject, Table
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import MARK, series, style
 from megachar.base.units import NATS_PER_BIT
-from megachar.cli.shared.options import Device, Format, Split, Threads
-from megachar.evaluation.progress import show_progress
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from megachar.cli.shared.groups import option, spread
+from megachar.cli.shared.options import Run, Split
 
 Floats = npt.NDArray[np.float64]
 MIN_BLOCKS = 10
@@ -42,18 +26,15 @@ _RESAMPLES_AT_ONCE = 256
 class SurpriseSettings:
     """Which characters are surprising, and how sure the means are."""
 
-    share: float = 0.1
-    """Of the characters: those with the largest average loss of the two models."""
-    reach: int = 4
-    """Characters after a surprise that are looked at."""
-    block: int = 1000
-    """Characters of the blocks of text that are drawn anew, whole, because neighbors' losses go together."""
-    resamples: int = 10_000
-    """Texts drawn from the blocks."""
-    confidence: float = 0.95
+    share: float = option(0.1, "Of the characters that surprise both models most.")
+    """By the average of both models' losses."""
+    reach: int = option(4, "Characters after a surprise that are looked at.")
+    block: int = option(1000, "Characters of the blocks that are resampled.")
+    """Blocks are drawn anew whole, because neighbors' losses go together."""
+    resamples: int = option(10_000, "Resampled texts that intervals are taken from.")
+    confidence: float = option(0.95, "Of the intervals.")
     """Share of the drawn texts whose means lie in an interval."""
-    seed: int = 1
-    """Of the drawing."""
+    seed: int = option(1, "Of the resampling.")
 
     def check(self, num_characters: int) -> None:
         """ConfigError on the first setting that is out of range, or does not fit a text of so many characters."""
@@ -195,8 +176,8 @@ def analyze_surprise(
         (Column("after a surprise"), Column(f"{unit}s", ","), Column(f"{one} (bits)", ".3f"),
          Column(f"{two} (bits)", ".3f"), Column("difference (bits)", "+.3f"), Column(between), Column("ratio", ".3f")),
         tuple(
-            (place, c.num_characters, c.first.mean, c.second.mean, c.difference.mean, _span(c.difference),
-             c.first.mean / c.second.mean)
+            (place, c.num_characters, c.first.mean, c.second.mean, c.difference.mean,
+             f"{c.difference.low:+.3f} to {c.difference.high:+.3f}", c.first.mean / c.second.mean)
             for place, c in zip(places, compared, strict=True)
         ),
     )  # fmt: skip
@@ -219,10 +200,8 @@ def analyze_surprise(
 
 
 @style()
-def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 7), layout="constrained")
+def _draw_comparisons(compared: Sequence[Comparison], one: str, two: str, title: str, unit: str) -> "mpl.figure.Figure":
+    figure = mpl.figure.Figure(figsize=(7.5, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     overall, *after = compared
     offsets = np.arange(len(after))
@@ -256,46 +235,30 @@ def _bars(intervals: Sequence[Interval]) -> Floats:
     return np.abs(np.array([[i.mean - i.low for i in intervals], [i.high - i.mean for i in intervals]]))
 
 
-def _span(interval: Interval) -> str:
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
-
-
+@spread
 def surprise(
     first: Run,
     second: Run,
     split: Split = "valid",
-    share: Annotated[float, typer.Option(help="Of the characters that surprise both models most.")] = 0.1,
-    reach: Annotated[int, typer.Option(help="Characters after a surprise that are looked at.")] = 4,
-    block: Annotated[int, typer.Option(help="Characters of the blocks that are resampled.")] = 1000,
-    resamples: Annotated[int, typer.Option(help="Resampled texts that intervals are taken from.")] = 10_000,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 1,
+    *,
+    settings: SurpriseSettings,
     max_characters: MaxCharacters = None,
     stride: Stride = None,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    threads: Threads = None,
+    computing: Computing,
     data: Data = None,
-    output: Output = None,
-    picture_format: Format = "png",
+    saving: Saving,
 ) -> None:
     """Losses on, and just after, the characters that surprise two models most (Krause et al. 2016, figure 3)."""
-    settings = SurpriseSettings(share, reach, block, resamples, confidence, seed)
-    models = find_whole_models([first, second])
-    check_computing(models, stride, batch_size, device)
+    models = computing.find([first, second], stride)
     corpus = open_common_corpus(models, data)
     tokens = read_tokens(corpus, split, max_characters)
     settings.check(tokens.size - 1)
-    folder = result_folder(first, output)
+    folder = saving.folder(first)
     nats = []
-    with show_progress(Console(stderr=True), len(models) * (tokens.size - 1)) as progress:
-        for model in models:
-            predictor = model.load(device, stride, batch_size, threads)
-            nats.append(predictor.nats(tokens, None, progress))
-            model.check_finite(nats[-1])
+    for model, predictor, progress in computing.predictors(models, len(models) * (tokens.size - 1), stride):
+        nats.append(predictor.nats(tokens, None, progress))
+        model.check_finite(nats[-1])
     text = {**identify(corpus, models), "num_characters": tokens.size, "stride": stride}
-    finish(
-        analyze_surprise([model.subject for model in models], nats, settings, split, text, corpus.vocabulary.unit),
-        folder,
-        picture_format,
-    )
+    subjects = [model.subject for model in models]
+    analysis = analyze_surprise(subjects, nats, settings, split, text, corpus.vocabulary.unit)
+    finish(analysis, folder, saving.picture_format)

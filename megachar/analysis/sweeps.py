@@ -138,17 +138,12 @@ def _read_run(path: Path, label: str) -> RunRecord | None:
     plan = read_plan(path.resolve().parent)
     subject = Subject(label, str(path.resolve()), int(outcome.validation["step"]))
     return RunRecord(
-        subject,
-        experiment,
-        float(outcome.validation["bits_per_character"]),
-        float(best["bits_per_character"]),
-        int(best["step"]),
-        outcome.training_seconds,
-        subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
-        str(outcome.validation.get("unit", "character")),
-        () if plan is None else tuple(plan.points),
-        outcome.remark,
-    )
+        subject, experiment, float(outcome.validation["bits_per_character"]), float(best["bits_per_character"]),
+        int(best["step"]), outcome.training_seconds,
+        finished=subject.step >= experiment.training.total_steps or is_finished(folder, experiment),
+        unit=str(outcome.validation.get("unit", "character")),
+        points=() if plan is None else tuple(plan.points), remark=outcome.remark,
+    )  # fmt: skip
 
 
 def read_given_runs(sources: Sequence[Path]) -> list[RunRecord]:

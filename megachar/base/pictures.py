@@ -1,14 +1,12 @@
-"""How every picture looks and is saved: colours, marks, formats. matplotlib is imported where it is used."""
+"""How every picture looks and is saved: colours, marks, formats."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from megachar.base import mpl
 
 SERIES: Final = ("#0068f8", "#d87020", "#005838", "#904878", "#706000", "#1898a8", "#482898", "#780010")
 """Colours of things that are compared, on white. The first four are far apart to every eye, the others far enough for
@@ -60,8 +58,6 @@ def series(index: int) -> SeriesStyle:
 @contextmanager
 def style() -> Iterator[None]:
     """As a decorator of what draws a figure: its colours and lines; names stay as they are, with a $ or without."""
-    import matplotlib as mpl
-
     settings: Any = {
         "axes.axisbelow": True,
         "axes.grid": True,
@@ -78,7 +74,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def legend(axes: "Axes") -> None:
+def legend(axes: "mpl.axes.Axes") -> None:
     """Name the series: inside, or where they are many, beside the axes, so as to cover none."""
     labels = axes.get_legend_handles_labels()[1]
     if len(labels) <= _PLAIN:
@@ -89,13 +85,11 @@ def legend(axes: "Axes") -> None:
 
 def depths(number: int) -> list[str]:
     """Colours of so many intermediate layers, from the lowest to the highest."""
-    from matplotlib.colors import LinearSegmentedColormap, to_hex
-
-    colors = LinearSegmentedColormap.from_list("depths", DEPTHS)
-    return [str(to_hex(colors(layer / max(number - 1, 1)))) for layer in range(number)]
+    colors = mpl.colors.LinearSegmentedColormap.from_list("depths", DEPTHS)
+    return [str(mpl.colors.to_hex(colors(layer / max(number - 1, 1)))) for layer in range(number)]
 
 
-def save(figure: "Figure", path: Path, picture_format: PictureFormat = "png") -> Path:
+def save(figure: "mpl.figure.Figure", path: Path, picture_format: PictureFormat = "png") -> Path:
     """Write the figure, and return its path: the same bytes for the same figure, whenever it is drawn."""
     with style():
         figure.savefig(path, format=picture_format, dpi=_DOTS_PER_INCH, metadata=_WITHOUT_DATE[picture_format])

@@ -16,13 +16,9 @@ from megachar.base.files import shown
 from megachar.base.tables import print_table
 from megachar.cli.lazy import make_group
 from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.options import Step
 from megachar.families.counting import describe_model
-from megachar.runs.checkpoints.format import (
-    TrainingState,
-    checkpoint_folders,
-    list_checkpoints,
-    read_checkpoint,
-)
+from megachar.runs.checkpoints.format import TrainingState, checkpoint_folders, list_checkpoints, read_checkpoint
 from megachar.runs.checkpoints.retention import best_of
 from megachar.runs.checkpoints.single_file import problem_of, read_card
 from megachar.runs.checkpoints.sources import (
@@ -33,13 +29,7 @@ from megachar.runs.checkpoints.sources import (
     load_settings,
     refuse_step,
 )
-from megachar.runs.checkpoints.tensors import (
-    OPTIMIZER_PREFIX,
-    STREAMS_PREFIX,
-    Shapes,
-    checkpoint_shapes,
-    tensor_shapes,
-)
+from megachar.runs.checkpoints.tensors import OPTIMIZER_PREFIX, STREAMS_PREFIX, Shapes, checkpoint_shapes, tensor_shapes
 from megachar.runs.checkpoints.vocabularies import carried_vocabulary
 from megachar.runs.folder import RunFolder, runs_inside
 
@@ -48,7 +38,6 @@ app = make_group("Inspect, verify, export and import checkpoints.")
 Source = Annotated[
     Path, typer.Argument(help="Folder of a run such as runs/small, of a checkpoint or of a sweep, or an exported file.")
 ]
-Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
 
 WORDS = {
     "skipped_batches": "batches skipped", "consecutive": "bad steps in a row", "last_bad": "last bad step",
@@ -106,15 +95,10 @@ def verify(source: Source, step: Step = None) -> None:
     """Compare every file with its sha256: of all checkpoints of a run or of a sweep, or of the one that is named."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     problems: list[str] = []
-    if source.is_file():
-        refuse_step(source, step)
-        problems += _problems_of_file(source)
-        console.print(f"{source}: {'damaged' if problems else 'whole'}")
-    else:
-        for path in _folders(source, step):
-            found = _problems(path)
-            console.print(f"{path}: {'damaged' if found else 'whole'}")
-            problems += found
+    for path in _sources(source, step):
+        found = _problems(path)
+        console.print(f"{path}: {'damaged' if found else 'whole'}")
+        problems += found
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(f"missing or damaged files ({len(problems)}):\n{listed}")
@@ -188,8 +172,11 @@ def _print_runs(runs: Sequence[RunFolder], console: Console) -> None:
     print_table(table, console)
 
 
-def _folders(source: Path, step: int | None) -> list[Path]:
-    """The checkpoints to verify, also those whose manifests are damaged."""
+def _sources(source: Path, step: int | None) -> list[Path]:
+    """The exported file or the checkpoints to verify, also those whose manifests are damaged."""
+    if source.is_file():
+        refuse_step(source, step)
+        return [source]
     run = RunFolder(source)
     if runs := _runs_of_sweep(source, step):
         found = [path for run in runs for path in checkpoint_folders(run)]
@@ -202,28 +189,21 @@ def _folders(source: Path, step: int | None) -> list[Path]:
 
 
 def _problems(path: Path) -> list[str]:
-    from megachar.runs.checkpoints.reading import problems_of
+    """What is wrong with a checkpoint's folder or an exported file."""
+    from megachar.runs.checkpoints.reading import load_model, problems_of
 
     try:
-        checkpoint = read_checkpoint(path)
-        if problems := problems_of(checkpoint):
-            return problems
-        check_checkpoint(checkpoint)
+        if path.is_file():
+            if problem := problem_of(path):
+                return [problem]
+            check_file(path)
+            load_model(path)
+        else:
+            checkpoint = read_checkpoint(path)
+            if problems := problems_of(checkpoint):
+                return problems
+            check_checkpoint(checkpoint)
         carried_vocabulary(path)
-    except CheckpointError as error:
-        return [str(error)]
-    return []
-
-
-def _problems_of_file(file: Path) -> list[str]:
-    from megachar.runs.checkpoints.reading import load_model
-
-    try:
-        if problem := problem_of(file):
-            return [problem]
-        check_file(file)
-        load_model(file)
-        carried_vocabulary(file)
     except CheckpointError as error:
         return [str(error)]
     return []

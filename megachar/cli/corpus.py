@@ -1,8 +1,7 @@
 """`megachar corpus`: your own texts, well-known corpora, datasets from elsewhere, and a look at what they hold."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,15 +13,19 @@ from megachar.base.errors import ConfigError
 from megachar.base.tables import print_table
 from megachar.cli.inspection import inspect, print_splits
 from megachar.cli.lazy import make_group
-from megachar.cli.prepare import WHAT_A_TOKEN_IS, VocabularyName, prepare
+from megachar.cli.prepare import WHAT_A_TOKEN_IS, Output, Overwrite, VocabularyChoice, VocabularyName, prepare
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
+from megachar.corpora.adoption import adopt_datasets
+from megachar.corpora.downloads import fetch as fetching
+from megachar.corpora.downloads import registry
+from megachar.corpora.downloads.download import Downloader
+from megachar.corpora.encoding import Recipe
+from megachar.data.corpus import SplitName
+from megachar.data.pieces import PieceVocabulary
+from megachar.data.vocabulary import ByteVocabulary
 
-if TYPE_CHECKING:
-    from megachar.corpora.preparation import SourceFile
-    from megachar.data.vocabulary import Vocabulary
-
-DEFAULT_PIECES = 8000
-PIECES_LEARNED_BYTES = 32 << 20  # SentencePiece holds the text it learns from in memory
+WHOLE_FILES = Recipe(ByteVocabulary())
+"""How the texts of corpora that are fetched are read."""
 
 app = make_group("Prepare texts, fetch corpora, adopt datasets, look at what they hold.")
 for command in (prepare, inspect):
@@ -32,15 +35,13 @@ for command in (prepare, inspect):
 @app.command("list")
 def list_corpora() -> None:
     """List the corpora that `megachar corpus fetch` knows."""
-    from megachar.corpora.downloads.registry import CORPORA
-
     table = Table(
         "name", "what it is", "license", "splits", Column("download", no_wrap=True), Column("text", no_wrap=True),
         "known hashes", "from",
         caption="Hashes are those that users of the corpora recorded; the publishers give hardly any.",
         show_lines=True,
     )  # fmt: skip
-    for corpus in CORPORA:
+    for corpus in registry.CORPORA:
         shown = (corpus.name, corpus.summary, corpus.license, corpus.splits, decimal(corpus.archive.num_bytes),
                  decimal(corpus.text_bytes), corpus.verified_by.replace("\n", ", "))  # fmt: skip
         table.add_row(*map(Text, shown), Text("\n".join(corpus.archive.addresses)))
@@ -66,19 +67,13 @@ def fetch(
         typer.Option(help="Tokens of a learned one. characters: default all that occur; sentencepiece: default 8000."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode. Bytes need only one.")] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Download a corpus, verify it, split it as the papers do, and prepare it for training.
 
     A download that was cut off is resumed, also by calling this again.
     """
-    from megachar.corpora.downloads.download import Downloader
-    from megachar.corpora.downloads.fetch import fetch_corpus
-    from megachar.corpora.downloads.registry import named_corpus
-
-    corpus = named_corpus(name)
+    corpus = registry.named_corpus(name)
     chosen: VocabularyName = vocabulary or corpus.vocabulary
     if vocabulary_size is not None and chosen not in ("characters", "sentencepiece"):
         raise ConfigError(f"--vocabulary-size {vocabulary_size}: {chosen} is no learned vocabulary; leave it out")
@@ -87,12 +82,12 @@ def fetch(
     output = Path("data") / name if output is None else output
     stages = Stages(Console(stderr=True))
     with cleaned_up_on_termination(), errors_of_the_system(output):
-        fetched = fetch_corpus(
+        fetched = fetching.fetch_corpus(
             corpus,
             output,
             source=source,
             downloads=downloads,
-            make_vocabulary=lambda sources: make_vocabulary(chosen, vocabulary_size, sources),
+            make_vocabulary=lambda sources: VocabularyChoice(chosen, vocabulary_size).make(sources, WHOLE_FILES),
             num_workers=workers,
             overwrite=overwrite,
             downloader=Downloader(tell=stages.tell),
@@ -109,7 +104,7 @@ def fetch(
 
 @app.command()
 def adopt(
-    output: Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")],
+    output: Output,
     train: Annotated[Path | None, typer.Option(help="Dataset of this split, without .bin or .idx.")] = None,
     valid: Annotated[Path | None, typer.Option(help="The same.")] = None,
     test: Annotated[Path | None, typer.Option(help="The same.")] = None,
@@ -118,11 +113,6 @@ def adopt(
     ] = None,
 ) -> None:
     """Make a corpus of datasets that Megatron-LM or GPT-NeoX wrote: checked and linked to, not copied."""
-    from megachar.corpora.adoption import adopt_datasets
-    from megachar.data.corpus import SplitName
-    from megachar.data.pieces import PieceVocabulary
-    from megachar.data.vocabulary import ByteVocabulary
-
     given: dict[SplitName, Path | None] = {"train": train, "valid": valid, "test": test}
     prefixes = {
         name: path.with_suffix("") if path.suffix in (".bin", ".idx") else path for name, path in given.items() if path
@@ -133,20 +123,3 @@ def adopt(
     with cleaned_up_on_termination(), errors_of_the_system(output):
         card = adopt_datasets(prefixes, output, vocabulary, Stages(Console(stderr=True)))
     print_splits(str(output), card, Console())
-
-
-def make_vocabulary(name: VocabularyName, size: int | None, sources: Sequence["SourceFile"]) -> "Vocabulary":
-    """The vocabulary `name`, learned from the text where it is a learned one."""
-    from megachar.corpora.encoding import Recipe
-    from megachar.corpora.learning import learn_vocabulary
-    from megachar.data.characters import CharacterVocabulary
-    from megachar.data.vocabulary import ByteVocabulary
-
-    if name == "bytes":
-        return ByteVocabulary()
-    if name == "text8":
-        return CharacterVocabulary.text8()
-    recipe = Recipe(ByteVocabulary(), "file", "text", False)
-    if name != "sentencepiece":
-        return learn_vocabulary(sources, recipe, name, size)
-    return learn_vocabulary(sources, recipe, "sentencepiece", size or DEFAULT_PIECES, most_bytes=PIECES_LEARNED_BYTES)

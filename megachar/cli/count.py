@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.base.tables import print_table
@@ -31,9 +31,9 @@ def count(
 
     layers = model.num_layers if auxiliary.intermediate_layers else 1
     first, last = (step_flops(model, auxiliary, 1, predicting) / model.window_length for predicting in (layers, 1))
-    flops = Table(title="floating-point operations per character, full window")
-    flops.add_column("pass")
-    flops.add_column("FLOPs", justify="right")
+    flops = Table(
+        "pass", Column("FLOPs", justify="right"), title="floating-point operations per character, full window"
+    )
     if first == last:
         flops.add_row("training", f"{first:,.0f}")
     else:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
-
-import typer
+from typing import Any, cast, get_args
 
 from megachar.base.errors import ConfigError, DataError
+from megachar.cli.shared.groups import option
+from megachar.cli.shared.options import Device, Format, Step, Threads
 from megachar.config.sections.model import ModelConfig
 from megachar.evaluation.settings import (
     PRECISIONS,
@@ -18,79 +18,6 @@ from megachar.evaluation.settings import (
     WindowSettings,
 )
 from megachar.evaluation.windows import STREAMS, WARM_UP, default_stride
-
-Run = Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")]
-Stride = Annotated[
-    int | None,
-    typer.Option(
-        help="Transformers: characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option(help="Transformers: windows in one forward pass. Default: 32.")]
-Processes = Annotated[
-    int | None, typer.Option(help="Transformers: processes that share the work; with CUDA one GPU each. Default: 1.")
-]
-Streams = Annotated[
-    int | None,
-    typer.Option(
-        help=f"Recurrent models: parts of the text read side by side; 1 is the paper's, and slow. Default: {STREAMS}."
-    ),
-]
-WarmUp = Annotated[
-    int | None,
-    typer.Option(help=f"Recurrent models: unscored characters before each part but the first. Default: {WARM_UP}."),
-]
-Step = Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")]
-MaxCharacters = Annotated[int | None, typer.Option(help="Score only the first so many characters; default: all.")]
-Precision = Annotated[str, typer.Option(metavar=f"<{'|'.join(PRECISIONS)}>", help="bf16 is for the blocks alone.")]
-Data = Annotated[Path | None, typer.Option(help="Corpus folder; default: the one the run was trained on.")]
-Json = Annotated[
-    Path | None,
-    typer.Option(help="Write the result here too. Default: only in the run folder, or beside an exported file."),
-]
-ByPosition = Annotated[
-    bool,
-    typer.Option(
-        "--by-position", help="Also bits by the place in the window, or since the state was zero: a CSV and a picture."
-    ),
-]
-Dynamic = Annotated[
-    str | None,
-    typer.Option(metavar="<sgd|rms>", help="Also score with weights that follow the text. Default: neither."),
-]
-LearningRate = Annotated[
-    float | None, typer.Option(help="With --dynamic: of a step. Default: what suits family and rule.")
-]
-Decay = Annotated[
-    float | None,
-    typer.Option(
-        help=f"With --dynamic: share of the way back at every step; 0 is off. Default: {DynamicSettings.decay:g}."
-    ),
-]
-Epsilon = Annotated[
-    float | None,
-    typer.Option(help=f"With --dynamic rms: added to the roots. Default: {DynamicSettings.epsilon:g}."),
-]
-SegmentLength = Annotated[
-    int | None,
-    typer.Option(
-        help=f"With --dynamic, recurrent models: characters between steps; transformers have the stride. Default: "
-        f"{SEGMENT_LENGTH}."
-    ),
-]
-DynamicStreams = Annotated[
-    int | None,
-    typer.Option(
-        help="With --dynamic: parts of the text read side by side and learned from together. Default: 1, the paper's."
-    ),
-]
-Statistics = Annotated[
-    int | None,
-    typer.Option(
-        help=f"With --dynamic rms: characters of the train split for the mean squares, which take most of the time. "
-        f"Default: {DynamicSettings.statistics}."
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -114,22 +41,59 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Options:
-    """Those of one family or of dynamic evaluation, as they were given; None: not given."""
+    """As they were given; None: not given."""
 
-    stride: int | None
-    batch_size: int | None
-    processes: int | None
-    streams: int | None
-    warm_up: int | None
-    precision: str
-    device: str
-    dynamic: str | None
-    learning_rate: float | None
-    decay: float | None
-    epsilon: float | None
-    segment_length: int | None
-    dynamic_streams: int | None
-    statistics: int | None
+    stride: int | None = option(
+        None, "Transformers: characters between windows; 1 is the paper's, and slow. Default: an eighth of the context."
+    )
+    batch_size: int | None = option(None, "Transformers: windows in one forward pass. Default: 32.")
+    processes: int | None = option(
+        None, "Transformers: processes that share the work; with CUDA one GPU each. Default: 1."
+    )
+    streams: int | None = option(
+        None, f"Recurrent models: parts of the text read side by side; 1 is the paper's, and slow. Default: {STREAMS}."
+    )
+    warm_up: int | None = option(
+        None, f"Recurrent models: unscored characters before each part but the first. Default: {WARM_UP}."
+    )
+    step: Step = None
+    max_characters: int | None = option(None, "Score only the first so many characters; default: all.")
+    precision: str = option("fp32", "bf16 is for the blocks alone.", metavar=f"<{'|'.join(PRECISIONS)}>")
+    device: Device = "auto"
+    threads: Threads = None
+    data: Path | None = option(None, "Corpus folder; default: the one the run was trained on.")
+    json: Path | None = option(
+        None, "Write the result here too. Default: only in the run folder, or beside an exported file."
+    )
+    by_position: bool = option(
+        False,
+        "Also bits by the place in the window, or since the state was zero: a CSV and a picture.",
+        "--by-position",
+    )
+    picture_format: Format = "png"
+    dynamic: str | None = option(
+        None, "Also score with weights that follow the text. Default: neither.", metavar="<sgd|rms>"
+    )
+    learning_rate: float | None = option(None, "With --dynamic: of a step. Default: what suits family and rule.")
+    decay: float | None = option(
+        None, f"With --dynamic: share of the way back at every step; 0 is off. Default: {DynamicSettings.decay:g}."
+    )
+    epsilon: float | None = option(
+        None, f"With --dynamic rms: added to the roots. Default: {DynamicSettings.epsilon:g}."
+    )
+    segment_length: int | None = option(
+        None,
+        f"With --dynamic, recurrent models: characters between steps; transformers have the stride. Default: "
+        f"{SEGMENT_LENGTH}.",
+    )
+    dynamic_streams: int | None = option(
+        None, "With --dynamic: parts of the text read side by side and learned from together. Default: 1, the paper's."
+    )
+    statistics: int | None = option(
+        None,
+        f"With --dynamic rms: characters of the train split for the mean squares, which take most of the time. "
+        f"Default: {DynamicSettings.statistics}.",
+    )
 
     def settings(self, model: ModelConfig) -> Chosen:
         """ConfigError on options of the other family, or of dynamic evaluation without it, or out of range."""
@@ -183,5 +147,5 @@ class Options:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _refuse(self, name: str, why: str) -> None:
-        for option, value in self._given(name).items():
-            raise ConfigError(f"--{option.replace('_', '-')} {value}: {why}")
+        for given, value in self._given(name).items():
+            raise ConfigError(f"--{given.replace('_', '-')} {value}: {why}")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -13,12 +13,10 @@ from rich.table import Column, Table
 from megachar.base.files import shown
 from megachar.base.tables import print_table
 from megachar.base.units import bits, bits_per_character, word_perplexity
-from megachar.cli.shared.provenance import Provenance
+from megachar.cli.shared.corpora import Provenance
+from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Unit
 from megachar.evaluation.result import DynamicEvaluation, Evaluation, Scores, write_json
-
-if TYPE_CHECKING:
-    from megachar.data.corpus import Corpus
 
 DECODED_TOKENS = 1 << 20  # at once, to count bytes
 
@@ -34,7 +32,7 @@ class TextSize:
     """UTF-8's, where tokens may be more or less than one; None where each token counts as one."""
 
     @staticmethod
-    def of(result: Evaluation, corpus: "Corpus") -> "TextSize":
+    def of(result: Evaluation, corpus: Corpus) -> "TextSize":
         """Of the text that was scored. A part of a split is decoded to count its bytes."""
         card = next(card for name, card in corpus.card.splits.items() if name == result.split)
         counts_characters = corpus.vocabulary.unit == "token"
@@ -53,19 +51,14 @@ class TextSize:
         """Bits per byte, per character and word perplexity, where there are bytes, characters to count, and words."""
         if not self.num_bytes:
             return {}
-        bits_per_byte = bits(nats) / self.num_bytes
-        return {**self._per_word(bits_per_byte), **self._per_character(nats), "bits_per_byte": bits_per_byte}
-
-    def _per_character(self, nats: float) -> dict[str, float]:
-        return {"bits_per_character": bits_per_character(nats, self.num_characters)} if self.num_characters else {}
-
-    def _per_word(self, bits_per_byte: float) -> dict[str, float]:
-        if not self.num_words:
-            return {}
-        perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
-        if not math.isfinite(perplexity):  # of words that are hundreds of bytes long
-            return {}
-        return {"word_perplexity": perplexity}
+        found, bits_per_byte = dict[str, float](), bits(nats) / self.num_bytes
+        if self.num_words:
+            perplexity = word_perplexity(bits_per_byte, self.num_bytes, self.num_words)
+            if math.isfinite(perplexity):  # it is not, of words that are hundreds of bytes long
+                found["word_perplexity"] = perplexity
+        if self.num_characters:
+            found["bits_per_character"] = bits_per_character(nats, self.num_characters)
+        return {**found, "bits_per_byte": bits_per_byte}
 
 
 @dataclass(frozen=True)
@@ -102,27 +95,20 @@ class Report:
             return values
         return {name.replace("character", "token"): value for name, value in values.items()}
 
-    def _corpus(self) -> str:
-        p = self.provenance
-        note = ", not the one trained on" if p.is_training_corpus is False else ""
-        return f"{shown(p.corpus.folder)} ({p.corpus.fingerprint}){note}"
-
     def table(self) -> Table:
         """One column for each protocol."""
         static, size, context = self.static, self.size, self.static.context
-        unit = self.unit
+        unit, corpus = self.unit, self.provenance.corpus
+        another = ", not the one trained on" if self.provenance.is_training_corpus is False else ""
         results: list[Scores] = [static, *([self.dynamic] if self.dynamic else [])]
         share = "" if static.whole_split else " (the first of the split)"
         rows: list[tuple[str, list[str]]] = [
             ("split", [static.split]),
-            ("corpus", [self._corpus()]),
+            ("corpus", [f"{shown(corpus.folder)} ({corpus.fingerprint}){another}"]),
             ("checkpoint", [f"step {static.step:,}"]),
             ("scored", [f"{static.num_characters:,} {unit}s{share}"]),
             *([("context", [f"{context:,} {unit}s"])] if context else []),
-            (
-                "reads",
-                [static.settings.advice(static.context, unit), *([_follows(self.dynamic)] if self.dynamic else [])],
-            ),
+            ("reads", [static.settings.advice(context, unit), *([_follows(self.dynamic)] if self.dynamic else [])]),
             *([("weights", ["as trained", _weights(self.dynamic, unit)])] if self.dynamic else []),
             ("precision", [static.settings.precision]),
             ("nats", [f"{result.nats:,.2f}" for result in results]),

@@ -10,20 +10,17 @@ from typing import Annotated, BinaryIO
 import typer
 
 from megachar.base.errors import ConfigError
-from megachar.cli.shared.given_model import check_model
+from megachar.cli.shared.given_model import check_model, loading
 from megachar.cli.shared.given_text import encode_given, read_prompt
-from megachar.cli.shared.loading import loading
-from megachar.cli.shared.options import Device, Threads, check_device
+from megachar.cli.shared.options import Device, Run, Step, Threads, check_device, check_folder_of
 from megachar.generation.decoding import TerminalDecoder, for_encoding
-from megachar.generation.settings import (
-    SamplingSettings,
-    check_num_characters,
-    check_slide,
-)
+from megachar.generation.settings import SamplingSettings, check_num_characters, check_slide
+from megachar.runs.checkpoints.sources import load_settings
+from megachar.runs.checkpoints.vocabularies import load_vocabulary
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Run folder such as runs/small, a checkpoint's, or an exported file.")],
+    run: Run,
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File to continue, its bytes as they are.")] = None,
     characters: Annotated[int, typer.Option(help="How many characters to generate.")] = 500,
@@ -40,15 +37,12 @@ def generate(
             help="Transformers: characters dropped when the window is full; 1 is exact and slow; default: t/4."
         ),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Checkpoint of a run; default: the newest.")] = None,
+    step: Step = None,
     device: Device = "auto",
     threads: Threads = None,
     raw_output: Annotated[Path | None, typer.Option(help="Write the continuation's bytes here, as they are.")] = None,
 ) -> None:
     """Continue a prompt. What is no printable UTF-8 is shown escaped; --raw-output keeps the bytes."""
-    from megachar.runs.checkpoints.sources import load_settings
-    from megachar.runs.checkpoints.vocabularies import load_vocabulary
-
     # All that can be wrong is found before torch is imported, which takes seconds.
     experiment = load_settings(run)
     settings = SamplingSettings(temperature, top_k, top_p, greedy, seed)
@@ -59,8 +53,7 @@ def generate(
     text = read_prompt(prompt, prompt_file)
     vocabulary = load_vocabulary(run, step)
     tokens = encode_given(vocabulary, text, "the prompt").tolist()
-    if raw_output is not None and not raw_output.parent.is_dir():
-        raise ConfigError(f"--raw-output {raw_output}: the folder {raw_output.parent} does not exist; make it first")
+    check_folder_of(raw_output, "--raw-output")
 
     check_model(run, step)
     with loading():

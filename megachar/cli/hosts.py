@@ -1,6 +1,7 @@
 """Which hosts and what starts the ranks: options and refusals of the commands that start processes."""
 
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,28 +12,42 @@ from rich.text import Text
 
 from megachar.base.errors import PlatformError
 from megachar.base.tables import print_table
+from megachar.cli.shared.groups import option
+from megachar.config.experiment import Experiment
 from megachar.launching.hostfile import Host
-from megachar.launching.network import is_this_machine
-from megachar.launching.plan import LaunchPlan
+from megachar.launching.network import free_port, is_this_machine
+from megachar.launching.plan import DEFAULT_PORT, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.probe import Failure
 from megachar.launching.starting import LAUNCHERS
 
-Hostfile = Annotated[Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: this machine.")]
-LauncherName = Annotated[
-    str | None,
-    typer.Option(
-        metavar=f"<{'|'.join(LAUNCHERS)}>", help="What starts the ranks; default: ssh with a hostfile, local without."
-    ),
-]
-NodeRank = Annotated[
-    int | None,
-    typer.Option(help="With no_ssh: which line of the hostfile this machine is, from 0; default: by name."),
-]
-MasterPort = Annotated[int | None, typer.Option(min=1, max=65_535, help="Free port of the first host; default: 29500.")]
+Timeout = Annotated[float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")]
 
 SHOWN_HOSTS = 4
 """More are counted, not named."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What starts the ranks, and where, as the options say."""
+
+    hostfile: Path | None = option(None, "Hosts, one `HOST slots=GPUS` a line; default: this machine.")
+    launcher: str | None = option(
+        None,
+        "What starts the ranks; default: ssh with a hostfile, local without.",
+        metavar=f"<{'|'.join(LAUNCHERS)}>",
+    )
+    node_rank: int | None = option(
+        None, "With no_ssh: which line of the hostfile this machine is, from 0; default: by name."
+    )
+    master_port: int | None = option(None, "Free port of the first host; default: 29500.", min=1, max=65_535)
+
+    def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool = False) -> LaunchPlan:
+        """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
+        hosts, launcher = choose_hosts(self.hostfile, self.launcher)
+        rank = choose_node_rank(hosts, launcher, self.node_rank)
+        port = self.master_port or (DEFAULT_PORT if hosts else free_port())
+        return LaunchPlan(experiment, source, overrides, hosts, launcher, resume, node_rank=rank, master_port=port)
 
 
 def choose_hosts(hostfile: Path | None, launcher: str | None) -> tuple[tuple[Host, ...], str]:

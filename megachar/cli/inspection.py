@@ -4,27 +4,25 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.base.errors import ConfigError, DataError
 from megachar.base.files import json_text
 from megachar.base.pictures import PictureFormat
 from megachar.base.tables import print_table
-from megachar.cli.shared.options import Format
+from megachar.cli.shared.options import Format, check_folder_of
 from megachar.cli.stages import Stages, errors_of_the_system
 from megachar.corpora.histogram import draw_histogram
 from megachar.corpora.inspection import DEFAULT_SAMPLE, Figures, OpenedSplit, figures_of, open_split, verify_split
 from megachar.data.batches import evenly_spaced_starts
+from megachar.data.corpus import CorpusCard
 from megachar.generation.decoding import TerminalDecoder, for_encoding
-
-if TYPE_CHECKING:
-    from megachar.data.corpus import CorpusCard
 
 MANY_SEEN_ONCE = 0.1
 
@@ -53,9 +51,8 @@ def inspect(
     picture = _default_picture(path, opened, picture_format) if picture is None else picture
     if picture.suffix[1:] in get_args(PictureFormat) and picture.suffix[1:] != picture_format:
         raise ConfigError(f"--picture {picture} is to be a {picture_format}; set --format {picture.suffix[1:]} as well")
-    for option, file in (("--picture", picture), ("--json", json_file)):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"{option} {file}: the folder {file.parent} does not exist; make it first")
+    check_folder_of(picture, "--picture")
+    check_folder_of(json_file, "--json")
     stages, console = Stages(Console(stderr=True)), Console()
     verified = _verify(opened, split, stages, console) if verify else []
     _print_sizes(opened, console)
@@ -64,13 +61,8 @@ def inspect(
     _print_windows(opened, windows, window_tokens)
     with errors_of_the_system(picture):
         used = f"{np.count_nonzero(figures.counts):,} of {figures.counts.size:,} symbols occur"
-        draw_histogram(
-            figures.counts,
-            _symbols(opened, figures),
-            f"{opened.title}: {used} in {_sample_size(opened, figures)}",
-            picture,
-            picture_format,
-        )
+        title = f"{opened.title}: {used} in {_sample_size(opened, figures)}"
+        draw_histogram(figures.counts, _symbols(opened, figures), title, picture, picture_format)
     typer.echo(f"histogram: {picture}")
     if json_file is not None:
         with errors_of_the_system(json_file):
@@ -78,17 +70,21 @@ def inspect(
         typer.echo(f"saved {json_file}")
 
 
-def print_splits(title: str, card: "CorpusCard", console: Console) -> None:
-    """The sizes of every split."""
+def print_splits(title: str, card: CorpusCard, console: Console) -> None:
+    """The sizes of every split, below a title."""
     print_title(f"{title}: vocabulary {card.vocabulary.name} ({card.vocabulary.size})", console)
-    table = Table("split")
-    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
-        table.add_column(heading, justify="right")
+    print_table(splits_table(card), console)
+
+
+def splits_table(card: CorpusCard) -> Table:
+    """The sizes of every split."""
+    headings = ("tokens", "documents", "bytes", "words", "bytes/word")
+    table = Table("split", *(Column(heading, justify="right") for heading in headings))
     for name, split in card.splits.items():
         counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
         ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
         table.add_row(name, *(f"{count:,}" for count in counts), ratio)
-    print_table(table, console)
+    return table
 
 
 def print_title(title: str, console: Console) -> None:
@@ -142,11 +138,8 @@ def _print_figures(opened: OpenedSplit, figures: Figures, console: Console) -> N
     """Entropies and compression, per token, and per byte where that is something else."""
     per_byte = opened.vocabulary is not None and figures.num_bytes != figures.num_sampled
     print_title(f"{opened.title}: measured on {_sample_size(opened, figures)}", console)
-    table = Table("")
-    table.add_column(f"bits per {_unit(opened)}", justify="right")
-    if per_byte:
-        table.add_column("bits per byte", justify="right")
-    table.add_column("runs seen once", justify="right")
+    headings = (f"bits per {_unit(opened)}", *(["bits per byte"] if per_byte else []), "runs seen once")
+    table = Table("", *(Column(heading, justify="right") for heading in headings))
     scales = (1.0, figures.num_sampled / figures.num_bytes) if per_byte else (1.0,)
 
     def add(name: str, bits: float, seen_once: str = "") -> None:

@@ -2,8 +2,6 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,12 +10,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from megachar.base.tables import print_table
-from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
-from megachar.config.experiment import Experiment
+from megachar.cli.hosts import Processes, Timeout, examined
+from megachar.cli.shared.groups import spread
 from megachar.launching.launchers.slurm import is_requeued
 from megachar.launching.layout import layout_rows
-from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, SLURM_SCRIPT, LaunchPlan
+from megachar.launching.plan import SLURM_SCRIPT, LaunchPlan
 from megachar.launching.preflight import examine
 from megachar.launching.starting import prepare, shell_command
 from megachar.launching.supervisor import Supervisor
@@ -37,21 +34,18 @@ def print_slurm_script(asked: bool) -> None:
         raise typer.Exit
 
 
+@spread
 def launch(
     experiment: Annotated[str, typer.Argument(help="a preset or a YAML file")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value")] = None,
-    hostfile: Hostfile = None,
-    launcher: LauncherName = None,
-    node_rank: NodeRank = None,
-    master_port: MasterPort = None,
+    *,
+    processes: Processes,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's newest checkpoint.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the layout, check every host, print the command; nothing is written."),
     ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
-    ] = 60,
+    timeout: Timeout = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start again after as many failures in a row without a new checkpoint.")
     ] = 0,
@@ -65,7 +59,6 @@ def launch(
     """Train an experiment on pipe x tensor x data processes."""
     loaded = load_run(experiment, overrides or [])
     check_data(loaded)
-    processes = Processes(hostfile, launcher, node_rank, master_port)
     requeued = is_requeued(os.environ)
     resume = resume or (requeued and run_folder(loaded).experiment_file.exists())
     plan = processes.plan(loaded, experiment, tuple(overrides or ()), resume)
@@ -82,30 +75,6 @@ def launch(
         plan = ready(plan, timeout)
         status = Supervisor(plan, max_restarts, lambda plan: usable_hosts(plan, timeout), claim).run()
     raise typer.Exit(status)
-
-
-@dataclass(frozen=True)
-class Processes:
-    """What starts the ranks, and where, as the options say."""
-
-    hostfile: Path | None
-    launcher: str | None
-    node_rank: int | None
-    master_port: int | None
-
-    def plan(self, experiment: Experiment, source: str, overrides: tuple[str, ...], resume: bool) -> LaunchPlan:
-        """The plan of a run; `PlatformError` where the options are wrong or do not fit each other."""
-        hosts, launcher = choose_hosts(self.hostfile, self.launcher)
-        return LaunchPlan(
-            experiment,
-            source,
-            overrides,
-            hosts,
-            launcher,
-            resume,
-            node_rank=choose_node_rank(hosts, launcher, self.node_rank),
-            master_port=self.master_port or (DEFAULT_PORT if hosts else free_port()),
-        )
 
 
 def claim_plan(plan: LaunchPlan, patience_seconds: float = 0.0) -> AbstractContextManager[OwnClaim | None]:

@@ -8,6 +8,10 @@ import typer
 from megachar.base.errors import DataError
 from megachar.cli.shared.options import Format
 from megachar.runs.axes import AxisName
+from megachar.runs.folder import RunFolder
+from megachar.runs.plots import plot_run
+from megachar.runs.records import read_records
+from megachar.runs.sweep_folder import find_runs
 
 Over = Annotated[
     AxisName, typer.Option("--x", help="What losses are drawn over; all but steps need records of this version.")
@@ -20,15 +24,9 @@ def plot(
     picture_format: Format = "png",
 ) -> None:
     """Draw the loss curves and the picture of the layers' losses from a run's metrics."""
-    from megachar.runs.folder import RunFolder
-    from megachar.runs.sweep_folder import find_runs
-
     folders = [RunFolder(path) for path in find_runs([run])]
     for folder in folders:
         folder.load_experiment()
-    from megachar.runs.plots import plot_run
-    from megachar.runs.records import read_records
-
     for folder in folders:
         if (remark := read_records(folder, ["train", "validation"]).remark(folder)) is not None:
             typer.echo(remark, err=True)

@@ -17,6 +17,8 @@ from rich.text import Text
 from megachar.base.errors import ConfigError
 from megachar.base.files import shown
 from megachar.base.tables import print_table
+from megachar.cli.inspection import splits_table
+from megachar.cli.shared.groups import option, spread
 from megachar.cli.stages import Stages, cleaned_up_on_termination, errors_of_the_system
 from megachar.corpora.encoding import Documents, Recipe
 from megachar.corpora.folders import Identity, identity
@@ -43,6 +45,7 @@ WHAT_A_TOKEN_IS = (
     "and a-z; characters: a character of UTF-8; sentencepiece: a piece of a word."
 )
 Others = Literal["bytes", "error"]
+ONE_SPLIT = "Texts for this split alone, instead of INPUT."
 DEFAULT_PIECES = 8000
 # SentencePiece holds the text it learns from in memory; characters are only counted.
 LEARNED_BYTES = {"used-bytes": None, "characters": None, "sentencepiece": 32 << 20}
@@ -57,37 +60,6 @@ Inputs = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the corpus; it must not exist yet.")]
-Split = Annotated[
-    str | None,
-    typer.Option(help=f"Percentages of train,valid,test for INPUT, adding up to 100; default: {DEFAULT_SPLIT}."),
-]
-SplitInputs = Annotated[list[str] | None, typer.Option(help="Texts for this split alone, instead of INPUT.")]
-DocumentsOption = Annotated[
-    Documents | None, typer.Option(help="What one document is. Default: record with --json-key, else file.")
-]
-JsonKey = Annotated[str | None, typer.Option(help="Inputs are lines of JSON, the text under this key. [default: text]")]
-SkipBadLines = Annotated[
-    bool, typer.Option("--skip-bad-lines", help="Leave out and count lines that are no JSON or lack the key.")
-]
-VocabularyOption = Annotated[VocabularyName, typer.Option(help=WHAT_A_TOKEN_IS)]
-VocabularySize = Annotated[
-    int | None,
-    typer.Option(
-        help=f"Tokens of a learned vocabulary. characters: with it 256 bytes and the most frequent ones; default: one "
-        f"for each that occurs, in any split. sentencepiece: default: {DEFAULT_PIECES}."
-    ),
-]
-Model = Annotated[Path | None, typer.Option(help="SentencePiece model to use; default: one is trained.")]
-ModelTypeOption = Annotated[
-    ModelType | None, typer.Option(help="Kind of SentencePiece model to train; default: unigram.")
-]
-OthersOption = Annotated[
-    Others | None,
-    typer.Option(
-        help="What characters become that were not learned: their bytes, of which each is a token, or an error. "
-        "[default: bytes with --vocabulary-size; without it every character is learned]"
-    ),
-]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that encode. Plain text to bytes needs only one.")]
 Mpi = Annotated[bool, typer.Option("--mpi", help="The ranks of this MPI job encode; rank 0 joins what they write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus once the new one is whole.")]
@@ -97,61 +69,81 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 class VocabularyChoice:
     """The options about the vocabulary."""
 
-    name: VocabularyName
-    size: int | None
-    model: Path | None
-    model_type: ModelType | None
-    others: Others | None
+    vocabulary: VocabularyName = option("bytes", WHAT_A_TOKEN_IS)
+    vocabulary_size: int | None = option(
+        None,
+        f"Tokens of a learned vocabulary. characters: with it 256 bytes and the most frequent ones; default: one "
+        f"for each that occurs, in any split. sentencepiece: default: {DEFAULT_PIECES}.",
+    )
+    model: Path | None = option(None, "SentencePiece model to use; default: one is trained.")
+    model_type: ModelType | None = option(None, "Kind of SentencePiece model to train; default: unigram.")
+    others: Others | None = option(
+        None,
+        "What characters become that were not learned: their bytes, of which each is a token, or an error. "
+        "[default: bytes with --vocabulary-size; without it every character is learned]",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         """ConfigError where an option does not go with the vocabulary."""
-        pieces = self.name == "sentencepiece"
-        for option, given, fits in (
-            ("--vocabulary-size", self.size, pieces or self.name == "characters"),
+        name, size, pieces = self.vocabulary, self.vocabulary_size, self.vocabulary == "sentencepiece"
+        for given, value, fits in (
+            ("--vocabulary-size", size, pieces or name == "characters"),
             ("--model", self.model, pieces),
             ("--model-type", self.model_type, pieces),
-            ("--others", self.others, self.name == "characters"),
+            ("--others", self.others, name == "characters"),
         ):
-            if given is not None and not fits:
-                raise ConfigError(f"{option} {given} does not go with --vocabulary {self.name}: leave it out")
-        for option, given in (("--vocabulary-size", self.size), ("--model-type", self.model_type)):
-            if given is not None and self.model is not None:
-                raise ConfigError(f"{option} {given} is for training, but --model {self.model} is given: leave one out")
+            if value is not None and not fits:
+                raise ConfigError(f"{given} {value} does not go with --vocabulary {name}: leave it out")
+        for given, value in (("--vocabulary-size", size), ("--model-type", self.model_type)):
+            if value is not None and self.model is not None:
+                raise ConfigError(f"{given} {value} is for training, but --model {self.model} is given: leave one out")
 
     def make(self, sources: Sequence[SourceFile], recipe: Recipe) -> Vocabulary:
         """Load or learn the vocabulary; `recipe` says what the text of `sources` is."""
-        if self.name == "bytes":
+        name, size = self.vocabulary, self.vocabulary_size
+        if name == "bytes":
             return ByteVocabulary()
-        if self.name == "text8":
+        if name == "text8":
             return CharacterVocabulary.text8()
         if self.model is not None:
             return PieceVocabulary.load(self.model)
-        size = DEFAULT_PIECES if self.name == "sentencepiece" and self.size is None else self.size
+        if name == "sentencepiece" and size is None:
+            size = DEFAULT_PIECES
         bytes_for_others = None if self.others is None else self.others == "bytes"
         return learn_vocabulary(
-            sources, recipe, self.name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[self.name]
+            sources, recipe, name, size, self.model_type or "unigram", bytes_for_others, LEARNED_BYTES[name]
         )
 
 
-def find_sources(
-    inputs: Sequence[str], split: str | None, given: Mapping[SplitName, list[str] | None], spool: Path
-) -> list[SourceFile]:
-    """The texts that the command line names; ConfigError where it names two ways at once, or none."""
-    files = {name: names for name, names in given.items() if names}
-    if not inputs:
+@dataclass(frozen=True)
+class Splits:
+    """How the texts that the command line names become splits."""
+
+    split: str | None = option(
+        None, f"Percentages of train,valid,test for INPUT, adding up to 100; default: {DEFAULT_SPLIT}."
+    )
+    train: list[str] | None = option(None, ONE_SPLIT)
+    valid: list[str] | None = option(None, ONE_SPLIT)
+    test: list[str] | None = option(None, ONE_SPLIT)
+
+    def of(self, inputs: Sequence[str], spool: Path) -> list[SourceFile]:
+        """The texts and their splits; ConfigError where they are named in two ways at once, or none is."""
+        given: dict[SplitName, list[str] | None] = {"train": self.train, "valid": self.valid, "test": self.test}
+        files = {name: names for name, names in given.items() if names}
+        if inputs and files:
+            options = ", ".join(f"--{name}" for name in files)
+            raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
+        if inputs:
+            return cut_by_position(find_inputs(inputs, spool), DEFAULT_SPLIT if self.split is None else self.split)
         if not files:
             raise ConfigError("nothing to prepare: give an INPUT to cut, or a file to each of --train, --valid, --test")
-        if split is not None:
-            raise ConfigError(f"--split {split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
+        if self.split is not None:
+            raise ConfigError(f"--split {self.split} cuts one INPUT, but {', '.join(files)} got files: leave it out")
         if sum(names.count(STANDARD_INPUT) for names in files.values()) > 1:
             raise ConfigError("standard input (-) is given to more than one split: name it once")
         found = {name: find_inputs(names, spool) for name, names in files.items()}
         _check_apart(found)
         return one_file_per_split(found)
-    if files:
-        options = ", ".join(f"--{name}" for name in files)
-        raise ConfigError(f"INPUT ({' '.join(inputs)}) together with {options}: give one text or a file per split")
-    return cut_by_position(find_inputs(inputs, spool), DEFAULT_SPLIT if split is None else split)
 
 
 def _check_apart(texts: Mapping[SplitName, Sequence[Input]]) -> None:
@@ -167,17 +159,26 @@ def _check_apart(texts: Mapping[SplitName, Sequence[Input]]) -> None:
                 )
 
 
-def recipe_of(documents: Documents | None, json_key: str | None, skip_bad_lines: bool) -> Recipe:
-    """What the text of the inputs is; ConfigError where the options contradict each other."""
-    if documents is None:
-        documents = "file" if json_key is None else "record"
-    if documents != "record":
-        for option, given in (("--json-key", json_key is not None), ("--skip-bad-lines", skip_bad_lines)):
-            if given:
-                raise ConfigError(
-                    f"{option} is for --documents record, but the documents are '{documents}': leave it out"
-                )
-    return Recipe(ByteVocabulary(), documents, json_key or "text", skip_bad_lines)
+@dataclass(frozen=True)
+class DocumentOptions:
+    """What the texts consist of."""
+
+    documents: Documents | None = option(None, "What one document is. Default: record with --json-key, else file.")
+    json_key: str | None = option(None, "Inputs are lines of JSON, the text under this key. [default: text]")
+    skip_bad_lines: bool = option(
+        False, "Leave out and count lines that are no JSON or lack the key.", "--skip-bad-lines"
+    )
+
+    def recipe(self) -> Recipe:
+        """What the text of the inputs is; ConfigError where the options contradict each other."""
+        documents = self.documents or ("file" if self.json_key is None else "record")
+        if documents != "record":
+            for name, given in (("--json-key", self.json_key is not None), ("--skip-bad-lines", self.skip_bad_lines)):
+                if given:
+                    raise ConfigError(
+                        f"{name} is for --documents record, but the documents are '{documents}': leave it out"
+                    )
+        return Recipe(ByteVocabulary(), documents, self.json_key or "text", self.skip_bad_lines)
 
 
 @contextmanager
@@ -197,35 +198,21 @@ def table_of(corpus: Corpus) -> Table:
     title = Text(
         f"{shown(corpus.folder)}: vocabulary {card.vocabulary.name} ({card.vocabulary.size}), {corpus.fingerprint}"
     )
-    table = Table(title=title)
-    table.add_column("split")
-    for heading in ("tokens", "documents", "bytes", "words", "bytes/word"):
-        table.add_column(heading, justify="right")
-    for name in corpus.split_names:
-        split = card.splits[name]
-        counts = (split.num_tokens, split.num_documents, split.num_bytes, split.num_words)
-        ratio = f"{split.num_bytes / split.num_words:.5f}" if split.num_words else "-"
-        table.add_row(name, *(f"{count:,}" for count in counts), ratio)
+    table = splits_table(card)
+    table.title = title
     if card.num_skipped_lines:
         table.caption = f"{card.num_skipped_lines:,} bad lines were left out"
     return table
 
 
+@spread
 def prepare(
     output: Output,
     inputs: Inputs = None,
-    split: Split = None,
-    train: SplitInputs = None,
-    valid: SplitInputs = None,
-    test: SplitInputs = None,
-    documents: DocumentsOption = None,
-    json_key: JsonKey = None,
-    skip_bad_lines: SkipBadLines = False,
-    vocabulary: VocabularyOption = "bytes",
-    vocabulary_size: VocabularySize = None,
-    model: Model = None,
-    model_type: ModelTypeOption = None,
-    others: OthersOption = None,
+    *,
+    splits: Splits,
+    documents: DocumentOptions,
+    choice: VocabularyChoice,
     workers: Workers = 1,
     mpi: Mpi = False,
     overwrite: Overwrite = False,
@@ -264,16 +251,15 @@ def prepare(
             executor, num_ranks = stack.enter_context(mpi_ranks()) if mpi else (None, 0)
             if mpi and executor is None:
                 return
-            recipe = recipe_of(documents, json_key, skip_bad_lines)
-            choice = VocabularyChoice(vocabulary, vocabulary_size, model, model_type, others)
-            files: dict[SplitName, list[str] | None] = {"train": train, "valid": valid, "test": test}
-            sources = find_sources(inputs or [], split, files, stack.enter_context(spool_beside(output)))
+            recipe = documents.recipe()
+            choice.check()
+            sources = splits.of(inputs or [], stack.enter_context(spool_beside(output)))
             check_output(sources, output.resolve(), overwrite)  # before there is a bar to show
             made = choice.make(sources, recipe)
             with Stages(Console(stderr=True))("Preparing", total_bytes(sources)) as progress:
                 prepare_corpus(
                     sources, output, made, documents=recipe.documents, json_key=recipe.json_key,
-                    skip_bad_lines=skip_bad_lines, overwrite=overwrite, num_workers=workers,
+                    skip_bad_lines=recipe.skip_bad_lines, overwrite=overwrite, num_workers=workers,
                     ranks=(executor, num_ranks) if executor is not None else None, progress=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:

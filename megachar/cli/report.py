@@ -1,60 +1,47 @@
 """`megachar report RUN...`: one page about runs, to be opened in a browser, kept, or sent to someone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from megachar.analysis.result import label_sources
 from megachar.base.errors import CheckpointError, MegacharError
 from megachar.cli.plot import Over
-from megachar.cli.shared.corpora import open_corpus
-from megachar.cli.shared.loading import loading
-from megachar.cli.shared.options import Device, Split, Threads, check_device
-from megachar.cli.shared.provenance import Provenance, say_provenance
+from megachar.cli.shared.corpora import Provenance, open_corpus, say_provenance
+from megachar.cli.shared.given_model import loading
+from megachar.cli.shared.groups import spread
+from megachar.config.experiment import Experiment
+from megachar.data.corpus import Corpus
+from megachar.report.output import check_output, write_page
+from megachar.report.text_settings import TextSettings
+from megachar.runs.axes import AXES, without
+from megachar.runs.checkpoints.vocabularies import carried_card
+from megachar.runs.folder import RunFolder
+from megachar.runs.sweep_folder import find_runs, say_not_begun
 
-if TYPE_CHECKING:
-    from megachar.config.experiment import Experiment
-    from megachar.data.corpus import Corpus
-    from megachar.report.text_settings import TextSettings
 
-
+@spread
 def report(
     sources: Annotated[list[Path], typer.Argument(help="Run folders such as runs/small, or folders of sweeps.")],
     output: Annotated[
         Path | None,
         typer.Option(help="HTML file; default: report.html, of one run or sweep in its folder, of several here."),
     ] = None,
-    characters: Annotated[int, typer.Option(help="Characters of each run's sample; 0: none.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 1,
-    text_characters: Annotated[int, typer.Option(help="Characters colored by surprise; 0: none.")] = 2000,
-    text_start: Annotated[int, typer.Option(help="Where they begin in the split, in characters.")] = 0,
-    split: Split = "valid",
-    data: Annotated[
-        Path | None, typer.Option(help="Corpus folder; default: the first that each run was trained on.")
-    ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    settings: TextSettings,
     x: Over = "step",
 ) -> None:
     """Settings, curves, evaluations, checkpoints, samples, analyses and a text colored by surprise, on one page."""
-    from megachar.analysis.result import label_sources
-    from megachar.report.output import check_output, write_page
-    from megachar.report.text_settings import TextSettings
-    from megachar.runs.axes import AXES, without
-    from megachar.runs.folder import RunFolder
-    from megachar.runs.sweep_folder import find_runs, say_not_begun
-
     # All that can be wrong is found before torch is imported, which takes seconds.
-    settings = TextSettings(split, text_start, text_characters, characters, seed, device, threads)
     settings.check()
-    check_device(device)
     runs = find_runs(sources)
     experiments = [RunFolder(run).load_experiment() for run in runs]
     labels = label_sources(runs)
     path = output or (sources[0] / "report.html" if len(sources) == 1 else Path("report.html"))
     check_output(path)
     notes = say_not_begun(sources)
-    corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), data, settings, notes)
+    corpora = _find_corpora(list(zip(labels, runs, experiments, strict=True)), settings, notes)
 
     with loading("torch"):
         from megachar.report.contents import read_runs
@@ -78,20 +65,18 @@ def report(
 
 
 def _find_corpora(
-    runs: "list[tuple[str, Path, Experiment]]", data: Path | None, settings: "TextSettings", notes: list[str]
-) -> dict[str, "Corpus"]:
+    runs: list[tuple[str, Path, Experiment]], settings: TextSettings, notes: list[str]
+) -> dict[str, Corpus]:
     """The corpus of each run, by label. One that is not here is noted, unless it was asked for."""
-    from megachar.runs.checkpoints.vocabularies import carried_card
-
     found: dict[str, Corpus] = {}
     for label, run, experiment in runs if settings.needs_models else ():
         parts = experiment.data.parts
         try:
-            named = data or (Path(parts[0].path) if parts else None)
+            named = settings.data or (Path(parts[0].path) if parts else None)
             corpus = open_corpus(experiment, carried_card(run), named)
             corpus.split(settings.split)
         except MegacharError as error:
-            if data is not None:
+            if settings.data is not None:
                 raise
             notes.append(f"{label}, text: {error}")
             continue

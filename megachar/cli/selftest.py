@@ -5,16 +5,17 @@ import secrets
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank, choose_hosts, choose_node_rank, examined
+from megachar.cli.hosts import Processes, choose_hosts, examined
+from megachar.cli.shared.groups import spread
 from megachar.config.loading import load_experiment
 from megachar.launching.gpus import count_gpus
 from megachar.launching.hostfile import Host
-from megachar.launching.network import free_port
-from megachar.launching.plan import DEFAULT_PORT, SELFTEST_SCRIPT, LaunchPlan
+from megachar.launching.plan import SELFTEST_SCRIPT, LaunchPlan
 from megachar.launching.processes import end_command
 from megachar.launching.starting import command_of, launcher_of, prepare
 
@@ -23,15 +24,14 @@ TOKEN_VARIABLE = "MEGACHAR_SELFTEST"
 """By which all processes of the test are found at its end."""
 
 
+@spread
 def selftest(
     experiment: Annotated[
         str | None, typer.Argument(help="A preset or a YAML file; without one: a replica on every slot.")
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value")] = None,
-    hostfile: Hostfile = None,
-    launcher: LauncherName = None,
-    node_rank: NodeRank = None,
-    master_port: MasterPort = None,
+    *,
+    processes: Processes,
     timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that every check may take.")] = 60,
     slow_factor: Annotated[
         float, typer.Option(min=1, help="A link so many times slower than the fastest of its kind is a problem.")
@@ -42,21 +42,13 @@ def selftest(
     if experiment is not None and "=" in experiment:
         settings.insert(0, experiment)
         experiment = None
-    hosts, launcher = choose_hosts(hostfile, launcher)
+    hosts, _ = choose_hosts(processes.hostfile, processes.launcher)
     if experiment is None:
         experiment, settings = DEFAULT_EXPERIMENT, [*_replicas(hosts), *settings]
     loaded = load_experiment(experiment, settings)
-    plan = LaunchPlan(
-        loaded.model_copy(update={"name": f"{loaded.name}.selftest"}),
-        experiment,
-        tuple(settings),
-        hosts,
-        launcher,
-        node_rank=choose_node_rank(hosts, launcher, node_rank),
-        master_port=master_port or (DEFAULT_PORT if hosts else free_port()),
-        script=SELFTEST_SCRIPT,
-        arguments=("--timeout", f"{timeout:g}", "--slow-factor", f"{slow_factor:g}"),
-    )
+    renamed = loaded.model_copy(update={"name": f"{loaded.name}.selftest"})
+    arguments = ("--timeout", f"{timeout:g}", "--slow-factor", f"{slow_factor:g}")
+    plan = replace(processes.plan(renamed, experiment, tuple(settings)), script=SELFTEST_SCRIPT, arguments=arguments)
     plan = examined(plan, timeout, "the self-test")
     raise typer.Exit(run(plan))
 

@@ -12,8 +12,9 @@ from rich.text import Text
 from megachar.base.files import describe
 from megachar.base.tables import print_table
 from megachar.cli.compare import show_results
-from megachar.cli.hosts import Hostfile, LauncherName, MasterPort, NodeRank
-from megachar.cli.launch import Processes, claim_plan, ready, usable_hosts
+from megachar.cli.hosts import Processes, Timeout
+from megachar.cli.launch import claim_plan, ready, usable_hosts
+from megachar.cli.shared.groups import spread
 from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend
 from megachar.families.counting import count_parameters
@@ -26,22 +27,19 @@ from megachar.sweeps.running import RunEnd, run_sweep
 from megachar.sweeps.sweep import SweepRun, load_sweep, plan_runs
 
 
+@spread
 def sweep(
     sweep: Annotated[str, typer.Argument(help="A sweep that ships with megachar, such as ablation, or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, for all runs")] = None,
     base: Annotated[
         str | None, typer.Option(help="The preset or YAML file that all runs start from; default: the sweep's own.")
     ] = None,
-    hostfile: Hostfile = None,
-    launcher: LauncherName = None,
-    node_rank: NodeRank = None,
-    master_port: MasterPort = None,
+    *,
+    processes: Processes,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs and how far each is, check the data, and stop.")
     ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds in which every host must answer the checks.")
-    ] = 60,
+    timeout: Timeout = 60,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Start a run again after as many failures in a row without a new checkpoint.")
     ] = 0,
@@ -51,12 +49,11 @@ def sweep(
     runs = plan_runs(loaded, base, overrides or [])
     if dry_run:
         print_runs(loaded.name, runs, Console())
-    processes = Processes(hostfile, launcher, node_rank, master_port)
     opened: dict[DataConfig, Blend] = {}
     for run in runs:
         data = run.experiment.data
         opened[data] = check_data(run.experiment, opened.get(data))
-        processes.plan(run.experiment, run.source, run.overrides, False).used_hosts()
+        processes.plan(run.experiment, run.source, run.overrides).used_hosts()
     if dry_run:
         return
 

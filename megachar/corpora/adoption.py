@@ -9,9 +9,9 @@ import numpy as np
 from megachar.base.errors import DataError
 from megachar.base.files import shown
 from megachar.corpora.downloads.download import Stage, silent_stage
-from megachar.corpora.preparation import check_output, whole_folder
+from megachar.corpora.preparation import check_output, whole_folder, write_card
 from megachar.corpora.words import WordCounter
-from megachar.data.corpus import CARD_NAME, FORMAT_VERSION, CorpusCard, SourceCard, SplitCard, SplitName
+from megachar.data.corpus import FORMAT_VERSION, CorpusCard, SourceCard, SplitCard, SplitName
 from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
 from megachar.data.vocabulary import Vocabulary
@@ -58,8 +58,7 @@ def adopt_datasets(
             ),
             splits=splits,
         )
-        for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
-            (folder / file_name).write_bytes(content)
+        write_card(folder, card, vocabulary, durable=True)
     return card
 
 

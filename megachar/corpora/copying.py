@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from megachar.corpora.inputs import open_text
-from megachar.corpora.joining import NUM_BUFFERS, PUMP_BYTES, Digest, SplitWriter, pump
+from megachar.corpora.joining import NUM_BUFFERS, Digest, SplitWriter, pump
 from megachar.corpora.plan import SourceFile
 from megachar.corpora.words import WordCounter
 from megachar.data.corpus import SplitName
@@ -20,7 +20,7 @@ def copy_text(
     digest: Digest,
     counting: ThreadPoolExecutor,
     progress: Callable[[int], None],
-    block_bytes: int | None = None,
+    block_bytes: int,
 ) -> str:
     """Copy the pieces of source `number`, a plain text, to their splits; its sha256. `digest` is a new one.
 
@@ -33,9 +33,9 @@ def copy_text(
             assert size is not None
             writer = writers[split]
             writer.begin_source(number)
-            shared = place == 0 and writer.num_tokens == 0
+            shared = place == 0 and writer.tally.num_tokens == 0
             counts: deque[Future[WordCounter]] = deque()
-            for buffer in pump(file, size, str(source.text), block_bytes or PUMP_BYTES):
+            for buffer in pump(file, size, str(source.text), block_bytes):
                 buffer.hashed_by(writer.digest)
                 if not shared:
                     buffer.hashed_by(digest)
@@ -43,9 +43,9 @@ def copy_text(
                 writer.append_bytes(buffer.data)
                 progress(len(buffer.data))
                 if len(counts) > NUM_BUFFERS:  # that buffer is filled anew by now
-                    writer.add_words(counts.popleft().result())
+                    writer.tally.words.join(counts.popleft().result())
             for count in counts:
-                writer.add_words(count.result())
+                writer.tally.words.join(count.result())
             if shared:
                 digest.begin_as(writer.digest)
     return digest.hexdigest()

@@ -1,10 +1,8 @@
 """What a worker does: it reads a unit of the text, encodes it, and leaves the tokens in files, which another joins."""
 
-import contextlib
 import pickle
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +43,27 @@ class Recipe:
     block_bytes: int = BLOCK_BYTES
 
 
+@dataclass
+class Tally:
+    """What some encoded text amounts to. Those of consecutive pieces are joined by `join`."""
+
+    num_tokens: int = 0
+    num_bytes: int = 0
+    """Of the text."""
+    num_done: int = 0
+    """Of the bytes that the work is counted in."""
+    num_skipped_lines: int = 0
+    words: WordCounter = field(default_factory=WordCounter)
+
+    def join(self, after: "Tally") -> None:
+        """Add the tally of the text that follows."""
+        self.num_tokens += after.num_tokens
+        self.num_bytes += after.num_bytes
+        self.num_done += after.num_done
+        self.num_skipped_lines += after.num_skipped_lines
+        self.words.join(after.words)
+
+
 @dataclass(frozen=True)
 class TextBlock:
     """Text of a unit, in its documents."""
@@ -65,14 +84,9 @@ class EncodedBlock:
     """Number of the segment in its unit."""
     read: bytes
     """The text of the source that it was made from."""
-    num_done: int
-    """Of the bytes that the work is counted in."""
     tokens: npt.NDArray[Any]
     ends: Int64
-    num_bytes: int
-    """Of its text."""
-    words: WordCounter
-    num_skipped_lines: int
+    tally: Tally
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,7 @@ class Part:
     tokens_path: Path
     lengths_path: Path
     """int64 lengths, in tokens, of the documents that end in this part."""
-    num_tokens: int
-    num_done: int
-    """Of the bytes that the work is counted in."""
-    num_bytes: int
-    words: WordCounter
-    num_skipped_lines: int
+    tally: Tally = field(default_factory=Tally)
 
 
 def read_text(unit: Unit, recipe: Recipe, cut: Cut) -> Iterator[TextBlock]:
@@ -127,44 +136,35 @@ def encode_unit(unit: Unit, recipe: Recipe) -> Iterator[EncodedBlock]:
         try:
             tokens, ends = vocabulary.encode_documents(text.text, text.ends)
         except EncodingError as error:
-            raise DataError(f"{place_of(unit, recipe, text, error.position)}: {error.problem}; {error.mend}") from None
-        words = WordCounter()
-        words.update(np.frombuffer(text.text, dtype=np.uint8), text.ends)
-        block = text.block
-        yield EncodedBlock(
-            block.segment, block.text, block.num_done, tokens, ends, len(text.text), words, text.num_skipped_lines
-        )
+            raise error.at(place_of(unit, recipe, text, error.position)) from None
+        block, tally = text.block, Tally(tokens.size, len(text.text), text.block.num_done, text.num_skipped_lines)
+        tally.words.update(np.frombuffer(text.text, dtype=np.uint8), text.ends)
+        yield EncodedBlock(block.segment, block.text, tokens, ends, tally)
 
 
 def write_parts(number: int, unit: Unit, pickled_recipe: bytes, folder: Path) -> list[Part]:
-    """Encode unit `number` into part files inside `folder`. Stopped where the folder holds the file that says so."""
+    """Encode unit `number` into part files inside `folder`. Stopped where the folder holds the file that says so.
+
+    The recipe comes pickled, so that each process unpacks it once, and not once for each unit.
+    """
     recipe = _unpickled(pickled_recipe)
     dtype = recipe.vocabulary.dtype.newbyteorder("<")
     parts = []
     blocks = encode_unit(unit, recipe)
     block = next(blocks, None)
-    for segment in range(len(unit.segments)):
-        tokens_path = folder / f"part-{number}-{segment}.tokens"
-        lengths_path = folder / f"part-{number}-{segment}.lengths"
-        num_tokens = num_done = num_bytes = num_skipped = open_tokens = 0
-        words = WordCounter()
-        with ExitStack() as stack:
-            tokens_file = stack.enter_context(tokens_path.open("wb", buffering=0))
-            lengths_file = stack.enter_context(lengths_path.open("wb"))
-            while block is not None and block.segment == segment:
+    for place, segment in enumerate(unit.segments):
+        name = f"part-{number}-{place}"
+        part = Part(unit.source, segment.split, folder / f"{name}.tokens", folder / f"{name}.lengths")
+        open_tokens = 0
+        with part.tokens_path.open("wb", buffering=0) as tokens_file, part.lengths_path.open("wb") as lengths_file:
+            while block is not None and block.segment == place:
                 if (folder / STOP_NAME).exists():
                     raise Stopped
                 tokens_file.write(np.ascontiguousarray(block.tokens, dtype=dtype).data)
                 lengths, open_tokens = document_lengths(block.tokens.size, block.ends, open_tokens)
                 lengths_file.write(lengths.astype("<i8", copy=False).data)
-                words.join(block.words)
-                num_tokens += block.tokens.size
-                num_done += block.num_done
-                num_bytes += block.num_bytes
-                num_skipped += block.num_skipped_lines
+                part.tally.join(block.tally)
                 block = next(blocks, None)
-        split = unit.segments[segment].split
-        part = Part(unit.source, split, tokens_path, lengths_path, num_tokens, num_done, num_bytes, words, num_skipped)
         parts.append(part)
     return parts
 
@@ -179,11 +179,6 @@ def document_lengths(num_tokens: int, ends: Int64, open_tokens: int) -> tuple[In
     lengths = np.diff(ends, prepend=0)
     lengths[0] += open_tokens
     return lengths, num_tokens - int(ends[-1])
-
-
-def pickled(recipe: Recipe) -> bytes:
-    """A recipe for `write_parts`, which unpacks it once in each process and not once for each unit."""
-    return pickle.dumps(recipe)
 
 
 @lru_cache(maxsize=1)
@@ -218,10 +213,3 @@ def _line_number(text: Input, block: Block, line: int) -> int:
             count += chunk.count(b"\n")
             remaining -= len(chunk)
     return count + line + 1
-
-
-def remove(part: Part) -> None:
-    """Delete the files of a part."""
-    for path in (part.tokens_path, part.lengths_path):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()

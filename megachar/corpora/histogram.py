@@ -1,18 +1,14 @@
-"""The histogram of a vocabulary, as a picture. matplotlib is imported where it is used: it takes a second."""
+"""The histogram of a vocabulary, as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from megachar.base import mpl
 from megachar.base.pictures import SERIES, PictureFormat, save, style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Int64 = npt.NDArray[np.int64]
+from megachar.data.vocabulary import Int64
 
 BARS_PER_ROW = 64
 MAX_BARS = 512  # a larger vocabulary is drawn by rank
@@ -65,16 +61,13 @@ def class_of(symbol: bytes) -> int:
     return 3 if 0x20 < byte[0] < 0x7F else 4
 
 
-def _draw_bars(counts: Int64, symbols: Sequence[bytes] | None) -> "Figure":
+def _draw_bars(counts: Int64, symbols: Sequence[bytes] | None) -> "mpl.figure.Figure":
     """A bar for each token, in rows; rows in which nothing occurs are left out."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     share = counts / counts.sum()
     firsts = [first for first in range(0, counts.size, BARS_PER_ROW) if counts[first : first + BARS_PER_ROW].any()]
     row = min(BARS_PER_ROW, counts.size)
     width, height = 1.1 + max(6.0, 0.206 * row), 1.0 + 2.0 * len(firsts)
-    figure = Figure(figsize=(width, height))
+    figure = mpl.figure.Figure(figsize=(width, height))
     panels = figure.subplots(len(firsts), 1, squeeze=False, sharey=True)
     # In inches from each edge. A layout that is computed draws everything twice, which takes seconds.
     figure.subplots_adjust(
@@ -101,18 +94,16 @@ def _draw_bars(counts: Int64, symbols: Sequence[bytes] | None) -> "Figure":
         axes.set_ylabel("share")
     if symbols is not None:
         present = sorted({classes[token] for token in np.flatnonzero(counts)})
-        handles = [Patch(color=SERIES[number], label=CLASSES[number]) for number in present]
+        handles = [mpl.patches.Patch(color=SERIES[number], label=CLASSES[number]) for number in present]
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
     return figure
 
 
-def _draw_ranks(counts: Int64, symbols: Sequence[bytes] | None) -> "Figure":
+def _draw_ranks(counts: Int64, symbols: Sequence[bytes] | None) -> "mpl.figure.Figure":
     """The commonest tokens by name, and all of them by rank: a straight line there is Zipf's law."""
-    from matplotlib.figure import Figure
-
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     share = counts[order] / counts.sum()
-    figure = Figure(figsize=(14, 8), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(14, 8), layout="constrained")
     top, all_ranks = figure.subplots(2, 1)
     shown = order[:LABELLED_RANKS]
     top.bar(np.arange(shown.size), share[: shown.size], color=SERIES[0], width=0.85)
@@ -134,8 +125,6 @@ def _draw_ranks(counts: Int64, symbols: Sequence[bytes] | None) -> "Figure":
 
 def _log_shares(axes: Any) -> None:
     """A logarithmic axis of shares, as plain numbers."""
-    from matplotlib.ticker import NullFormatter
-
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())

@@ -121,18 +121,17 @@ def _texts_of(path: Path, name: str = "") -> list[Input]:
 
 
 @contextmanager
-def open_text(text: Input, start: int = 0) -> Iterator[IO[bytes]]:
-    """Open a text for reading from byte `start` (of the unpacked text; 0 where it is packed).
-
-    Reading raises DataError where it is damaged or cut off.
-    """
-    with open_measured(text, start) as (file, _):
+def open_text(text: Input) -> Iterator[IO[bytes]]:
+    """Open a text for reading, which raises DataError where it is damaged or cut off."""
+    with open_measured(text, 0) as (file, _):
         yield file
 
 
 @contextmanager
-def open_measured(text: Input, start: int = 0) -> Iterator[tuple[IO[bytes], Callable[[], int] | None]]:
-    """As `open_text`, with what tells how many of `work_bytes` were read, where those are not bytes of the text."""
+def open_measured(text: Input, start: int) -> Iterator[tuple[IO[bytes], Callable[[], int] | None]]:
+    """As `open_text`, from byte `start` (0 where it is packed), with what tells how many of `work_bytes` were read,
+    where those are not bytes of the text.
+    """
     with ExitStack() as stack:
         if text.member is not None:
             file = stack.enter_context(open_member(text.path, text.member))

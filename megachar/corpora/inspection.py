@@ -4,8 +4,8 @@ Figures are those of a sample of stated size, so looking at a terabyte costs no 
 """
 
 import lzma
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from megachar.data.batches import evenly_spaced_starts
 from megachar.data.corpus import CARD_NAME, PREPARE, Corpus, SplitName
 from megachar.data.digests import Progress, hash_file
 from megachar.data.indexed_dataset import IndexedDataset, bin_path, idx_path
-from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.data.vocabulary import ByteVocabulary, Int64, Vocabulary
 
 DEFAULT_SAMPLE = 10_000_000
 MAX_SAMPLE = 100_000_000  # tokens, of which each takes up to 40 bytes of memory while they are counted
@@ -27,7 +27,8 @@ _PIECE = 1_000_000
 _LARGEST_CODE = 2**63 - 1
 XZ_PRESET = 6  # that of the command `xz`: a dictionary of 8 MiB
 
-Int64 = npt.NDArray[np.int64]
+Sample = Sequence[npt.NDArray[Any]]
+"""Pieces (t,) that are spread evenly over a split, in the order in which they lie there, or all of it."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,6 @@ def open_split(path: Path, split: str | None = None) -> OpenedSplit:
     return OpenedSplit(f"{shown(path)}, {name}", dataset, corpus.vocabulary, corpus, known)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Tokens from pieces that are spread evenly over a split, or all of it."""
-
-    pieces: tuple[npt.NDArray[Any], ...]
-    """Each (t,), in the order in which they lie in the split."""
-
-    @cached_property
-    def num_tokens(self) -> int:
-        """Tokens in all pieces."""
-        return sum(piece.size for piece in self.pieces)
-
-
 def take_sample(tokens: npt.NDArray[Any], max_tokens: int = DEFAULT_SAMPLE, piece_tokens: int = _PIECE) -> Sample:
     """All of `tokens` (n,), or about `max_tokens` of them in pieces of about `piece_tokens`.
 
@@ -90,22 +78,22 @@ def take_sample(tokens: npt.NDArray[Any], max_tokens: int = DEFAULT_SAMPLE, piec
     if not 1 <= max_tokens <= MAX_SAMPLE:
         raise ConfigError(f"a sample of {max_tokens:,} tokens is out of range: take 1 to {MAX_SAMPLE:,}")
     if tokens.size <= max_tokens:
-        pieces: tuple[npt.NDArray[Any], ...] = (np.array(tokens),)
+        pieces = [np.array(tokens)]
     else:
         count = -(-max_tokens // piece_tokens)
         size = max_tokens // count
         starts = evenly_spaced_starts(tokens.size, size, count)
-        pieces = tuple(np.array(tokens[start : start + size]) for start in starts)
+        pieces = [np.array(tokens[start : start + size]) for start in starts]
     for piece in pieces:
         if int(piece.min()) < 0:
             raise DataError(f"the dataset holds the negative token {int(piece.min())}: it is damaged, or no text")
-    return Sample(pieces)
+    return pieces
 
 
 def count_symbols(sample: Sample, num_symbols: int) -> Int64:
     """How often each token occurs in the sample: (v,), v the larger of `num_symbols` and the largest token + 1."""
     counts = np.zeros(num_symbols, dtype=np.int64)
-    for piece in sample.pieces:
+    for piece in sample:
         for first in range(0, piece.size, _PIECE):  # bincount widens its input to 8 bytes a token
             block = np.bincount(piece[first : first + _PIECE], minlength=counts.size)
             counts = np.pad(counts, (0, block.size - counts.size)) + block
@@ -128,13 +116,13 @@ def conditional_entropies(sample: Sample) -> tuple[Entropy | None, Entropy | Non
 
     All are counted at the same places, those that two more tokens follow.
     """
-    largest = max(int(piece.max()) for piece in sample.pieces)
-    length = max(piece.size for piece in sample.pieces)
+    largest = max(int(piece.max()) for piece in sample)
+    length = max(piece.size for piece in sample)
     # Runs of `depth` tokens as one number each, in base `base`.
     base, depth = largest + 1, 1
     while depth < min(3, length) and base ** (depth + 1) <= _LARGEST_CODE:
         depth += 1
-    codes = np.concatenate([_codes(piece, base, depth) for piece in sample.pieces])
+    codes = np.concatenate([_codes(piece, base, depth) for piece in sample])
     codes.sort()
     before, found = 0.0, []
     for order in range(depth):
@@ -197,10 +185,11 @@ def figures_of(opened: OpenedSplit, max_tokens: int = DEFAULT_SAMPLE, stage: Sta
     sample = take_sample(opened.dataset.tokens, max_tokens)
     size = 0 if opened.vocabulary is None else opened.vocabulary.size
     counts, entropies = count_symbols(sample, size), conditional_entropies(sample)
-    data = b"".join(opened.text_of(piece) or piece.tobytes() for piece in sample.pieces)
+    data = b"".join(opened.text_of(piece) or piece.tobytes() for piece in sample)
     with stage("Compressing with xz", len(data)) as progress:
         packed = xz_size(data, progress)
-    return Figures(sample.num_tokens, len(data), counts, entropies, 8 * packed / sample.num_tokens)
+    num_tokens = sum(piece.size for piece in sample)
+    return Figures(num_tokens, len(data), counts, entropies, 8 * packed / num_tokens)
 
 
 def verify_split(corpus: Corpus, name: SplitName, progress: Progress | None = None) -> None:

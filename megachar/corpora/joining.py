@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.corpora.encoding import EncodedBlock, Part, document_lengths
-from megachar.corpora.words import WordCounter
+from megachar.corpora.encoding import BLOCK_BYTES, EncodedBlock, Part, Tally, document_lengths
 from megachar.data.corpus import SplitCard
 from megachar.data.indexed_dataset import (
     DTYPES,
@@ -27,7 +26,6 @@ from megachar.data.indexed_dataset import (
 )
 from megachar.data.vocabulary import Int64
 
-PUMP_BYTES = 1 << 20
 NUM_BUFFERS = 4
 SYNC_BYTES = 64 << 20
 _INDEX_DOCUMENTS = 1 << 16
@@ -116,10 +114,9 @@ class SplitWriter:
         self.digest = Digest(hashing)
         self._sync = None if syncing is None else BackgroundSync(self._bin, syncing)
         self._source: int | None = None
-        self._open_tokens = 0
-        self._words = WordCounter()
-        self._num_documents = self._num_sequences = self._num_bytes = 0
-        self.num_tokens = self.num_skipped_lines = 0
+        self._open_tokens = self._num_documents = self._num_sequences = 0
+        self.tally = Tally()
+        """Of all that was added."""
 
     def begin_source(self, source: int) -> None:
         """What follows comes from source number `source`."""
@@ -135,35 +132,32 @@ class SplitWriter:
         self._bin.write(tokens.data)
         lengths, self._open_tokens = document_lengths(tokens.size, block.ends, self._open_tokens)
         self._add_lengths(lengths)
-        self._count(tokens.size, block.num_bytes, block.words, block.num_skipped_lines)
+        self._count(block.tally)
 
     def append_part(self, part: Part) -> None:
-        """Add a part that another process wrote."""
+        """Add a part that another process wrote, and delete its files."""
         self.begin_source(part.source)
         with part.tokens_path.open("rb", buffering=0) as file:
-            for buffer in pump(file, part.num_tokens * self.dtype.itemsize, str(part.tokens_path)):
+            for buffer in pump(file, part.tally.num_tokens * self.dtype.itemsize, str(part.tokens_path)):
                 buffer.hashed_by(self.digest)
                 self._bin.write(buffer.data)
         closed = 0
         with part.lengths_path.open("rb") as lengths_file:
-            while raw := lengths_file.read(8 * _INDEX_DOCUMENTS):
-                lengths = np.frombuffer(raw, dtype="<i8").astype(np.int64)
+            for lengths in _read_lengths(lengths_file):
                 closed += int(lengths.sum())
                 lengths[0] += self._open_tokens
                 self._open_tokens = 0
                 self._add_lengths(lengths)
-        self._open_tokens += part.num_tokens - closed
-        self._count(part.num_tokens, part.num_bytes, part.words, part.num_skipped_lines)
+        self._open_tokens += part.tally.num_tokens - closed
+        self._count(part.tally)
+        for path in (part.tokens_path, part.lengths_path):
+            path.unlink(missing_ok=True)
 
     def append_bytes(self, data: memoryview) -> None:
         """Add bytes that are tokens as they are, already given to `digest`; their words are added apart."""
         self._bin.write(data)
         self._open_tokens += len(data)
-        self._count(len(data), len(data), WordCounter(), 0)
-
-    def add_words(self, words: WordCounter) -> None:
-        """Add the words of the next bytes."""
-        self._words.join(words)
+        self._count(Tally(len(data), len(data)))
 
     def close(self) -> SplitCard:
         """End the dataset, which is then on the disk for good if that was wanted; DataError where it has no token."""
@@ -173,21 +167,21 @@ class SplitWriter:
             raise DataError(f"the split '{self._prefix.name}' got no text: {self._why_empty()}")
         if self._sync is not None:
             self._sync.wait()
-        _finish(self._bin, durable)
+        finish(self._bin, durable)
         self._write_index(durable)
         self.abandon()
         return SplitCard(
-            num_tokens=self.num_tokens,
+            num_tokens=self.tally.num_tokens,
             num_documents=self._num_documents,
-            num_bytes=self._num_bytes,
-            num_words=self._words.num_words,
+            num_bytes=self.tally.num_bytes,
+            num_words=self.tally.words.num_words,
             sha256=self.digest.hexdigest(),
         )
 
     def _why_empty(self) -> str:
-        if self.num_skipped_lines:
+        if self.tally.num_skipped_lines:
             return (
-                f"all of its lines are bad ({self.num_skipped_lines:,}); name the right --json-key, or leave out "
+                f"all of its lines are bad ({self.tally.num_skipped_lines:,}); name the right --json-key, or leave out "
                 "--skip-bad-lines to see what is wrong with the first"
             )
         return "its share holds no document; use a longer text or give it none of it (--split 100,0,0)"
@@ -198,24 +192,19 @@ class SplitWriter:
             with contextlib.suppress(OSError):
                 self._sync.wait()
         for file in (self._bin, self._lengths):
-            with contextlib.suppress(
-                OSError
-            ):  # of a full disk, where even closing writes; that error was raised before
+            with contextlib.suppress(OSError):  # of a full disk, where even closing writes: it was raised before
                 file.close()
         self._lengths_path.unlink(missing_ok=True)
 
-    def _count(self, num_tokens: int, num_bytes: int, words: WordCounter, num_skipped_lines: int) -> None:
-        self.num_tokens += num_tokens
+    def _count(self, tally: Tally) -> None:
+        self.tally.join(tally)
         if self._sync is not None:
-            self._sync.wrote(num_tokens * self.dtype.itemsize)
-        self._num_bytes += num_bytes
-        self._words.join(words)
-        self.num_skipped_lines += num_skipped_lines
+            self._sync.wrote(tally.num_tokens * self.dtype.itemsize)
 
     def _end_document(self) -> None:
         self._add_lengths(np.array([self._open_tokens], dtype=np.int64))
         self._open_tokens = 0
-        self._words.end_document()
+        self.tally.words.end_document()
 
     def _add_lengths(self, lengths: Int64) -> None:
         """Note documents of these lengths (documents,); one without tokens leaves no trace, as in Megatron."""
@@ -231,8 +220,7 @@ class SplitWriter:
     def _documents(self) -> Iterator[Int64]:
         self._lengths.flush()
         self._lengths.seek(0)
-        while raw := self._lengths.read(8 * _INDEX_DOCUMENTS):
-            yield np.frombuffer(raw, dtype="<i8").astype(np.int64)
+        return _read_lengths(self._lengths)
 
     def _sequences(self) -> Iterator[Int64]:
         """Lengths of all sequences: of a document all full ones, then its rest."""
@@ -258,7 +246,7 @@ class SplitWriter:
                 boundaries = end + np.cumsum(self._sequences_of(lengths))
                 file.write(boundaries.astype("<i8", copy=False).data)
                 end = int(boundaries[-1])
-            _finish(file, durable)
+            finish(file, durable)
 
 
 class Buffer:
@@ -287,7 +275,7 @@ class Buffer:
         self.used_by(digest.update(self.data))
 
 
-def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = PUMP_BYTES) -> Iterator[Buffer]:
+def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Buffer]:
     """The next `num_bytes` of an unbuffered file, block by block in buffers that are used again."""
     buffers = [Buffer(block_bytes) for _ in range(NUM_BUFFERS)]
     remaining, number = num_bytes, 0
@@ -301,7 +289,14 @@ def pump(file: IO[bytes], num_bytes: int, name: str, block_bytes: int = PUMP_BYT
         yield buffer
 
 
-def _finish(file: IO[bytes], durable: bool) -> None:
+def _read_lengths(file: IO[bytes]) -> Iterator[Int64]:
+    """Lengths of documents from a file of them, in blocks (documents of the block,)."""
+    while raw := file.read(8 * _INDEX_DOCUMENTS):
+        yield np.frombuffer(raw, dtype="<i8").astype(np.int64)
+
+
+def finish(file: IO[bytes], durable: bool) -> None:
+    """Close a file that is written; with `durable`, once it is on the disk."""
     file.flush()
     if durable:
         os.fsync(file.fileno())

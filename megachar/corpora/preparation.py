@@ -1,34 +1,25 @@
 """Turn text into a prepared corpus (`megachar.data.corpus`), in a stream: memory does not grow with the corpus.
 
-The text is cut into units of work, in an order that depends on the inputs alone (`preprocessing.plan`); whoever encodes
+The text is cut into units of work, in an order that depends on the inputs alone (`corpora.plan`); whoever encodes
 a unit, its tokens are joined in that order, so any number of workers writes the same bytes.
 """
 
 import errno
 import os
+import pickle
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megachar.base.errors import DataError
 from megachar.base.files import fsync_path
 from megachar.corpora.copying import copy_text
-from megachar.corpora.encoding import (
-    BLOCK_BYTES,
-    Documents,
-    Part,
-    Recipe,
-    encode_unit,
-    pickled,
-    remove,
-    write_parts,
-)
-from megachar.corpora.joining import Digest, SplitWriter
+from megachar.corpora.encoding import BLOCK_BYTES, Documents, Recipe, encode_unit, write_parts
+from megachar.corpora.joining import Digest, SplitWriter, finish
 from megachar.corpora.plan import (
     DEFAULT_SPLIT,
     UNIT_BYTES,
@@ -40,15 +31,8 @@ from megachar.corpora.plan import (
     units_of,
 )
 from megachar.corpora.workers import hash_source, in_order, local_processes, tell_to_stop
-from megachar.data.corpus import (
-    CARD_NAME,
-    FORMAT_VERSION,
-    SPLIT_NAMES,
-    CorpusCard,
-    SourceCard,
-    SplitCard,
-    SplitName,
-)
+from megachar.data.corpus import CARD_NAME, FORMAT_VERSION, SPLIT_NAMES, CorpusCard, SourceCard, SplitCard, SplitName
+from megachar.data.digests import Progress
 from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import MODEL_NAME
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
@@ -56,11 +40,9 @@ from megachar.data.vocabulary_card import VocabularyCard
 
 __all__ = [
     "DEFAULT_SPLIT", "Progress", "SourceFile", "check_output", "cut_by_position", "one_file_per_split", "parse_split",
-    "prepare_corpus", "whole_folder",
+    "prepare_corpus", "whole_folder", "write_card",
 ]  # fmt: skip
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call, of those that `plan.total_bytes` counts."""
 Writers = Mapping[SplitName, SplitWriter]
 
 
@@ -75,7 +57,7 @@ def prepare_corpus(
     overwrite: bool = False,
     num_workers: int = 1,
     ranks: tuple[Executor, int] | None = None,
-    chunk_bytes: int | None = None,
+    chunk_bytes: int = BLOCK_BYTES,
     unit_bytes: int = UNIT_BYTES,
     durable: bool = True,
     progress: Progress | None = None,
@@ -85,7 +67,7 @@ def prepare_corpus(
     `documents` says what one document is: a whole text (as far as it lies in one split), a line with its line end, or
     the text under `json_key` of a line of JSON. Lines belong to the split in which they begin. Work is done in this
     process, by `num_workers` processes, or by the executor and number of workers in `ranks`. `durable` waits until the
-    data are on the disk.
+    data are on the disk. `progress` hears of the bytes that `plan.total_bytes` counts.
 
     The folder is built under a temporary name beside `output` and renamed when it is whole, so an interruption leaves
     neither half a corpus nor, with `overwrite`, a damaged old one. DataError where `output` exists (and not
@@ -94,7 +76,7 @@ def prepare_corpus(
     """
     output = Path(output).resolve()  # through a symbolic link: what is replaced is the folder, not the link
     check_output(sources, output, overwrite)
-    recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes or BLOCK_BYTES)
+    recipe = Recipe(vocabulary, documents, json_key, skip_bad_lines, chunk_bytes)
     report = progress or (lambda num_bytes: None)
     wanted = {split for source in sources for split, _ in source.pieces}
     with ExitStack() as stack:
@@ -121,10 +103,9 @@ def prepare_corpus(
             if source.text.is_plain and source.path.stat().st_size != source.num_bytes:
                 raise DataError(f"{source.text} changed while it was read: try again once it is complete")
         splits = {split: writer.close() for split, writer in writers.items()}
-        num_skipped = sum(writer.num_skipped_lines for writer in writers.values())
+        num_skipped = sum(writer.tally.num_skipped_lines for writer in writers.values())
         card = _card(sources, hashes, recipe, splits, num_skipped)
-        for file_name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
-            _write(folder / file_name, content, durable)
+        write_card(folder, card, vocabulary, durable)
     return card
 
 
@@ -136,7 +117,7 @@ def _is_copy(sources: Sequence[SourceFile], recipe: Recipe) -> bool:
 
 def _copy(
     sources: Sequence[SourceFile], writers: Writers, hashing: ThreadPoolExecutor, counting: ThreadPoolExecutor,
-    report: Progress, block_bytes: int | None,
+    report: Progress, block_bytes: int,
 ) -> dict[Path, str]:  # fmt: skip
     """Copy plain texts to their splits; the sha256 of each source file."""
     return {
@@ -164,7 +145,7 @@ def _encode_here(
             if digest is not None:
                 digest.update(block.read)
             writers[unit.segments[block.segment].split].append(unit.source, block)
-            report(block.num_done)
+            report(block.tally.num_done)
     return {
         path: digests[path].hexdigest() if path in digests else hashed_apart[path].result()
         for path in dict.fromkeys(source.path for source in sources)
@@ -177,15 +158,15 @@ def _encode_elsewhere(
 ) -> dict[Path, str]:  # fmt: skip
     """Let other processes encode the units, and join what they write; the sha256 of each source file."""
     executor, num_workers = ranks
-    shared = pickled(recipe)
+    shared = pickle.dumps(recipe)
     paths = list(dict.fromkeys(source.path for source in sources))
     first_units = {path: next(n for n, unit in enumerate(units) if unit.text.path == path) for path in paths}
 
-    def tasks() -> Iterator[Callable[[Executor], "Future[Any]"]]:
+    def tasks() -> Iterator[tuple[Any, ...]]:
         for number, unit in enumerate(units):
             if first_units[unit.text.path] == number:
-                yield lambda pool, path=unit.text.path: pool.submit(hash_source, path, folder)  # type: ignore[misc]
-            yield partial(_submit, number, unit, shared, folder)
+                yield hash_source, unit.text.path, folder
+            yield write_parts, number, unit, shared, folder
 
     digests = []
     with closing(in_order(executor, num_workers, tasks(), folder)) as results:
@@ -195,13 +176,8 @@ def _encode_elsewhere(
                 continue
             for part in result:
                 writers[part.split].append_part(part)
-                remove(part)
-                report(part.num_done)
+                report(part.tally.num_done)
     return dict(zip(paths, digests, strict=True))
-
-
-def _submit(number: int, unit: Unit, recipe: bytes, folder: Path, executor: Executor) -> "Future[list[Part]]":
-    return executor.submit(write_parts, number, unit, recipe, folder)
 
 
 def _card(
@@ -223,12 +199,12 @@ def _card(
     )
 
 
-def _write(path: Path, content: bytes, durable: bool) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+def write_card(folder: Path, card: CorpusCard, vocabulary: Vocabulary, durable: bool) -> None:
+    """Write the card of a corpus into its folder, and the files of its vocabulary; with `durable`, down to the disk."""
+    for name, content in {**vocabulary.files(), CARD_NAME: card.to_json().encode()}.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            finish(file, durable)
 
 
 @contextmanager

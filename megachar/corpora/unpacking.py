@@ -116,15 +116,12 @@ class UnpackedStreams(io.RawIOBase):
 
     def _skip_zeros(self) -> int:
         count = 0
-        while True:
-            rest = self._waiting.lstrip(b"\0")
-            count += len(self._waiting) - len(rest)
-            self._waiting = rest
-            if rest:
-                return count
-            self._waiting = self._packed.read(PACKED_BYTES)
-            if not self._waiting:
-                return count
+        while data := self._next_packed():
+            self._waiting = data.lstrip(b"\0")
+            count += len(data) - len(self._waiting)
+            if self._waiting:
+                break
+        return count
 
     def _next_packed(self) -> bytes:
         data, self._waiting = self._waiting or self._packed.read(PACKED_BYTES), b""

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -53,9 +53,9 @@ def mpi_ranks() -> Iterator[tuple[Executor | None, int]]:
 
 
 def in_order(
-    executor: Executor, num_workers: int, tasks: Iterable[Callable[[Executor], "Future[Any]"]], folder: Path
+    executor: Executor, num_workers: int, tasks: Iterable[tuple[Any, ...]], folder: Path
 ) -> Generator[Any, None, None]:
-    """The results of `tasks`, in their order; each is called with the executor to submit itself.
+    """The results of `tasks`, each a function and its arguments, in their order.
 
     Only some run ahead of the one that is waited for, so that their files do not pile up. When anything fails here or
     there, the file `folder`/stop tells the others to give up; DataError where a worker died.
@@ -64,7 +64,7 @@ def in_order(
     try:
         for task in tasks:
             with _interrupts_kept_from_children():
-                pending.append(task(executor))
+                pending.append(executor.submit(*task))
             if len(pending) > 2 * num_workers:
                 yield pending[0].result()
                 pending.popleft()

@@ -65,7 +65,7 @@ class CharacterVocabulary:
             try:
                 counts += np.bincount(_code_points(_decoded(text)), minlength=NUM_CODE_POINTS)
             except EncodingError as error:
-                raise DataError(f"{place(error.position)}: {error.problem}; {error.mend}") from None
+                raise error.at(place(error.position)) from None
         found = np.flatnonzero(counts)
         if not found.size:
             raise DataError("there is no text to learn characters from: give a longer text")

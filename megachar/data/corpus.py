@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -148,16 +148,14 @@ class Corpus:
 
     def _open_split(self, name: SplitName) -> IndexedDataset:
         dataset, card = IndexedDataset(self.folder / name), self.card.splits[name]
-        found: dict[str, Any] = {
-            "dtype": dataset.dtype.name,
-            "tokens": dataset.num_tokens,
-            "documents": dataset.num_documents,
-        }
-        wanted = {"dtype": np.dtype(self.card.dtype).name, "tokens": card.num_tokens, "documents": card.num_documents}
-        for what, value in wanted.items():
-            if found[what] != value:
+        for what, found, wanted in (
+            ("dtype", dataset.dtype.name, np.dtype(self.card.dtype).name),
+            ("tokens", dataset.num_tokens, card.num_tokens),
+            ("documents", dataset.num_documents, card.num_documents),
+        ):
+            if found != wanted:
                 raise DataError(
-                    f"{dataset.prefix} does not fit {CARD_NAME}: {what} {found[what]} on disk, {value} in the card; "
+                    f"{dataset.prefix} does not fit {CARD_NAME}: {what} {found} on disk, {wanted} in the card; "
                     f"copy the whole folder again or prepare it again: {PREPARE} {self.folder} --overwrite"
                 )
         return dataset

@@ -6,22 +6,16 @@ boundaries in sequence numbers, the first 0 and the last N. There is no checksum
 compare sizes.
 """
 
-import os
-import secrets
 import struct
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.base.files import fsync_path
-from megachar.data.watch import FileWatch
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -56,128 +50,6 @@ def dtype_code(dtype: npt.DTypeLike) -> int:
     raise DataError(f"a .bin/.idx dataset cannot hold tokens of type {wanted.name}: use one of {known}")
 
 
-class IndexedDatasetWriter:
-    """Writes the dataset `prefix`.bin and `prefix`.idx, document by document, in chunks of any size.
-
-    Everything goes to temporary names in the same folder; `close` (or leaving a `with` block without an exception) puts
-    both files in place at once. On an exception, or `discard`, the temporaries are removed and an older dataset of the
-    same name stays as it was. Memory: 4 bytes a sequence and 8 bytes a document.
-    """
-
-    def __init__(self, prefix: Path, dtype: npt.DTypeLike, max_sequence_tokens: int = MAX_SEQUENCE_TOKENS) -> None:
-        """Start a dataset of `dtype` tokens; a document over `max_sequence_tokens` becomes several sequences."""
-        assert 1 <= max_sequence_tokens <= MAX_SEQUENCE_TOKENS
-        self.prefix = Path(prefix)
-        self._code = dtype_code(dtype)
-        self.dtype = np.dtype(DTYPES[self._code])
-        self._max_sequence_tokens = max_sequence_tokens
-        self._lengths = array("i")
-        self._boundaries = array("q", [0])
-        self._open_tokens = 0  # tokens of the sequence that is still growing
-        unique = f".{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        self._bin_temporary = self.prefix.with_name(f".{self.prefix.name}.bin{unique}")
-        self._idx_temporary = self.prefix.with_name(f".{self.prefix.name}.idx{unique}")
-        if not self.prefix.parent.is_dir():
-            raise DataError(f"cannot write the dataset {self.prefix}: the folder {self.prefix.parent} does not exist")
-        self._bin = self._bin_temporary.open("wb")
-
-    @property
-    def num_documents(self) -> int:
-        """Documents ended so far."""
-        return len(self._boundaries) - 1
-
-    def append(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
-        """Add `tokens` (t,) to the current document; DataError where one does not fit the dtype."""
-        assert not self._bin.closed, "append after close"
-        chunk = self._converted(tokens)
-        self._bin.write(chunk.data)
-        remaining = chunk.size
-        while remaining:
-            taken = min(remaining, self._max_sequence_tokens - self._open_tokens)
-            self._open_tokens += taken
-            remaining -= taken
-            if self._open_tokens == self._max_sequence_tokens:
-                self._end_sequence()
-
-    def end_document(self) -> None:
-        """End the current document. One without tokens leaves no trace, as in Megatron's own preprocessing."""
-        self._end_sequence()
-        if len(self._lengths) > self._boundaries[-1]:
-            self._boundaries.append(len(self._lengths))
-
-    def close(self) -> None:
-        """End the last document and put the dataset in place; DataError where no token was written."""
-        if self._bin.closed:
-            return
-        try:
-            self.end_document()
-            if not self._lengths:
-                raise DataError(f"no token was written to the dataset {self.prefix}: an empty one cannot be read back")
-            self._bin.flush()
-            os.fsync(self._bin.fileno())
-            self._bin.close()
-            self._write_index()
-            # A crash between the renames must not leave new tokens under an old index, hence the old index goes first.
-            idx_path(self.prefix).unlink(missing_ok=True)
-            self._bin_temporary.replace(bin_path(self.prefix))
-            self._idx_temporary.replace(idx_path(self.prefix))
-            fsync_path(self.prefix.parent)
-        except BaseException:
-            self.discard()
-            raise
-
-    def discard(self) -> None:
-        """Give up: remove what was written and leave an older dataset of the same name alone."""
-        self._bin.close()
-        self._bin_temporary.unlink(missing_ok=True)
-        self._idx_temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> "IndexedDatasetWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
-
-    def _converted(self, tokens: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """`tokens` as a contiguous array of the dataset's dtype; never wraps a token round silently."""
-        chunk = np.asarray(tokens)
-        assert chunk.ndim == 1, f"tokens of shape {chunk.shape} instead of (t,)"
-        if chunk.size and not np.can_cast(chunk.dtype, self.dtype):
-            integers = np.issubdtype(chunk.dtype, np.integer) and np.issubdtype(self.dtype, np.integer)
-            if not integers:
-                raise DataError(f"tokens of type {chunk.dtype} do not fit the {self.dtype.name} dataset {self.prefix}")
-            low, high, limits = int(chunk.min()), int(chunk.max()), np.iinfo(self.dtype)
-            if low < limits.min or high > limits.max:
-                raise DataError(
-                    f"tokens from {low} to {high} do not fit the {self.dtype.name} dataset {self.prefix} "
-                    f"({limits.min} to {limits.max}): write it with a wider dtype"
-                )
-        return np.ascontiguousarray(chunk, dtype=self.dtype)
-
-    def _end_sequence(self) -> None:
-        if self._open_tokens:
-            self._lengths.append(self._open_tokens)
-            self._open_tokens = 0
-
-    def _write_index(self) -> None:
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        offsets = np.zeros(lengths.size, dtype="<i8")
-        np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-        offsets *= self.dtype.itemsize
-        with self._idx_temporary.open("wb") as file:
-            file.write(HEADER.pack(MAGIC, VERSION, self._code, lengths.size, len(self._boundaries)))
-            file.write(lengths.astype("<i4", copy=False).data)
-            file.write(offsets.data)
-            file.write(np.frombuffer(self._boundaries, dtype=np.int64).astype("<i8", copy=False).data)
-            file.flush()
-            os.fsync(file.fileno())
-
-
 class IndexedDataset:
     """A dataset on disk, memory-mapped: opening costs the same for any size, and reads only what is asked for.
 
@@ -190,7 +62,7 @@ class IndexedDataset:
         self.prefix = Path(prefix)
         self._bin_path, self._idx_path = bin_path(self.prefix), idx_path(self.prefix)
         self._check_both_exist()
-        self._watch = FileWatch((self._bin_path, self._idx_path))
+        self._opened = {path: _identity(path) for path in (self._bin_path, self._idx_path)}
         self._code, self.num_sequences, num_boundaries = self._read_header()
         self.dtype = np.dtype(DTYPES[self._code])
         """Type of a token, little-endian."""
@@ -244,8 +116,14 @@ class IndexedDataset:
         self._index_is_sound = True
 
     def check_unchanged(self) -> None:
-        """`DataError` where a file was replaced, written to or removed since it was opened."""
-        self._watch.check()
+        """`DataError` where a file was replaced, written to or removed since it was opened; maps give no sign of it."""
+        for path, opened in self._opened.items():
+            if _identity(path) != opened:
+                raise DataError(
+                    f"{path} is no longer the file that was opened: it was replaced, written to or removed. Put it "
+                    f"back, see that it is right (megachar corpus inspect {path.parent} --verify), and continue with "
+                    f"--resume"
+                )
 
     def document_bounds(self, positions: Int64) -> tuple[Int64, Int64]:
         """Of the documents that hold the tokens at `positions` (b,): first token and the one after the last, (b,) each.
@@ -371,6 +249,15 @@ class IndexedDataset:
                 f"but the one before it ends at byte {starts[at]:,}. megachar reads datasets whose sequences are "
                 "contiguous in the .bin: write the dataset again, in order and without gaps"
             )
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when the file is replaced or written to; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _last_at_most(increasing: Int64, values: Int64) -> Int64:

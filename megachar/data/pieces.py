@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from megachar.base.errors import DataError
-from megachar.data.characters import PlacedText, invalid_utf8
+from megachar.data.characters import NUM_BYTES, PlacedText, invalid_utf8
 from megachar.data.vocabulary import Cut, Int64, Unit, checked_tokens, token_dtype
 
 MODEL_NAME = "vocabulary.model"
 MOST_MODEL_BYTES: Final = 1 << 28
-NUM_BYTES = 256
 SPACE = "\u2581"  # what SentencePiece writes for a space
 ModelType = Literal["unigram", "bpe", "char"]
 
@@ -197,7 +196,7 @@ def _sentences(texts: Iterable[PlacedText]) -> Iterable[str]:
             lines = text.decode().split("\n")
         except UnicodeDecodeError as error:
             wrong = invalid_utf8(text, error)
-            raise DataError(f"{place(wrong.position)}: {wrong.problem}; {wrong.mend}") from None
+            raise wrong.at(place(wrong.position)) from None
         for line in lines:
             yield from _short_sentences(line)
 

@@ -159,10 +159,6 @@ class WindowSampler:
             return random_positions(make_key(self.seed), windows, self.num_starts)
         return epoch_positions(self.seed, windows, self.windows_per_epoch, self._num_offsets, self.context)
 
-    def starts(self, step: int, micro_batch: int, micro_batch_size: int, num_micro_batches: int) -> Int64:
-        """Start positions (micro_batch_size,) of the windows of a micro-batch; see `window_numbers`."""
-        return self.window_starts(window_numbers(step, micro_batch, micro_batch_size, num_micro_batches))
-
 
 def check_seed_and_order(seed: int, order: str) -> None:
     """ConfigError for an unknown order or a seed outside [0, 2^64)."""

@@ -8,18 +8,13 @@ import numpy.typing as npt
 
 from megachar.base.errors import DataError
 from megachar.data.characters import PlacedText
-from megachar.data.vocabulary import Cut, EncodingError, Int64, Unit, checked_tokens
-
-NUM_VALUES = 256
+from megachar.data.vocabulary import ByteVocabulary, EncodingError, checked_tokens
 
 
-class UsedBytesVocabulary:
+class UsedBytesVocabulary(ByteVocabulary):
     """Some of the 256 byte values: token = place among them. A token is a byte, so bits per token are bits per byte."""
 
     name = "used-bytes"
-    unit: Unit = "character"
-    dtype = np.dtype(np.uint8)
-    cut = Cut.ANYWHERE
 
     def __init__(self, values: bytes) -> None:
         """`values` must be different."""
@@ -27,13 +22,13 @@ class UsedBytesVocabulary:
             raise DataError(f"a vocabulary of bytes needs one or more different values, not {values[:40]!r}")
         self.values, self.size = values, len(values)
         self._values = np.frombuffer(values, dtype=np.uint8)
-        self._tokens = np.full(NUM_VALUES, -1, dtype=np.int16)
+        self._tokens = np.full(ByteVocabulary.size, -1, dtype=np.int16)
         self._tokens[self._values] = np.arange(self.size)
 
     @classmethod
     def learn(cls, texts: Iterable[PlacedText]) -> "UsedBytesVocabulary":
         """The values that occur in `texts`, in their order as numbers; DataError where there is no text."""
-        occurs = np.zeros(NUM_VALUES, dtype=bool)
+        occurs = np.zeros(ByteVocabulary.size, dtype=bool)
         for text, _ in texts:
             occurs[np.frombuffer(text, dtype=np.uint8)] = True
         if not occurs.any():
@@ -52,10 +47,6 @@ class UsedBytesVocabulary:
             )
         return tokens.astype(np.uint8)
 
-    def encode_documents(self, text: bytes, ends: Int64) -> tuple[npt.NDArray[np.uint8], Int64]:
-        """The tokens of `text`, and the same ends: a token is a byte."""
-        return self.encode(text), ends
-
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> bytes:
         """The bytes of `tokens` (t,); DataError on one outside the vocabulary."""
         return self._values[checked_tokens(tokens, self.name, self.size)].tobytes()
@@ -63,7 +54,3 @@ class UsedBytesVocabulary:
     def card(self) -> dict[str, Any]:
         """The name, the size, and the values in the order of their tokens, as the characters of their numbers."""
         return {"name": self.name, "size": self.size, "symbols": self.values.decode("latin-1")}
-
-    def files(self) -> dict[str, bytes]:
-        """None: the values are in the card."""
-        return {}

@@ -39,6 +39,10 @@ class EncodingError(DataError):
         self.mend = mend
         """What to do about it where a corpus is prepared."""
 
+    def at(self, place: str) -> DataError:
+        """The error of a text that lies in a file, as it is told to people: with the place of the byte there."""
+        return DataError(f"{place}: {self.problem}; {self.mend}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.position, self.problem, self.mend)
 
@@ -49,25 +53,16 @@ class Vocabulary(Protocol):
     Encoding then decoding gives the bytes that were encoded, always; what cannot be so is refused.
     """
 
-    @property
-    def name(self) -> str:
-        """The name in a corpus card."""
-
-    @property
-    def unit(self) -> Unit:
-        """What one token is called: a character (or a byte taken for one), or where it may be more or less, a token."""
-
-    @property
-    def size(self) -> int:
-        """Number of tokens v; every token is in [0, v)."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The integer type of encoded text, also on disk."""
-
-    @property
-    def cut(self) -> Cut:
-        """Where a text may be cut so that the parts' tokens, joined, are the whole's."""
+    name: str
+    """The name in a corpus card."""
+    unit: Unit
+    """What one token is called: a character (or a byte taken for one), or where it may be more or less, a token."""
+    size: int
+    """Number of tokens v; every token is in [0, v)."""
+    dtype: np.dtype[Any]
+    """The integer type of encoded text, also on disk."""
+    cut: Cut
+    """Where a text may be cut so that the parts' tokens, joined, are the whole's."""
 
     def encode(self, text: bytes) -> npt.NDArray[Any]:
         """Tokens (t,) of `text`, of type `dtype`; EncodingError where it cannot be written with them."""
@@ -125,7 +120,7 @@ class ByteVocabulary:
         return np.frombuffer(text, dtype=np.uint8)
 
     def encode_documents(self, text: bytes, ends: Int64) -> tuple[npt.NDArray[np.uint8], Int64]:
-        """The bytes of `text`, and the same ends: a token is a byte."""
+        """The tokens of `text`, and the same ends: a token is a byte."""
         return self.encode(text), ends
 
     def decode(self, tokens: Sequence[int] | npt.NDArray[Any]) -> bytes:

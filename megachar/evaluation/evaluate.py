@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from megachar.evaluation.dynamic import MeanSquares, collect_mean_squares, dynam
 from megachar.evaluation.progress import Progress
 from megachar.evaluation.result import DynamicEvaluation, Evaluation
 from megachar.evaluation.scoring import make_scorer
-from megachar.evaluation.segments import Reading, part_bounds, reading_of
+from megachar.evaluation.segments import Reading, part_bounds
 from megachar.evaluation.settings import DynamicSettings, EvaluationSettings
 from megachar.evaluation.windows import WindowPlan
 from megachar.evaluation.workers import score_in_processes
@@ -59,10 +59,7 @@ def evaluate(
     settings.check(context)
     plan = settings.plan(text.size, context)
     settings = settings.used_for(plan)
-    started = time.monotonic()
-    with closing(_batches(model, text, plan, settings)) as batches:  # ends the processes, whatever happens here
-        nats = math.fsum(_all_nats(model.config.vocabulary_size, batches, progress or _silent))
-    seconds = max(time.monotonic() - started, 1e-9)
+    nats, seconds = _timed_sum(model.config.vocabulary_size, _batches(model, text, plan, settings), progress)
     if not math.isfinite(nats):
         raise CheckpointError(
             f"the model's loss at step {step} is {nats}: its weights or outputs are not finite numbers, training has "
@@ -108,11 +105,9 @@ def evaluate_dynamically(
     settings.check()
     text = tokens[:max_characters]
     settings = replace(settings, streams=part_bounds(text.size, settings.segment_length, settings.streams).size - 1)
-    reading = _reading(model.to(choose_device(device)), settings)
-    started = time.monotonic()
-    with closing(dynamic_nats(model, reading, text, settings, mean_squares)) as segments:
-        nats = math.fsum(_all_nats(model.config.vocabulary_size, segments, progress or _silent))
-    seconds = max(time.monotonic() - started, 1e-9)
+    reading = _reading(model, device, settings)
+    segments = dynamic_nats(model, reading, text, settings, mean_squares)
+    nats, seconds = _timed_sum(model.config.vocabulary_size, segments, progress)
     return DynamicEvaluation(text.size, nats, seconds, settings, model.config.context_limit)
 
 
@@ -124,21 +119,38 @@ def training_mean_squares(
     progress: Progress | None = None,
 ) -> MeanSquares:
     """Mean squared gradients for rule `rms`, from the first characters of training text (N,), N at least 2."""
-    reading = _reading(model.to(choose_device(device)), settings)
+    reading = _reading(model, device, settings)
     return collect_mean_squares(model, reading, tokens[: settings.statistics], progress)
 
 
-def _reading(model: Model, settings: DynamicSettings) -> Reading[Any]:
-    return reading_of(model, next(model.parameters()).device, settings.segment_length, settings.streams)
+def _reading(model: Model, device: str, settings: DynamicSettings) -> Reading[Any]:
+    """How a model, which is moved to the device, reads a text."""
+    place = next(model.to(choose_device(device)).parameters()).device
+    scorer = model.config.part("scorer")
+    reading: Reading[Any] = scorer.reading(model, place, settings.segment_length, settings.streams)
+    return reading
 
 
-def _all_nats(vocabulary_size: int, batches: Iterable[npt.NDArray[np.float64]], progress: Progress) -> Iterator[float]:
-    """Nats of every character. The first has nothing before it: uniform, ln v."""
-    yield math.log(vocabulary_size)
-    progress(1)
-    for nats in batches:
-        yield from nats.tolist()
-        progress(nats.size)
+def _timed_sum(
+    vocabulary_size: int, batches: Generator[npt.NDArray[np.float64], None, None], progress: Progress | None
+) -> tuple[float, float]:
+    """The sum of the nats of every character, and the seconds it took; the batches are closed, whatever happens.
+
+    The first character has nothing before it: uniform, ln v.
+    """
+    report = progress or (lambda num_characters: None)
+
+    def all_nats() -> Iterator[float]:
+        yield math.log(vocabulary_size)
+        report(1)
+        for nats in batches:
+            yield from nats.tolist()
+            report(nats.size)
+
+    started = time.monotonic()
+    with closing(batches):
+        total = math.fsum(all_nats())
+    return total, max(time.monotonic() - started, 1e-9)
 
 
 def _batches(
@@ -146,12 +158,8 @@ def _batches(
 ) -> Generator[npt.NDArray[np.float64], None, None]:
     """Nats of the scored characters (p,) of batch after batch."""
     device = choose_device(settings.device)
-    if settings.num_processes > 1:
+    if settings.processes > 1:
         yield from score_in_processes(model, text, plan, settings, device)
         return
     for _, nats in make_scorer(model, device, settings.precision).nats_of_all(text, plan, settings.side_by_side):
         yield nats
-
-
-def _silent(num_characters: int) -> None:
-    pass

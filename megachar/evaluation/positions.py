@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megachar.base import mpl
 from megachar.base.pictures import SERIES, PictureFormat, save, style
 from megachar.base.units import NATS_PER_BIT
 from megachar.evaluation.result import replace_file
@@ -158,11 +159,9 @@ def plot(
         unit: what a position is counted in.
         picture_format: of the file.
     """
-    from matplotlib.figure import Figure
-
     centers = np.array([math.sqrt(entry.first * entry.last) for entry in bins])
     bits, errors = (np.array([getattr(entry, name) for entry in bins]) for name in ("bits", "standard_error"))
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.errorbar(centers, bits, 2 * errors, color=SERIES[0], fmt="o-", markersize=3, linewidth=1.2, elinewidth=1)
     axes.set_xscale("log", base=2)

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megachar.families.model import Model
-
 Carry = TypeVar("Carry")
 Int64 = npt.NDArray[np.int64]
 UNSCORED = -1
@@ -44,12 +42,6 @@ class Reading(Generic[Carry]):
     """Of a text (N,), N at least 2, in its order."""
     begin: Callable[[npt.NDArray[Any]], Carry]
     """What is carried on to the first segment of a text."""
-
-
-def reading_of(model: Model, device: torch.device, segment_length: int, streams: int) -> Reading[Any]:
-    """How a model on a device reads a text in segments of so many characters, and in so many parts side by side."""
-    reading: Reading[Any] = model.config.part("scorer").reading(model, device, segment_length, streams)
-    return reading
 
 
 def part_bounds(num_characters: int, segment_length: int, streams: int) -> Int64:

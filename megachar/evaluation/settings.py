@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from megachar.base.errors import ConfigError
-from megachar.evaluation.windows import STREAMS, WARM_UP, WindowPlan, check_streams, check_stride, stream_plan
+from megachar.evaluation.windows import (
+    STREAMS,
+    WARM_UP,
+    WindowPlan,
+    check_batch_size,
+    check_streams,
+    check_stride,
+    stream_plan,
+)
 
 Rule = Literal["sgd", "rms"]
 PRECISIONS = ("fp32", "bf16")
@@ -18,6 +26,8 @@ class EvaluationSettings:
 
     precision: str
     device: str
+    processes: int = 1
+    """That share the batches."""
     carries: ClassVar[bool]
     """Whether the model carries a state on, and so has no bound on its context."""
 
@@ -41,11 +51,6 @@ class EvaluationSettings:
     def side_by_side(self) -> int:
         """Windows in one forward pass."""
         raise NotImplementedError
-
-    @property
-    def num_processes(self) -> int:
-        """Processes that share the batches."""
-        return 1
 
     def rows(self, context: int | None) -> int:
         """Characters that a layer of the model computes at once."""
@@ -87,8 +92,7 @@ class WindowSettings(EvaluationSettings):
         super().check(context)
         assert context is not None
         check_stride(self.stride, context)
-        if self.batch_size < 1:
-            raise ConfigError(f"batch size = {self.batch_size}: a batch needs a window; set 1 or more, such as 32")
+        check_batch_size(self.batch_size)
         if self.processes < 1:
             raise ConfigError(f"processes = {self.processes}: nothing would compute; set 1 or more")
 
@@ -101,11 +105,6 @@ class WindowSettings(EvaluationSettings):
     def side_by_side(self) -> int:
         """See `EvaluationSettings`."""
         return self.batch_size
-
-    @property
-    def num_processes(self) -> int:
-        """See `EvaluationSettings`."""
-        return self.processes
 
     def protocol(self, context: int | None) -> str:
         """See `EvaluationSettings`."""

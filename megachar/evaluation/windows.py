@@ -100,6 +100,12 @@ def check_stride(stride: int, context: int) -> None:
         )
 
 
+def check_batch_size(batch_size: int) -> None:
+    """ConfigError unless a batch has a window."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size = {batch_size}: a batch needs a window; set 1 or more, such as 32")
+
+
 def check_streams(streams: int, warm_up: int) -> None:
     """ConfigError unless there is a stream, and its warm-up (in characters) is not negative."""
     if streams < 1:

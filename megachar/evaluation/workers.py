@@ -47,28 +47,23 @@ class _Failure:
     trace: str
 
 
-def check_devices(device: torch.device, processes: int) -> None:
-    """ConfigError where `processes` are more than the host's GPUs."""
-    if device.type == "cuda" and processes > torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ConfigError(
-            f"processes = {processes}, but this host has {count} GPUs and each process needs one; "
-            f"set --processes {count}, or --device cpu"
-        )
-
-
 def score_in_processes(
     model: Model, tokens: npt.NDArray[Any], plan: WindowPlan, settings: EvaluationSettings, device: torch.device
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Nats of the scored characters (p,) of batch after batch, computed by `settings.processes` processes.
 
-    On the CPU they share this process's threads. PlatformError where a worker fails or dies; by then none is left.
+    On the CPU they share this process's threads. ConfigError where they are more than the host's GPUs; PlatformError
+    where a worker fails or dies; by then none is left.
     """
+    if device.type == "cuda" and settings.processes > (num_gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            f"processes = {settings.processes}, but this host has {num_gpus} GPUs and each process needs one; "
+            f"set --processes {num_gpus}, or --device cpu"
+        )
     num_batches = plan.num_batches(settings.side_by_side)
-    count = min(settings.num_processes, num_batches)
-    check_devices(device, settings.num_processes)
+    count = min(settings.processes, num_batches)
     weights = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
-    num_threads = max(1, torch.get_num_threads() // settings.num_processes)
+    num_threads = max(1, torch.get_num_threads() // settings.processes)
 
     def job(number: int) -> Job:
         own = torch.device("cuda", number) if device.type == "cuda" else device

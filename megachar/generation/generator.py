@@ -21,11 +21,7 @@ class TextState(Protocol):
 
 
 def generate(
-    model: Model,
-    prompt: Sequence[int],
-    num_characters: int,
-    sampler: Sampler,
-    slide: int | None = None,
+    model: Model, prompt: Sequence[int], num_characters: int, sampler: Sampler, slide: int | None = None
 ) -> Iterator[int]:
     """Continue `prompt`, yielding each symbol as soon as it is chosen.
 
@@ -44,13 +40,9 @@ def generate(
     """
     check_prompt(len(prompt))
     check_num_characters(num_characters)
-    return _continue(_text_state(model, slide), prompt, num_characters, sampler)
-
-
-def _text_state(model: Model, slide: int | None) -> TextState:
     check_slide(slide, model.config.context_limit)
-    state: TextState = model.config.part("generation").text_state(model, slide)
-    return state
+    text: TextState = model.config.part("generation").text_state(model, slide)
+    return _continue(text, prompt, num_characters, sampler)
 
 
 def _continue(text: TextState, prompt: Sequence[int], num_characters: int, sampler: Sampler) -> Iterator[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from megachar.base.exit_codes import ExitCode
 from megachar.launching.local import PASSED_ON
-from megachar.launching.network import interface_addresses, is_loopback
+from megachar.launching.network import interface_addresses, is_loopback, own_address_to
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.processes import end_command, signal_ranks
 from megachar.launching.starting import command_of, launcher_of, prepare, record_start
@@ -177,9 +177,8 @@ def own_addresses(plan: LaunchPlan) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for host in plan.used_hosts():
         for target in (host.name, plan.addresses.get(host.name, host.name)):
-            with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 1))  # sends nothing
-                found[probe.getsockname()[0]] = None
+            with contextlib.suppress(OSError):
+                found[own_address_to(target)] = None
     if all(map(is_loopback, found)):
         found |= {address: None for own in interface_addresses().values() for address in own if ":" not in address}
     return tuple(sorted(found, key=is_loopback))

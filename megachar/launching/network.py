@@ -46,21 +46,25 @@ def addresses_for_others() -> dict[str, str]:
     return {name: own[0] for name, own in found.items() if not any(map(is_loopback, own))}
 
 
+def own_address_to(target: str, family: socket.AddressFamily = socket.AF_INET) -> str:
+    """The address from which this machine sends to a target; nothing is sent. OSError where no route leads there."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target, 1))
+        return str(probe.getsockname()[0])
+
+
 def interface_to(address: str) -> str:
     """The interface through which this machine sends to an address, its own included; nothing is sent.
 
     Raises:
         PlatformError: no route leads there.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 1))
-        except OSError as error:
-            raise PlatformError(
-                f"{socket.gethostname()} has no route to {address}: {error}; see `ip route` there"
-            ) from error
-        own = str(probe.getsockname()[0])
+    try:
+        own = own_address_to(address, socket.AF_INET6 if ":" in address else socket.AF_INET)
+    except OSError as error:
+        raise PlatformError(
+            f"{socket.gethostname()} has no route to {address}: {error}; see `ip route` there"
+        ) from error
     for name, addresses in interface_addresses().items():
         if own in addresses or (is_loopback(own) and any(map(is_loopback, addresses))):
             return name

@@ -14,7 +14,6 @@ import secrets
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -32,6 +31,7 @@ from megachar.config.loading import parse_experiment
 from megachar.launching.gpus import count_gpus
 from megachar.launching.network import interface_addresses, interface_to, resolve
 from megachar.runs.preflight import check_data
+from megachar.watch.secret import appears
 
 MARK = "megachar-probe "
 """Begins every line of a probe, among whatever a shell's start-up files print."""
@@ -40,7 +40,6 @@ FP16_CPUS = {"avx512_fp16", "fphp"}
 """What Linux calls the instructions, on x86 and on ARM, with which torch multiplies fp16 matrices."""
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_SEE = 3.0
-"""A network file system may show a new file late."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def report(question: Question, sockets: ExitStack) -> Report:
             return ""
 
     folder = Path(question.folder)
-    seen = _appears(folder / question.token)
+    seen = appears(folder / question.token, SECONDS_TO_SEE)
     if seen:
         attempt("run folder", lambda: _try_writing(folder))
     where = "" if question.hosts else "127.0.0.1"
@@ -255,15 +254,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _appears(path: Path) -> bool:
-    deadline = time.monotonic() + SECONDS_TO_SEE
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _try_writing(folder: Path) -> str:

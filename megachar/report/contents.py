@@ -1,10 +1,10 @@
 """All that a report shows of a run without its model. What cannot be read becomes a note: the rest is shown."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from megachar.analysis.result import FOLDER, SavedAnalysis, label_sources, read_analysis
 from megachar.base.errors import MegacharError
@@ -17,6 +17,8 @@ from megachar.report.setting_rows import Settings, flatten, flatten_json
 from megachar.runs.checkpoints.format import Checkpoint, checkpoint_folders, read_checkpoint
 from megachar.runs.folder import RunFolder, starts_of
 from megachar.runs.records import Record, read_records, validation_order
+
+T = TypeVar("T")
 
 KINDS: Final = ("train", "validation", "guard")
 """Of records."""
@@ -94,33 +96,32 @@ def _read_run(path: Path, label: str) -> RunContents:
         notes.append(remark)
     if not train:
         notes.append(f"{folder.metrics_file} holds no training record yet")
-    evaluations = list[Record]()
-    for file in sorted(path.glob("evaluation-*.json")):
-        try:
-            evaluations.append({**read_evaluation(file), "file": file.name})
-        except MegacharError as error:
-            notes.append(str(error))
-    checkpoints, analyses = list[Checkpoint](), list[SavedAnalysis]()
-    for checkpoint in checkpoint_folders(folder):
-        try:
-            checkpoints.append(read_checkpoint(checkpoint))
-        except MegacharError as error:
-            notes.append(str(error))
-    for file in sorted((path / FOLDER).glob("*.json")):
-        try:
-            analyses.append(read_analysis(file))
-        except MegacharError as error:
-            notes.append(str(error))
+    evaluations = _readable(sorted(path.glob("evaluation-*.json")), _read_evaluation, notes)
+    checkpoints = _readable(checkpoint_folders(folder), read_checkpoint, notes)
+    analyses = _readable(sorted((path / FOLDER).glob("*.json")), read_analysis, notes)
     return RunContents(label, folder, experiment, settings, train, validation, guard, evaluations, checkpoints,
                        analyses, notes)  # fmt: skip
+
+
+def _read_evaluation(file: Path) -> Record:
+    return {**read_evaluation(file), "file": file.name}
+
+
+def _readable(paths: Iterable[Path], read: Callable[[Path], T], notes: list[str]) -> list[T]:
+    """What is read of those that can be; of each other one, a note."""
+    found = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except MegacharError as error:
+            notes.append(str(error))
+    return found
 
 
 def _read_object(path: Path, notes: list[str]) -> Record:
     """The JSON object in a file; empty, with a note, where there is none."""
     try:
         return parse_object(read_regular(path, MOST_BYTES))
-    except OSError as error:
-        notes.append(f"{path} cannot be read: {error.strerror}")
-    except ValueError as error:
-        notes.append(f"{path} cannot be read: {error}")
-    return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read: {error.strerror if isinstance(error, OSError) else error}")
+        return {}

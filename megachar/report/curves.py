@@ -33,22 +33,14 @@ def run_charts(runs: Sequence[RunContents], axis: Axis = STEPS) -> list[Chart]:
         if (records := axis.having(run.validation))
     ]  # fmt: skip
     charts = [
-        Chart(
-            f"Loss (bits per {unit_of(runs)})",
-            [*training, *validation],
-            "Thin: training; with dots: validation. The first twentieth may run out of the picture.",
-            skip_start=_SKIP,
-            over=axis.label,
-        ),
+        Chart(f"Loss (bits per {unit_of(runs)})", [*training, *validation],
+              "Thin: training; with dots: validation. The first twentieth may run out of the picture.",
+              skip_start=_SKIP, over=axis.label),
         Chart(f"Speed ({unit_of(runs)}s per second)", _curves(runs, "characters_per_second")),
         Chart("Learning rate", _curves(runs, "learning_rate")),
-        Chart(
-            "Gradient norm",
-            _curves(runs, "gradient_norm"),
-            "Before clipping; recorded where DeepSpeed computes it.",
-            skip_start=_SKIP,
-        ),
-    ]
+        Chart("Gradient norm", _curves(runs, "gradient_norm"), "Before clipping; recorded where DeepSpeed computes it.",
+              skip_start=_SKIP),
+    ]  # fmt: skip
     return [chart for chart in charts if chart.curves]
 
 
@@ -61,25 +53,13 @@ def layer_charts(run: RunContents, axis: Axis = STEPS) -> list[Chart]:
     num_layers, num_charts = shapes.pop()
     if num_layers == 1 or all(row[0] is None for record in train for row in record["layers"][:-1]):
         return []
-    charts, unit = [], unit_of([run])
+    charts, unit, marks = [], unit_of([run]), _silence(run, axis)
     for target in range(num_charts):
         words = f"the next {unit}" if target == 0 else f"the {unit} {target + 1} ahead"
-        charts += [
-            Chart(
-                f"Bits for {words}",
-                [_layer_curve(run, axis, layer, _layer_value(layer, target)) for layer in range(num_layers)],
-                skip_start=_SKIP,
-                marks=_silence(run, axis),
-                over=axis.label,
-            ),
-            Chart(
-                f"Bits above the last layer, for {words}",
-                [_layer_curve(run, axis, layer, _layer_distance(layer, target)) for layer in range(num_layers)],
-                skip_start=_SKIP,
-                marks=_silence(run, axis),
-                over=axis.label,
-            ),
-        ]
+        for title, value in ((f"Bits for {words}", _layer_value),
+                             (f"Bits above the last layer, for {words}", _layer_distance)):  # fmt: skip
+            curves = [_layer_curve(run, axis, layer, value(layer, target)) for layer in range(num_layers)]
+            charts.append(Chart(title, curves, skip_start=_SKIP, marks=marks, over=axis.label))
     return charts
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from megachar.base.errors import ConfigError
+from megachar.cli.shared.options import check_folder_of
 from megachar.evaluation.result import replace_file
 
 GENERATOR: Final = '<meta name="generator" content="megachar '
@@ -13,8 +14,7 @@ GENERATOR: Final = '<meta name="generator" content="megachar '
 
 def check_output(path: Path) -> None:
     """ConfigError where a report cannot be written to `path`, or would replace what is no report."""
-    if not path.parent.is_dir():
-        raise ConfigError(f"--output {path}: the folder {path.parent} does not exist; make it first")
+    check_folder_of(path, "--output")
     try:
         if path.exists() and GENERATOR.encode() not in path.read_bytes()[:2000]:
             raise ConfigError(f"--output {path} exists and is no report of megachar's; name another file")

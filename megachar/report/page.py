@@ -46,7 +46,7 @@ def render(
         "version": version("megachar"),
         "style": Markup(palette() + _resource("style.css")),
         "title": runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared",
-        "subtitle": _subtitle(runs),
+        "subtitle": "A report by megachar: " + ", ".join(str(run.folder.path) for run in runs),
         "footer": f"Made by megachar {version('megachar')} on {datetime.now().astimezone():%d %B %Y at %H:%M %Z}.",
         "runs": list(heads.values()),
         "notes": [note for run in runs for note in run.notes] + list(notes),
@@ -154,10 +154,6 @@ def _head(index: int, run: RunContents, best_of_all: float | None) -> Head:
 
 def _of_step(record: Record) -> str:
     return f"{record['bits_per_character']:.4f} (step {record['step']:,})"
-
-
-def _subtitle(runs: Sequence[RunContents]) -> str:
-    return "A report by megachar: " + ", ".join(str(run.folder.path) for run in runs)
 
 
 def _evaluation(head: Head, record: Record) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Settings of runs side by side, as plain texts: those that differ first. Imports no torch."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
+from megachar.config.differences import settings_of
 from megachar.config.experiment import Experiment
 
 Settings = dict[str, str]
@@ -25,9 +26,9 @@ class SettingRow:
     """None where it is not compared with."""
 
 
-def flatten(section: BaseModel) -> Settings:
+def flatten(experiment: Experiment) -> Settings:
     """All settings of an experiment."""
-    return dict(_leaves(section, ""))
+    return {key: _as_text(value) for key, value in settings_of(experiment).items()}
 
 
 def defaults_of(experiment: Experiment) -> Settings:
@@ -66,15 +67,6 @@ def chosen(experiment: Experiment) -> list[SettingRow]:
         for key, value in flatten(experiment).items()
         if value != defaults[key] and key != "name"
     ]
-
-
-def _leaves(section: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in section:
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            plain = section.model_dump(mode="json", include={name})[name]
-            yield f"{prefix}{name}", _as_text(plain)
 
 
 def _as_text(value: Any) -> str:

@@ -42,7 +42,7 @@ def pieces(tokens: Sequence[int] | npt.NDArray[Any], vocabulary: Vocabulary) -> 
     stops = [0, *np.searchsorted(token_ends, ends, side="right").tolist()]  # after tokens of no bytes, too
     cuts = [0, *(np.searchsorted(character_ends, ends) + 1).tolist()]
     return [
-        _piece(text[cut:end], first, stop)
+        Piece(safe(text[cut:end]), _kind(text[cut:end]), name_of(text[cut]), first, stop)
         for (cut, end), (first, stop) in zip(pairwise(cuts), pairwise(stops), strict=True)
     ]
 
@@ -82,10 +82,6 @@ def name_of(character: str) -> str:
     if is_raw_byte(character):
         return f"byte 0x{ord(character) - 0xDC00:02x}, no UTF-8"
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
-
-
-def _piece(text: str, first: int, stop: int) -> Piece:
-    return Piece(safe(text), _kind(text), name_of(text[0]), first, stop)
 
 
 def _kind(text: str) -> str:

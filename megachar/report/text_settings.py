@@ -1,11 +1,14 @@
 """Which text a report shows. Imports no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from megachar.base.errors import ConfigError
+from megachar.cli.shared.groups import option
+from megachar.cli.shared.options import Device, Split, Threads, check_device
 from megachar.data.corpus import Corpus
 from megachar.generation.settings import SamplingSettings
 
@@ -14,29 +17,26 @@ from megachar.generation.settings import SamplingSettings
 class TextSettings:
     """Which text is colored, and how a sample is made."""
 
-    split: str = "valid"
-    start: int = 0
-    """Its place in the split, in characters."""
-    num_characters: int = 2000
-    """How many are colored; 0: none."""
-    sample_characters: int = 500
-    """How many are generated; 0: none."""
-    seed: int = 1
-    """Of the sample."""
-    device: str = "auto"
-    threads: int | None = None
-    """On a CPU; None: what suits the model, or OMP_NUM_THREADS."""
+    sample_characters: int = option(500, "Characters of each run's sample; 0: none.", "--characters")
+    seed: int = option(1, "Of the samples.")
+    num_characters: int = option(2000, "Characters colored by surprise; 0: none.", "--text-characters")
+    start: int = option(0, "Where they begin in the split, in characters.", "--text-start")
+    split: Split = "valid"
+    data: Path | None = option(None, "Corpus folder; default: the first that each run was trained on.")
+    device: Device = "auto"
+    threads: Threads = None
 
     def check(self) -> None:
         """ConfigError on the first setting that is out of range."""
-        for option, value in (
+        for name, value in (
             ("--text-start", self.start),
             ("--text-characters", self.num_characters),
             ("--characters", self.sample_characters),
         ):
             if value < 0:
-                raise ConfigError(f"{option} {value} is below 0; set 0 or more")
+                raise ConfigError(f"{name} {value} is below 0; set 0 or more")
         SamplingSettings(seed=self.seed).check(1)
+        check_device(self.device)
 
     @property
     def needs_models(self) -> bool:

@@ -1,8 +1,9 @@
 """What a run's newest checkpoint makes of text: a stretch coloured by surprise, and a sample."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from megachar.base.device import choose_device
 from megachar.base.units import bits
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import Vocabulary
-from megachar.evaluation.predictor import Predictor, make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.evaluation.windows import WARM_UP
 from megachar.generation.generator import generate
 from megachar.generation.sampling import Sampler
@@ -81,9 +82,10 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
     if settings.num_characters:
         context = loaded.model.config.context_limit
         use_threads(settings.threads, loaded.model, rows=1 if context is None else BATCH_SIZE * context)
-        surprise = _surprise(make_predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
+        surprise = _surprise(Predictor(loaded.model, device, batch_size=BATCH_SIZE), tokens, settings.start, stop)
         mean_bits = float(surprise.bits.mean())
-        colored = color(tokens[settings.start : stop], surprise, corpus.vocabulary, settings.start)
+        stretch = pieces(tokens[settings.start : stop], corpus.vocabulary)
+        colored = [_colored(piece, surprise, corpus.vocabulary, settings.start) for piece in stretch]
     prompt, sample = list[Piece](), list[Piece]()
     if settings.sample_characters:
         use_threads(settings.threads, loaded.model, rows=1)
@@ -95,11 +97,6 @@ def read_with_model(run: Path, corpus: Corpus, settings: TextSettings) -> ModelT
         prompt = [piece for piece in whole if piece.first < len(begin)]
         sample = whole[len(prompt) :]
     return ModelTexts(loaded.step, colored, mean_bits, prompt, sample)
-
-
-def color(tokens: npt.NDArray[Any], surprise: _Surprise, vocabulary: Vocabulary, start: int) -> list[ColoredPiece]:
-    """The pieces of a stretch (t,) that begins at `start` of its split."""
-    return [_colored(piece, surprise, vocabulary, start) for piece in pieces(tokens, vocabulary)]
 
 
 def level_of(value: float) -> int:
@@ -115,17 +112,13 @@ def _surprise(predictor: Predictor, tokens: npt.NDArray[Any], start: int, stop: 
         found.append(float(np.log2(predictor.vocabulary_size)))
         expected.append([])
     text = tokens[start - before : stop]
-    for place, row in enumerate(_rows(predictor, text), start=1):
+    rows = chain.from_iterable(batch.numpy() for batch in predictor.predict(text))
+    for place, row in enumerate(rows, start=1):
         if place >= before:
             found.append(bits(-float(row[int(text[place])])))
             likely = np.argsort(-row, kind="stable")[:_NUM_EXPECTED]
             expected.append([(int(token), float(np.exp(row[token]))) for token in likely])
     return _Surprise(np.array(found), expected)
-
-
-def _rows(predictor: Predictor, text: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float32]]:
-    for batch in predictor.predict(text):
-        yield from batch.numpy()
 
 
 def _colored(piece: Piece, surprise: _Surprise, vocabulary: Vocabulary, start: int) -> ColoredPiece:

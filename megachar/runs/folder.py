@@ -1,7 +1,6 @@
 """The folder of a run: what is in it, and the checks that nothing in it is overwritten. Imports no torch."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +10,31 @@ from megachar.config.experiment import Experiment
 from megachar.config.loading import load_saved, save_experiment
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths inside a run folder."""
 
-    path: Path
-
-    @property
-    def experiment_file(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment_file = path / "resolved.yaml"
         """The resolved experiment."""
-        return self.path / "resolved.yaml"
-
-    @property
-    def owner_file(self) -> Path:
+        self.owner_file = path / "owner.json"
         """Who trains there (`ownership`)."""
-        return self.path / "owner.json"
-
-    @property
-    def versions_file(self) -> Path:
+        self.versions_file = path / "versions.json"
         """What each start trained with and on (`versions`)."""
-        return self.path / "versions.json"
-
-    @property
-    def metrics_file(self) -> Path:
+        self.metrics_file = path / "metrics.jsonl"
         """One JSON object per line: training, validation and the like."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
+        self.tensorboard = path / "tensorboard"
         """TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """One folder per checkpoint."""
-        return self.path / "checkpoints"
-
-    @property
-    def failures(self) -> Path:
+        self.failures = path / "failures"
         """One record (`watch.failure`) per rank that failed, and of whoever ended a run."""
-        return self.path / "failures"
-
-    @property
-    def plots(self) -> Path:
+        self.plots = path / "plots"
         """Pictures."""
-        return self.path / "plots"
-
-    @property
-    def logs(self) -> Path:
+        self.logs = path / "logs"
         """What each rank printed: rank-0000.log and so on."""
-        return self.path / "logs"
-
-    @property
-    def launch(self) -> Path:
+        self.launch = path / "launch"
         """How the run was started: hosts, layout, command, and the files the command names."""
-        return self.path / "launch"
 
     def load_experiment(self) -> Experiment:
         """The experiment the run was started with."""

@@ -17,7 +17,6 @@ import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
-from types import TracebackType
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -88,9 +87,7 @@ class Claim:
     def __enter__(self) -> "Claim":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Nothing is to be given back."""
 
 
@@ -171,9 +168,7 @@ class OwnClaim(Claim):
         self.renew()
         os.environ[OWNER_VARIABLE] = self.token
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Give the folder back, and remove it where nothing has come into it."""
         os.environ.pop(OWNER_VARIABLE, None)
         self._over.set()

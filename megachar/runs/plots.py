@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from megachar.base import mpl
 from megachar.base.files import shown
 from megachar.base.pictures import DEPTHS, INK, MARK, SERIES, PictureFormat, depths, save, style
 from megachar.losses.auxiliary import silent_from
 from megachar.runs.axes import AXES, STEPS, Axis, AxisName, without
 from megachar.runs.folder import RunFolder
 from megachar.runs.records import Record, read_records
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 
 def plot_run(folder: RunFolder, picture_format: PictureFormat = "png", x: AxisName = "step") -> list[Path]:
@@ -48,11 +45,9 @@ def _lower_layers_predict(records: list[Record]) -> bool:
 
 
 @style()
-def _draw_loss(folder: RunFolder, train: list[Record], validation: list[Record], axis: Axis) -> "Figure":
+def _draw_loss(folder: RunFolder, train: list[Record], validation: list[Record], axis: Axis) -> "mpl.figure.Figure":
     """Bits per character and learning rate."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(8, 6), layout="constrained")
     axes, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot(*_curve(train, "bits_per_character", axis), label="training", color=SERIES[0], linewidth=1)
     if validation:
@@ -71,7 +66,7 @@ def _draw_loss(folder: RunFolder, train: list[Record], validation: list[Record],
 
 
 @style()
-def draw_layers(folder: RunFolder, records: list[Record], label: str, axis: Axis = STEPS) -> "Figure":
+def draw_layers(folder: RunFolder, records: list[Record], label: str, axis: Axis = STEPS) -> "mpl.figure.Figure":
     """Bits per character of every layer and target as training goes on, and how far each layer is above the last one.
 
     A curve ends where its layer falls silent; a dotted line is where the last of them has.
@@ -82,15 +77,10 @@ def draw_layers(folder: RunFolder, records: list[Record], label: str, axis: Axis
         label: of the run, for the title.
         axis: what all records have.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     places = np.array(axis.places(records))
     bits = np.array([record["layers"] for record in records], dtype=float)  # (records, layers, n)
     num_layers, num_columns = bits.shape[1:]
-    figure = Figure(figsize=(1 + 5.5 * num_columns, 7), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(1 + 5.5 * num_columns, 7), layout="constrained")
     panels = figure.subplots(2, num_columns, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
     colors = depths(num_layers - 1)
     for target in range(num_columns):
@@ -108,15 +98,19 @@ def draw_layers(folder: RunFolder, records: list[Record], label: str, axis: Axis
     panels[0][0].set_ylabel(_bits(records))
     panels[1][0].set_ylabel("bits above the last layer")
     if num_layers > 1:
-        scale = ScalarMappable(Normalize(1, max(num_layers - 1, 2)), LinearSegmentedColormap.from_list("", DEPTHS))
-        figure.colorbar(scale, ax=panels.ravel().tolist(), label="intermediate layer", ticks=MaxNLocator(integer=True))
+        colormap = mpl.colors.LinearSegmentedColormap.from_list("", DEPTHS)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(1, max(num_layers - 1, 2)), colormap)
+        layers = mpl.ticker.MaxNLocator(integer=True)
+        figure.colorbar(scale, ax=panels.ravel().tolist(), label="intermediate layer", ticks=layers)
     marks = _mark_schedule(folder, panels.flat, axis, records)
     figure.legend(handles=[last, *marks], loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(f"{shown(label)}: what each layer's own classifiers reach")
     return figure
 
 
-def _mark_schedule(folder: RunFolder, panels: Iterable[Any], axis: Axis, records: list[Record]) -> list["Line2D"]:
+def _mark_schedule(
+    folder: RunFolder, panels: Iterable[Any], axis: Axis, records: list[Record]
+) -> list["mpl.lines.Line2D"]:
     """A dotted line where the last intermediate layer has fallen silent; what the legend shows of it."""
     experiment = folder.load_experiment()
     num_layers, auxiliary = experiment.model.num_layers, experiment.auxiliary

@@ -20,9 +20,9 @@ def load_run(source: str, *groups: Sequence[str], open_corpus: Callable[[Path], 
     """The experiment of a run that is to start: read as by `load_experiment`, and settled.
 
     Its paths are absolute, so that neither the working folder nor the place of the run folder matters later, and it
-    holds what a DeepSpeed JSON of the user's own says. Where a
-    corpus is named, `model.vocabulary_size` is that of its vocabulary, unless the user gives it: then it stays, and
-    `check_data` compares the two. Whoever loads many runs has `open_corpus` remember what it has opened.
+    holds what a DeepSpeed JSON of the user's own says. Where a corpus is named, `model.vocabulary_size` is that of its
+    vocabulary, unless the user gives it: then it stays, and `check_data` compares the two. Whoever loads many runs has
+    `open_corpus` remember what it has opened.
 
     Raises:
         ConfigError: as `load_experiment`.

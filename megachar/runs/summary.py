@@ -10,6 +10,7 @@ from megachar.config.experiment import Experiment
 from megachar.runs.checkpoints.format import list_checkpoints
 from megachar.runs.folder import run_folder
 from megachar.runs.metrics import read_metrics
+from megachar.runs.records import validation_order
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,8 @@ def summarize(experiment: Experiment, ending: Ending) -> list[str]:
         ("time", f"{format_duration(ending.seconds)}{since}"),
         ("read", f"{ending.characters:,} characters in {step:,} of {experiment.training.total_steps:,} steps"),
     ]
-    validations = [record for record in read_metrics(folder, "validation")
-                   if math.isfinite(record["bits_per_character"])]  # fmt: skip
-    if validations:
-        best = min(validations, key=lambda record: record["bits_per_character"])
+    best = min(read_metrics(folder, "validation"), key=validation_order, default=None)
+    if best is not None and math.isfinite(best["bits_per_character"]):
         bits = f"{best['bits_per_character']:.4f} bits per {best.get('unit', 'character')}"
         rows.append(("best", f"{bits} in validation, at step {best['step']:,}"))
     checkpoints = list_checkpoints(folder)

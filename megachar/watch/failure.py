@@ -1,13 +1,11 @@
 """Why a run ends: one record for the wire, for the run folder and for people."""
 
-import json
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 from megachar.base.errors import MegacharError
 from megachar.base.exit_codes import ExitCode
@@ -53,22 +51,13 @@ class Failure:
         when = f", step {self.step}" if self.step is not None else ""
         return f"{who}{self.host}{when}: {self.error}"
 
-    def as_json(self) -> dict[str, Any]:
-        """For the wire and the disk."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "Failure":
-        """The inverse of `as_json`."""
-        return Failure(**{**values, "ranks": tuple(values["ranks"])})
-
     def write(self, folder: Path) -> Path:
         """Record it in a folder, under a name that sorts by time."""
         folder.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.time)) + f".{int(self.time % 1 * 1000):03d}"
         path = folder / f"{stamp}-{self.kind}-{'rank-' + str(self.ranks[0]) if self.ranks else 'run'}.json"
         with atomic_write(path) as part:
-            part.write_text(json_text(self.as_json(), indent=1) + "\n", encoding="utf-8")
+            part.write_text(json_text(asdict(self), indent=1) + "\n", encoding="utf-8")
         return path
 
 
@@ -82,12 +71,6 @@ def failure_of(error: BaseException, rank: int, host: str, step: int | None) -> 
     if len(text) > 2 * KEPT_CHARACTERS:
         text = f"{text[:KEPT_CHARACTERS]}\n[...]\n{text[-KEPT_CHARACTERS:]}"
     return Failure("exception", (rank,), host, step, line, text, bool(frames) and communicates(frames[-1]))
-
-
-def read_failures(folder: Path) -> Iterator[Failure]:
-    """The recorded failures of a run, oldest first."""
-    for path in sorted(folder.glob("[!.]*.json")):
-        yield Failure.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def communicates(frame: FrameType) -> bool:

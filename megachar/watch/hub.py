@@ -47,9 +47,7 @@ SAY_SECONDS = 60.0
 
 def beat_interval(settings: FaultToleranceConfig) -> float:
     """Seconds between two heartbeats."""
-    return (
-        min(5.0, *(value / 10 for value in vars(settings).values() if value)) if any(vars(settings).values()) else 5.0
-    )
+    return min([5.0, *(value / 10 for value in vars(settings).values() if value)])
 
 
 @dataclass

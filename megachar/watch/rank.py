@@ -24,19 +24,7 @@ from megachar.watch.address import HubAddress, addresses_of_ranks
 from megachar.watch.failure import Failure, communicates, failure_of, place_of
 from megachar.watch.hub import SETTLE_SECONDS, SHARE, Hub, beat_interval
 from megachar.watch.secret import Secret
-from megachar.watch.wire import (
-    MESSAGE_BYTES,
-    TRIES,
-    Asked,
-    Beat,
-    Failed,
-    Greeting,
-    Left,
-    Order,
-    encode,
-    greet,
-    plain,
-)
+from megachar.watch.wire import MESSAGE_BYTES, TRIES, Asked, Beat, Failed, Greeting, Left, Order, encode, greet, plain
 
 LOOK_SECONDS = 0.5
 """Between two looks at the launchers."""

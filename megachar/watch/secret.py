@@ -40,9 +40,8 @@ class Secret:
         """
         if not re.fullmatch(r"[0-9a-f]{16}", name):
             raise PlatformError(f"{name[:40]!r} names no secret of a run")
-        path, until = _path(folder, name), time.monotonic() + SEEN_SECONDS
-        while not path.exists() and time.monotonic() < until:
-            time.sleep(0.1)
+        path = _path(folder, name)
+        appears(path, SEEN_SECONDS)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as file:
@@ -83,6 +82,14 @@ class Secret:
     def proves(self, proof: str, *said: str) -> bool:
         """Whether `proof` is what `proof(*said)` gives."""
         return hmac.compare_digest(proof.encode(), self.proof(*said).encode())
+
+
+def appears(path: Path, seconds: float) -> bool:
+    """Whether a file is seen within so many seconds: a network file system may show a new one late."""
+    until = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    return path.exists()
 
 
 def _path(folder: Path, name: str) -> Path:

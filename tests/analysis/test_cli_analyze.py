@@ -258,7 +258,7 @@ def test_a_stride_of_1_is_exact_for_both_families(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int | None, streams: int
 ) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr("megachar.evaluation.predictor.make_predictor", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr("megachar.evaluation.predictor.Predictor", lambda *_, **options: asked.update(options))
     find_models([make_run("mlstm", tmp_path, "recurrent")])[0].load("cpu", stride, 8)
     assert asked == {"stride": stride, "batch_size": 8, "streams": streams}
 

@@ -12,7 +12,7 @@ from megachar.analysis.result import Subject, read_analysis
 from megachar.base.errors import ConfigError
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary
-from megachar.evaluation.predictor import make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.families.transformer.model import Transformer
 from megachar.families.transformer.settings import TransformerConfig
 from tests.analysis.toys import Bigram, random_table
@@ -48,7 +48,7 @@ def test_a_transformer_with_a_prompt_longer_than_its_context(seed: int) -> None:
     for parameter in model.parameters():
         parameter.normal_(0, 0.5)
     prompt, word = b"some words that are longer than it ", b"bears"
-    (found,) = complete(make_predictor(model, torch.device("cpu"), stride=1), prompt, [word], ByteVocabulary())
+    (found,) = complete(Predictor(model, torch.device("cpu"), stride=1), prompt, [word], ByteVocabulary())
     rows = [model(torch.tensor([list((prompt + word[:i])[-8:])]))[0, -1].log_softmax(-1) for i in range(6)]
     assert found.spelled == pytest.approx(sum(float(rows[i][word[i]]) for i in range(5)), rel=1e-5)
     endings = [value for value in range(128) if not chr(value).isalnum()]

@@ -1,11 +1,14 @@
-"""Corpora with given documents, written through the dataset writer and a card."""
+"""Corpora with given documents, written through the writer of splits and a card."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from megachar.corpora.encoding import NO_ENDS, EncodedBlock, Tally
+from megachar.corpora.joining import SplitWriter
 from megachar.data.corpus import (
     CARD_NAME,
     Corpus,
@@ -14,21 +17,28 @@ from megachar.data.corpus import (
     SplitCard,
     SplitName,
 )
-from megachar.data.indexed_dataset import IndexedDatasetWriter
+from megachar.data.indexed_dataset import MAX_SEQUENCE_TOKENS
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.data.vocabulary_card import VocabularyCard
 
 Document = Sequence[int] | np.ndarray[Any, Any]
 
 
-def write_dataset(prefix: Path, documents: Sequence[Document], dtype: str = "uint8", longest: int = 2**31 - 1) -> None:
-    with IndexedDatasetWriter(prefix, dtype, max_sequence_tokens=longest) as writer:
-        for document in documents:
-            writer.append(document)
-            writer.end_document()
+def write_dataset(
+    prefix: Path, documents: Sequence[Document], dtype: Any = "uint8", longest: int = MAX_SEQUENCE_TOKENS
+) -> None:
+    """A dataset of these documents, each of which comes in three blocks."""
+    with ThreadPoolExecutor(1) as hashing:
+        writer = SplitWriter(prefix, dtype, hashing, None, longest)
+        for number, document in enumerate(documents):
+            for tokens in np.array_split(np.asarray(document, dtype), 3):
+                writer.append(number, EncodedBlock(0, b"", tokens, NO_ENDS, Tally(tokens.size, tokens.size)))
+        writer.close()
 
 
-def write_corpus(folder: Path, splits: Mapping[SplitName, Sequence[Document]], longest: int = 2**31 - 1) -> Corpus:
+def write_corpus(
+    folder: Path, splits: Mapping[SplitName, Sequence[Document]], longest: int = MAX_SEQUENCE_TOKENS
+) -> Corpus:
     """A byte corpus whose splits have these documents, none of them empty."""
     folder.mkdir(parents=True)
     cards = {}

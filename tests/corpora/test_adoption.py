@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,9 +13,10 @@ from megachar.corpora.adoption import adopt_datasets
 from megachar.corpora.inspection import verify_split
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
-from megachar.data.indexed_dataset import IndexedDatasetWriter, bin_path, idx_path
+from megachar.data.indexed_dataset import bin_path, idx_path
 from megachar.data.pieces import PieceVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from tests.corpora.corpora_by_hand import write_dataset
 from tests.corpora.preprocessing_by_hand import tree
 
 TEXT = "zwei wörter\n\nund noch\tdrei Wörter\nals letztes\n".encode() * 40
@@ -30,10 +30,7 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def write(prefix: Path, documents: list[bytes], vocabulary: Vocabulary, dtype: Any) -> None:
-    with IndexedDatasetWriter(prefix, dtype, max_sequence_tokens=7) as writer:
-        for document in documents:
-            writer.append(vocabulary.encode(document).astype(dtype))
-            writer.end_document()
+    write_dataset(prefix, [vocabulary.encode(document) for document in documents], dtype, longest=7)
 
 
 def prepared(folder: Path, vocabulary: Vocabulary) -> Corpus:
@@ -83,8 +80,7 @@ def test_what_is_refused(tmp_path: Path, foreign: Path, monkeypatch: pytest.Monk
     output = tmp_path / "corpus"
     write(tmp_path / "numbers", [b"abc"], ByteVocabulary(), "float32")
     write(tmp_path / "small", [b"abc"], ByteVocabulary(), "uint8")
-    with IndexedDatasetWriter(tmp_path / "pieces", "int32") as writer:
-        writer.append(np.array([1, 256], dtype=np.int32))
+    write_dataset(tmp_path / "pieces", [[1, 256]], "int32")
     before = tree(tmp_path)
     for prefix, message in (
         ("numbers", "numbers of type float32 are no tokens"),

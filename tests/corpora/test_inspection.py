@@ -26,8 +26,8 @@ from megachar.corpora.inspection import (
     xz_size,
 )
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
-from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
+from tests.corpora.corpora_by_hand import write_dataset
 
 
 @pytest.fixture
@@ -44,9 +44,8 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def write_dataset(prefix: Path, tokens: Any, dtype: str) -> Path:
-    with IndexedDatasetWriter(prefix, dtype) as writer:
-        writer.append(np.asarray(tokens, dtype=dtype))
+def write_tokens(prefix: Path, tokens: Any, dtype: str) -> Path:
+    write_dataset(prefix, [tokens], dtype)
     return prefix
 
 
@@ -76,27 +75,27 @@ def test_entropies_equal_a_slow_count(symbols: int, seed: int) -> None:
     sizes = random.integers(3, 400, size=3)
     tokens = [random.choice(symbols, size=size, p=weights / weights.sum()) for size in sizes]
     pieces = [piece.tolist() for piece in tokens]
-    assert bits_of(Sample(tuple(tokens))) == pytest.approx(slow_entropies(pieces), abs=1e-9)
+    assert bits_of(tuple(tokens)) == pytest.approx(slow_entropies(pieces), abs=1e-9)
     runs = Counter(tuple(piece[at : at + 3]) for piece in pieces for at in range(len(piece) - 2))
-    order_2 = conditional_entropies(Sample(tuple(tokens)))[2]
+    order_2 = conditional_entropies(tuple(tokens))[2]
     assert order_2 is not None
     assert order_2.seen_once == sum(count == 1 for count in runs.values()) / runs.total()
 
 
 def test_entropies_that_are_known() -> None:
     constant = np.zeros(100, dtype=np.uint8)
-    assert bits_of(Sample((constant,))) == pytest.approx([0, 0, 0], abs=1e-12)
+    assert bits_of((constant,)) == pytest.approx([0, 0, 0], abs=1e-12)
     turns = np.tile(np.arange(3), 10_000)
-    assert bits_of(Sample((turns,))) == pytest.approx([math.log2(3), 0, 0], abs=1e-6)
+    assert bits_of((turns,)) == pytest.approx([math.log2(3), 0, 0], abs=1e-6)
     random = np.random.default_rng(1)
     coins = random.integers(2, size=200_000).astype(np.uint8)
-    assert bits_of(Sample((coins,))) == pytest.approx([1, 1, 1], abs=1e-3)
+    assert bits_of((coins,)) == pytest.approx([1, 1, 1], abs=1e-3)
     # The sum, modulo 2, of the two before, but for each sixth: only order 2 can know.
     errors = random.random(coins.size) < 1 / 6
     for at in range(2, coins.size):
         coins[at] = coins[at - 1] ^ coins[at - 2] ^ errors[at]
     known = -(5 / 6 * math.log2(5 / 6) + 1 / 6 * math.log2(1 / 6))
-    assert bits_of(Sample((coins,))) == pytest.approx([1, 1, known], abs=0.01)
+    assert bits_of((coins,)) == pytest.approx([1, 1, known], abs=0.01)
 
 
 def test_entropies_of_short_and_strange_samples() -> None:
@@ -112,15 +111,15 @@ def test_entropies_of_short_and_strange_samples() -> None:
 def test_sample_is_bounded_and_spread(seed: int) -> None:
     random = np.random.default_rng(seed)
     tokens = np.arange(100_000, dtype=np.int32)
-    assert take_sample(tokens, 100_000).pieces[0].tolist() == tokens.tolist()
+    assert take_sample(tokens, 100_000)[0].tolist() == tokens.tolist()
     limit = int(random.integers(1, 99_999))
     sample = take_sample(tokens, limit, piece_tokens=1000)
-    assert limit - 1000 < sample.num_tokens <= limit
-    starts = [int(piece[0]) for piece in sample.pieces]
-    assert all(np.array_equal(piece, tokens[piece[0] : piece[-1] + 1]) for piece in sample.pieces)
+    assert limit - 1000 < sum(piece.size for piece in sample) <= limit
+    starts = [int(piece[0]) for piece in sample]
+    assert all(np.array_equal(piece, tokens[piece[0] : piece[-1] + 1]) for piece in sample)
     assert starts[0] == 0
     if len(starts) > 1:
-        assert sample.pieces[-1][-1] == 99_999
+        assert sample[-1][-1] == 99_999
         assert max(np.diff(starts)) - min(np.diff(starts)) <= 1
     for wrong in (0, -1, MAX_SAMPLE + 1):
         with pytest.raises(ConfigError, match="is out of range: take 1 to 100,000,000"):
@@ -132,10 +131,10 @@ def test_sample_is_bounded_and_spread(seed: int) -> None:
 def test_counts(seed: int) -> None:
     random = np.random.default_rng(seed)
     pieces = tuple(random.integers(40, size=random.integers(1, 500)).astype(np.uint16) for _ in range(3))
-    counts = count_symbols(Sample(pieces), 300)
+    counts = count_symbols(pieces, 300)
     assert counts.shape == (300,)
     assert dict(enumerate(counts)) == {token: Counter(np.concatenate(pieces).tolist())[token] for token in range(300)}
-    assert count_symbols(Sample((np.array([5]),)), 2).tolist() == [0, 0, 0, 0, 0, 1]  # beyond the vocabulary
+    assert count_symbols((np.array([5]),), 2).tolist() == [0, 0, 0, 0, 0, 1]  # beyond the vocabulary
 
 
 def test_xz_is_that_of_the_library() -> None:
@@ -179,11 +178,11 @@ def test_opening_a_dataset_without_a_card(corpus: Path, tmp_path: Path) -> None:
         assert opened.text_of(opened.dataset.tokens[:3]) == b"All"
     with pytest.raises(ConfigError, match="is one dataset without splits: leave --split train out"):
         open_split(prefix, "train")
-    tokens = write_dataset(tmp_path / "tokens", [1, 70_000, 5], "int32")
+    tokens = write_tokens(tmp_path / "tokens", [1, 70_000, 5], "int32")
     opened = open_split(tokens)
     assert opened.text_of(opened.dataset.tokens) is None
     assert figures_of(opened).counts.size == 70_001
-    floats = write_dataset(tmp_path / "floats", [0.5, 1.5], "float32")
+    floats = write_tokens(tmp_path / "floats", [0.5, 1.5], "float32")
     with pytest.raises(DataError, match="holds numbers of type float32, no tokens"):
         open_split(floats)
     (tmp_path / "tokens.idx").unlink()

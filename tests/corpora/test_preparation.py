@@ -75,7 +75,7 @@ def test_every_way_gives_the_plain_result(tmp_path: Path, documents: str, name: 
         expected = {split: found for split, found in expected.items() if found}
         if len(expected) < sum(share > 0 for share in shares):
             continue  # a split would be empty
-        sizes = {"chunk_bytes": draw.choice([None, 1, 7, 50, 1000]), "unit_bytes": draw.choice([1, 20, 100, 10**6])}
+        sizes = {"chunk_bytes": draw.choice([1, 7, 50, 1000, 1 << 20]), "unit_bytes": draw.choice([1, 20, 100, 10**6])}
         sources = cut_by_position(find_inputs([folder / "in"]), ",".join(map(str, shares)))
         done: list[int] = []
         card = prepare_corpus(

@@ -12,8 +12,8 @@ import pytest
 from megachar.base.errors import DataError
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
-from megachar.data.indexed_dataset import IndexedDatasetWriter
 from megachar.data.vocabulary import ByteVocabulary
+from tests.corpora.corpora_by_hand import write_dataset
 from tests.draws import fresh_rng
 
 
@@ -109,14 +109,10 @@ def test_card_that_is_a_list(folder: Path) -> None:
 
 
 def test_data_that_do_not_fit_the_card(folder: Path) -> None:
-    with IndexedDatasetWriter(folder / "train", np.uint8) as writer:
-        writer.append([1, 2, 3])
+    write_dataset(folder / "train", [[1, 2, 3]])
     with pytest.raises(DataError, match=r"train does not fit dataset\.json: tokens 3 on disk, 800 in the card"):
         Corpus.open(folder).split("train")
-    with IndexedDatasetWriter(folder / "train", np.uint8) as writer:
-        for _ in range(2):
-            writer.append([0] * 400)
-            writer.end_document()
+    write_dataset(folder / "train", [[0] * 400] * 2)
     with pytest.raises(DataError, match="documents 2 on disk, 1 in the card"):
         Corpus.open(folder).split("train")
 

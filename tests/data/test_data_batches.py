@@ -7,7 +7,8 @@ import pytest
 
 from megachar.base.errors import DataError
 from megachar.data.batches import evenly_spaced_starts
-from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from megachar.data.indexed_dataset import IndexedDataset
+from tests.corpora.corpora_by_hand import write_dataset
 from tests.data.reading import read_windows
 from tests.draws import fresh_rng
 
@@ -16,8 +17,7 @@ from tests.draws import fresh_rng
 def test_inputs_and_targets(tmp_path: Path, num_targets: int) -> None:
     rng = fresh_rng()
     text = rng.integers(0, 256, size=500).astype(np.uint8)
-    with IndexedDatasetWriter(tmp_path / "d", np.uint8) as writer:
-        writer.append(text)
+    write_dataset(tmp_path / "d", [text])
     tokens = IndexedDataset(tmp_path / "d").tokens
     context = 12
     starts = np.append(rng.integers(0, 500 - context - num_targets, size=6), 500 - context - num_targets)

@@ -17,7 +17,7 @@ import pytest
 from megachar.base.errors import DataError
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
-from megachar.data.sampler import WindowSampler
+from megachar.data.sampler import WindowSampler, window_numbers
 from tests.corpora.corpora_by_hand import random_documents, write_dataset
 from tests.data.reading import read_windows
 
@@ -156,7 +156,8 @@ def read_everything(prefix: Path, rng: np.random.Generator) -> None:
     assert tokens.nbytes == prefix.with_name("d.bin").stat().st_size
     assert np.array(tokens).size == dataset.num_tokens  # every page of it is there
     order = str(rng.choice(["random", "epoch"]))
-    starts = WindowSampler(len(dataset), WINDOW, CONTEXT, 1, order).starts(7, 0, 8, 1)  # type: ignore[arg-type]
+    stream = WindowSampler(len(dataset), WINDOW, CONTEXT, 1, order)  # type: ignore[arg-type]
+    starts = stream.window_starts(window_numbers(7, 0, 8, 1))
     if np.issubdtype(dataset.dtype, np.integer):
         read_windows(tokens, starts, CONTEXT, WINDOW - CONTEXT)
     sampler = DocumentSampler(dataset, WINDOW, CONTEXT, 1, order)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import numpy as np
 from megachar.data.batches import gather_windows, inputs_and_targets
 from megachar.data.documents import DocumentSampler
 from megachar.data.indexed_dataset import IndexedDataset
-from megachar.data.sampler import WindowSampler
+from megachar.data.sampler import WindowSampler, window_numbers
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -30,7 +30,7 @@ if sys.argv[2] == "document":
     sampler = DocumentSampler(dataset, 514, 512, 1, "epoch")
 else:
     sampler = WindowSampler(len(dataset), 514, 512, 1, "epoch")
-window_starts = (sampler.starts(3, 0, 16, 1) if sys.argv[2] == "stream"
+window_starts = (sampler.window_starts(window_numbers(3, 0, 16, 1)) if sys.argv[2] == "stream"
                  else sampler.window_starts(np.arange(16, dtype=np.uint64)))
 windows = gather_windows([np.asarray(dataset.tokens)], np.zeros(16, dtype=np.int64), window_starts, 514)
 inputs_and_targets(windows, 512)

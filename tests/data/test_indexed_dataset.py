@@ -1,4 +1,4 @@
-"""The dataset format byte by byte: written, mapped and read back; crashes mix nothing, damage is refused."""
+"""The dataset format byte by byte: written, mapped and read back; damage is refused."""
 
 import struct
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from megachar.base.errors import DataError
-from megachar.data.indexed_dataset import DTYPES, IndexedDataset, IndexedDatasetWriter, dtype_code
+from megachar.data.indexed_dataset import DTYPES, IndexedDataset, dtype_code
+from tests.corpora.corpora_by_hand import write_dataset
 from tests.draws import fresh_rng
 
 
@@ -48,22 +49,10 @@ def put(folder: Path, data: bytes, index: bytes) -> Path:
     return folder / "d"
 
 
-def write(prefix: Path, documents: list[list[int]], dtype: str = "uint8") -> None:
-    with IndexedDatasetWriter(prefix, dtype) as writer:
-        for document in documents:
-            writer.append(document)
-            writer.end_document()
-
-
 def test_bytes_on_disk(tmp_path: Path) -> None:
-    with IndexedDatasetWriter(tmp_path / "d", np.uint16, max_sequence_tokens=3) as writer:
-        writer.append([1, 2])
-        writer.append([300, 4, 5])  # crosses the longest sequence: 3 + 2
-        writer.end_document()
-        writer.end_document()  # an empty document leaves no trace
-        writer.append([6, 7, 8])  # exactly the longest sequence
-        writer.end_document()
-        writer.append(np.array([9], dtype=np.int64))
+    # One document crosses the longest sequence, an empty one leaves no trace, one is exactly the longest sequence.
+    documents = [[1, 2, 300, 4, 5], [], [6, 7, 8], [9]]
+    write_dataset(tmp_path / "d", documents, "uint16", longest=3)
     assert (tmp_path / "d.bin").read_bytes() == struct.pack("<9H", 1, 2, 300, 4, 5, 6, 7, 8, 9)
     assert (tmp_path / "d.idx").read_bytes() == index_bytes(8, [3, 2, 3, 1], [0, 6, 10, 16], [0, 2, 3, 4])
     assert names(tmp_path) == ["d.bin", "d.idx"]
@@ -84,11 +73,7 @@ def test_round_trip_of_every_dtype(tmp_path: Path, code: int) -> None:
     dtype = np.dtype(DTYPES[code])
     assert dtype_code(dtype.newbyteorder("=")) == code
     documents = [rng().integers(0, 100, size=rng().integers(1, 50)).astype(dtype) for _ in range(20)]
-    with IndexedDatasetWriter(tmp_path / "a.b", dtype, max_sequence_tokens=7) as writer:
-        for document in documents:
-            for chunk in np.array_split(document, 3):
-                writer.append(chunk)
-            writer.end_document()
+    write_dataset(tmp_path / "a.b", documents, dtype, longest=7)
     dataset = IndexedDataset(tmp_path / "a.b")
     assert dataset.dtype == dtype
     assert dataset.num_documents == 20
@@ -99,7 +84,7 @@ def test_round_trip_of_every_dtype(tmp_path: Path, code: int) -> None:
 
 
 def test_everything_is_memory_mapped(tmp_path: Path) -> None:
-    write(tmp_path / "d", [[1, 2], [3]])
+    write_dataset(tmp_path / "d", [[1, 2], [3]])
     dataset = IndexedDataset(tmp_path / "d")
     for array in (dataset.tokens, dataset.sequence_lengths, dataset.document_indices):
         assert isinstance(array, np.memmap)
@@ -107,106 +92,34 @@ def test_everything_is_memory_mapped(tmp_path: Path) -> None:
         dataset.tokens[0] = 7
 
 
-def test_tokens_that_do_not_fit(tmp_path: Path) -> None:
-    with IndexedDatasetWriter(tmp_path / "d", np.uint8) as writer:
-        with pytest.raises(DataError, match=r"from 3 to 256 do not fit the uint8 dataset .* \(0 to 255\)"):
-            writer.append([3, 256])
-        with pytest.raises(DataError, match="from -1 to 5 do not fit"):
-            writer.append([-1, 5])
-        with pytest.raises(DataError, match="type float64 do not fit the uint8"):
-            writer.append(np.array([0.5]))
-        writer.append(np.array([], dtype=np.float64))
-        writer.append([255, 0])
-    assert IndexedDataset(tmp_path / "d").tokens.tolist() == [255, 0]
-
-
-def test_dtype_without_a_code(tmp_path: Path) -> None:
+def test_dtype_without_a_code() -> None:
     with pytest.raises(DataError, match="cannot hold tokens of type uint32: use one of uint8, int8"):
-        IndexedDatasetWriter(tmp_path / "d", np.uint32)
-
-
-def test_folder_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist"):
-        IndexedDatasetWriter(tmp_path / "nowhere" / "d", np.uint8)
-
-
-def test_empty_dataset_is_refused(tmp_path: Path) -> None:
-    writer = IndexedDatasetWriter(tmp_path / "d", np.uint8)
-    writer.end_document()
-    with pytest.raises(DataError, match="no token was written"):
-        writer.close()
-    assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_interrupted_writer_leaves_the_old_dataset(tmp_path: Path, error: type[BaseException]) -> None:
-    write(tmp_path / "d", [[1, 2, 3]])
-
-    def interrupted() -> None:
-        with IndexedDatasetWriter(tmp_path / "d", np.uint8) as writer:
-            writer.append([9] * 10)
-            assert IndexedDataset(tmp_path / "d").tokens.tolist() == [1, 2, 3]
-            raise error
-
-    with pytest.raises(error):
-        interrupted()
-    assert names(tmp_path) == ["d.bin", "d.idx"]
-    assert IndexedDataset(tmp_path / "d").tokens.tolist() == [1, 2, 3]
-    write(tmp_path / "d", [[4], [5, 6]])
-    assert IndexedDataset(tmp_path / "d").tokens.tolist() == [4, 5, 6]
-
-
-def test_failure_while_closing_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "d", [[1, 2, 3]])
-
-    def full(self: IndexedDatasetWriter) -> None:
-        self._idx_temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(IndexedDatasetWriter, "_write_index", full)
-    with pytest.raises(OSError, match="No space left"):
-        write(tmp_path / "d", [[7, 7]])
-    assert names(tmp_path) == ["d.bin", "d.idx"]
-    assert IndexedDataset(tmp_path / "d").tokens.tolist() == [1, 2, 3]
-
-
-def test_crash_between_the_renames_never_mixes_two_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "d", [[1, 2, 3]])
-    rename = Path.replace
-
-    def fails_on_index(self: Path, target: Path) -> Path:
-        if target.suffix == ".idx":
-            raise OSError("power cut")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", fails_on_index)
-    with pytest.raises(OSError, match="power cut"):
-        write(tmp_path / "d", [[7], [8, 9]])  # as many bytes as before: sizes alone would not tell
-    with pytest.raises(DataError, match=r"d\.idx is missing beside its other half"):
-        IndexedDataset(tmp_path / "d")
+        dtype_code(np.uint32)
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no dataset at .*neither .*d\.bin nor .*d\.idx exists; prepare the dataset"):
         IndexedDataset(tmp_path / "d")
-    write(tmp_path / "d", [[1]])
+    write_dataset(tmp_path / "d", [[1]])
     with pytest.raises(DataError, match=r"give the name without \.bin: .*/d$"):
         IndexedDataset(tmp_path / "d.bin")
-    (tmp_path / "d.bin").unlink()
-    with pytest.raises(DataError, match=r"d\.bin is missing beside its other half"):
-        IndexedDataset(tmp_path / "d")
+    for suffix in (".bin", ".idx"):
+        whole = (tmp_path / f"d{suffix}").rename(tmp_path / "elsewhere")
+        with pytest.raises(DataError, match=rf"d\{suffix} is missing beside its other half"):
+            IndexedDataset(tmp_path / "d")
+        whole.rename(tmp_path / f"d{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".idx"])
 def test_empty_files(tmp_path: Path, suffix: str) -> None:
-    write(tmp_path / "d", [[1]])
+    write_dataset(tmp_path / "d", [[1]])
     (tmp_path / f"d{suffix}").write_bytes(b"")
     with pytest.raises(DataError, match=rf"d\{suffix} is empty \(0 bytes\)"):
         IndexedDataset(tmp_path / "d")
 
 
 def test_every_truncation_of_the_index_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "d", [[1, 2], [3]])
+    write_dataset(tmp_path / "d", [[1, 2], [3]])
     whole = (tmp_path / "d.idx").read_bytes()
     for size in range(1, len(whole)):
         (tmp_path / "d.idx").write_bytes(whole[:size])

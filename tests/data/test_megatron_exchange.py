@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from megachar.base.errors import DataError
-from megachar.data.indexed_dataset import IndexedDataset, IndexedDatasetWriter
+from megachar.data.indexed_dataset import IndexedDataset
+from tests.corpora.corpora_by_hand import write_dataset
 
 DTYPES = ["uint8", "uint16", "int32"]
 
@@ -62,11 +63,7 @@ def test_megatron_reads_ours(
     tmp_path: Path, megatron: ModuleType, rng: np.random.Generator, dtype: str, mmap: bool
 ) -> None:
     documents = [np.concatenate(document) for document in random_documents(rng, dtype)]
-    with IndexedDatasetWriter(tmp_path / "ours", dtype, max_sequence_tokens=37) as writer:
-        for document in documents:
-            for chunk in np.array_split(document, 3):
-                writer.append(chunk)
-            writer.end_document()
+    write_dataset(tmp_path / "ours", documents, dtype, longest=37)
     theirs = megatron.IndexedDataset(str(tmp_path / "ours"), mmap=mmap)
     assert theirs.index.dtype == np.dtype(dtype)
     ours = IndexedDataset(tmp_path / "ours")
@@ -103,10 +100,7 @@ def test_we_read_what_megatron_merges(tmp_path: Path, megatron: ModuleType, rng:
     """Its merging tool writes the sequences of several datasets one after another."""
     parts = [random_documents(rng, "uint16") for _ in range(3)]
     for number, documents in enumerate(parts):
-        with IndexedDatasetWriter(tmp_path / f"part{number}", np.uint16) as writer:
-            for document in documents:
-                writer.append(np.concatenate(document))
-                writer.end_document()
+        write_dataset(tmp_path / f"part{number}", [np.concatenate(document) for document in documents], "uint16")
     builder = megatron.IndexedDatasetBuilder(str(tmp_path / "merged.bin"), dtype=np.uint16)
     for number in range(3):
         builder.add_index(str(tmp_path / f"part{number}"))

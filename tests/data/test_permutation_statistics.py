@@ -8,7 +8,7 @@ import secrets
 import numpy as np
 import pytest
 
-from megachar.data.sampler import KeyedPermutation, WindowSampler
+from megachar.data.sampler import KeyedPermutation, WindowSampler, window_numbers
 from tests.draws import fresh_rng, fresh_seed
 
 FAR = 6.0
@@ -146,7 +146,7 @@ def test_a_global_batch_is_spread_over_the_text() -> None:
     sampler = WindowSampler(100_000_000, 514, 512, fresh_seed(62), "epoch")
     counts = np.zeros(64)
     for step in range(200):
-        starts = sampler.starts(step, 0, 512, 1)
+        starts = sampler.window_starts(window_numbers(step, 0, 512, 1))
         counts += (np.bincount(starts * 64 // 100_000_000, minlength=64) - 8.0) ** 2 / 8.0
     # The sum over parts of a batch is chi-squared with 63 degrees of freedom, a little less without replacement.
     assert abs(counts.sum() - 200 * 63) < 7 * np.sqrt(200 * 2 * 63) + 200

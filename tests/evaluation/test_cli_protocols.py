@@ -18,7 +18,7 @@ from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.corpus import Corpus
 from megachar.data.vocabulary import ByteVocabulary
 from megachar.evaluation.evaluate import evaluate, evaluate_dynamically, training_mean_squares
-from megachar.evaluation.predictor import make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.evaluation.result import DynamicEvaluation
 from megachar.evaluation.settings import DynamicSettings, StreamSettings, WindowSettings
 from megachar.families.recurrent.initialization import initialize
@@ -49,7 +49,7 @@ def test_streams_of_a_recurrent_model(recurrent_run: Path) -> None:
     output = invoke(recurrent_run, "--streams", 3, "--warm-up", 20)
     values = saved(recurrent_run, "evaluation-valid-streams3-warmup20-step70")
     tokens = tokens_of(recurrent_run, "valid")
-    expected = make_predictor(model_of(recurrent_run), CPU, streams=3, warm_up=20).nats(tokens)
+    expected = Predictor(model_of(recurrent_run), CPU, streams=3, warm_up=20).nats(tokens)
     assert values["nats"] == math.fsum(expected)
     assert {"streams": 3, "warm_up": 20, "context": None, "state": "carried on", "dynamic": None,
             "num_characters": tokens.size}.items() <= values.items()  # fmt: skip
@@ -234,7 +234,7 @@ def test_checkpoint_of_a_recurrent_model(tmp_path: Path, text: npt.NDArray[np.ui
     label = f"valid-of-corpus-{Corpus.open(corpus).fingerprint[:8]}"  # the checkpoint says another text
     (file,) = run.path.glob(f"evaluation-{label}-streams2-warmup9-step12-dynamic-sgd-*.json")
     values, tokens = json.loads(file.read_text()), np.asarray(Corpus.open(corpus).split("valid").tokens)
-    expected = math.fsum(make_predictor(model, CPU, streams=2, warm_up=9).nats(tokens))
+    expected = math.fsum(Predictor(model, CPU, streams=2, warm_up=9).nats(tokens))
     assert values["nats"] == pytest.approx(expected, rel=1e-6)
     assert values["dynamic"]["nats"] == pytest.approx(expected, rel=0.1)
     assert (run.path / f"positions-{label}-step12.png").is_file()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megachar.base.errors import ConfigError, PlatformError
-from megachar.evaluation.predictor import Predictor, make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.evaluation.windows import stream_plan
 from megachar.families.recurrent.initialization import initialize
 from megachar.families.recurrent.model import RecurrentModel
@@ -61,7 +61,7 @@ def test_one_stream_carries_its_state_over_the_whole_text(
 ) -> None:
     monkeypatch.setattr("megachar.families.recurrent.scorer.POSITIONS_AT_ONCE", 32)
     rows = naive_rows(recurrent, tokens, lambda place: 0)
-    predictor, heard = make_predictor(recurrent, CPU, streams=1), list[int]()
+    predictor, heard = Predictor(recurrent, CPU, streams=1), list[int]()
     assert (predictor.context, predictor.vocabulary_size) == (None, 11)
     nats = predictor.nats(tokens, progress=heard.append)
     np.testing.assert_allclose(nats, nats_of(rows, tokens), rtol=1e-10)
@@ -74,7 +74,7 @@ def test_one_stream_carries_its_state_over_the_whole_text(
 def test_streams_side_by_side_warm_up(
     recurrent: RecurrentModel, tokens: npt.NDArray[np.uint8], streams: int, warm_up: int
 ) -> None:
-    predictor = make_predictor(recurrent, CPU, streams=streams, warm_up=warm_up)
+    predictor = Predictor(recurrent, CPU, streams=streams, warm_up=warm_up)
     used = min(streams, 149 // warm_up - 1) if warm_up else streams
     scored = -(-(149 - warm_up) // used)  # by each stream but the first, which scores its warm-up too
 
@@ -95,7 +95,7 @@ def test_recurrent_model_with_a_context(
     """The state is zero where a window begins, and windows lie as a transformer's do."""
     monkeypatch.setattr("megachar.families.recurrent.scorer.POSITIONS_AT_ONCE", 28)  # 7 of each of 4 windows
     tokens = tokens[:60]
-    predictor = make_predictor(recurrent, CPU, stride=stride, batch_size=4)
+    predictor = Predictor(recurrent, CPU, stride=stride, batch_size=4)
 
     def begin(place: int) -> int:
         start = 0
@@ -120,7 +120,7 @@ def test_transformer(
         while place - start > longest:
             start = min(start + stride, len(tokens) - 1 - longest)
         rows.append(model(torch.from_numpy(tokens[start:place].astype(np.int64))[None])[0, -1].log_softmax(-1).numpy())
-    predictor = make_predictor(model, CPU, stride=stride, batch_size=5)
+    predictor = Predictor(model, CPU, stride=stride, batch_size=5)
     assert (predictor.context, predictor.vocabulary_size) == (24, 11)
     np.testing.assert_allclose(predictor.nats(tokens, context), nats_of(np.stack(rows), tokens), rtol=1e-10)
     np.testing.assert_allclose(predicted(predictor, tokens, context), np.stack(rows), rtol=1e-5)
@@ -132,7 +132,7 @@ def test_short_texts(
 ) -> None:
     for model in (recurrent, make_model(16, vocabulary_size=11)):
         for context in (None, 2):
-            predictor = make_predictor(model, CPU)
+            predictor = Predictor(model, CPU)
             nats = predictor.nats(tokens[:size], context)
             assert nats[0] == math.log(11)
             assert nats.shape == (size,)
@@ -144,7 +144,7 @@ def test_bf16_is_close(
     recurrent: RecurrentModel, make_model: Callable[..., Transformer], tokens: npt.NDArray[np.uint8], family: str
 ) -> None:
     model = make_model(16, vocabulary_size=11) if family == "transformer" else recurrent.float()
-    exact, half = (make_predictor(model, CPU, precision=name).nats(tokens) for name in ("fp32", "bf16"))
+    exact, half = (Predictor(model, CPU, precision=name).nats(tokens) for name in ("fp32", "bf16"))
     assert half.sum() != exact.sum()
     assert half.sum() == pytest.approx(exact.sum(), rel=0.02)
 
@@ -182,9 +182,9 @@ def test_errors_of_a_transformer(
 ) -> None:
     model = make_model(24, vocabulary_size=11)
     with pytest.raises(ConfigError, match=message):
-        make_predictor(model, CPU, **options).predict(tokens, context)
+        Predictor(model, CPU, **options).predict(tokens, context)
     with pytest.raises(ConfigError, match=message):
-        make_predictor(model, CPU, **options).nats(tokens, context)
+        Predictor(model, CPU, **options).nats(tokens, context)
 
 
 @pytest.mark.parametrize(("options", "context", "message"), [
@@ -196,7 +196,7 @@ def test_errors_of_a_recurrent_model(
     recurrent: RecurrentModel, tokens: npt.NDArray[np.uint8], options: Any, context: Any, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_predictor(recurrent, CPU, **options).predict(tokens, context)
+        Predictor(recurrent, CPU, **options).predict(tokens, context)
 
 
 def test_memory_too_small(
@@ -207,4 +207,4 @@ def test_memory_too_small(
 
     monkeypatch.setattr(RecurrentModel, "hidden", hidden)
     with pytest.raises(PlatformError, match=r"memory for 4 windows of 42 characters; set --streams 2 or less"):
-        make_predictor(recurrent, CPU, streams=4, warm_up=6).nats(tokens)
+        Predictor(recurrent, CPU, streams=4, warm_up=6).nats(tokens)

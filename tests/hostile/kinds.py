@@ -179,7 +179,7 @@ def _pictures(files: Files) -> Any:
 def _reported(files: Files, name: str) -> RunContents:
     [contents] = read_runs([files.transformer.path])
     bare = RunContents(**{**vars(contents), "train": [], "validation": []})  # whose curves take long to draw
-    render([bare], {}, TextSettings("valid", 0, 0, 0, 1, "cpu"), [])
+    render([bare], {}, TextSettings(num_characters=0, sample_characters=0, device="cpu"), [])
     for note in contents.notes:
         if name in note:
             raise DataError(note)

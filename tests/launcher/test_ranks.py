@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from megachar.base.errors import PlatformError
-from megachar.launching import ranks
+from megachar.launching import network
 from megachar.launching.hostfile import Host
+from megachar.launching.launchers import openmpi
 from megachar.launching.launchers.slurm import allocated_hosts, expand_counts, is_requeued
 from megachar.launching.local import environment_of
 from megachar.launching.network import interface_to, is_this_machine, resolve
@@ -90,7 +91,7 @@ def test_open_mpi() -> None:
 
 
 def test_open_mpi_on_several_hosts_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "find_spec", lambda name: None)
+    monkeypatch.setattr(openmpi, "find_spec", lambda name: None)
     with pytest.raises(
         PlatformError, match=r"4 ranks were started on several hosts, and no MASTER_ADDR .*-x MASTER_ADDR="
     ):
@@ -125,9 +126,9 @@ def test_counts_of_slurm() -> None:
 
 def test_a_master_that_is_its_own_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     several = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", **MEET}
-    monkeypatch.setattr(ranks, "interface_addresses", lambda: {"lo": ["127.0.0.1"], "eth1": ["10.0.0.1"]})
+    monkeypatch.setattr(network, "interface_addresses", lambda: {"lo": ["127.0.0.1"], "eth1": ["10.0.0.1"]})
     assert rank_environment(several)["GLOO_SOCKET_IFNAME"] == "eth1"
-    monkeypatch.setattr(ranks, "interface_addresses", lambda: {"eth1": ["10.0.0.1"], "eth2": ["10.0.1.1"]})
+    monkeypatch.setattr(network, "interface_addresses", lambda: {"eth1": ["10.0.0.1"], "eth2": ["10.0.1.1"]})
     with pytest.raises(
         PlatformError, match=r"MASTER_ADDR=127.0.0.1 is the loopback .*: eth1, eth2; give MASTER_ADDR as"
     ):

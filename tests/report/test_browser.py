@@ -13,7 +13,7 @@ import torch
 from megachar.base.pictures import SERIES, SERIES_ON_BLACK
 from megachar.base.units import bits
 from megachar.data.corpus import Corpus
-from megachar.evaluation.predictor import make_predictor
+from megachar.evaluation.predictor import Predictor
 from megachar.report.contents import read_runs
 from megachar.report.page import render
 from megachar.report.text_settings import TextSettings
@@ -134,7 +134,7 @@ def test_the_hover_text_is_right(browser: "Browser", page: Path, runs: list[Path
         )
     model = load_model(runs[0]).model
     tokens = corpus_of(runs[0]).split("valid").tokens
-    surprise = bits(1.0) * make_predictor(model, torch.device("cpu"), stride=1).nats(tokens)
+    surprise = bits(1.0) * Predictor(model, torch.device("cpu"), stride=1).nats(tokens)
     place = 0
     for text, title in shown:
         first = title.split("\n")

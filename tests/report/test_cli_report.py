@@ -123,7 +123,7 @@ import sys
 from pathlib import Path
 from megachar.cli.report import report
 try:
-    report([Path({str(run)!r})], text_start=1000)
+    report([Path({str(run)!r})], start=1000)
 except Exception as error:
     print(type(error).__name__, "torch" in sys.modules)
 """

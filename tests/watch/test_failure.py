@@ -8,9 +8,10 @@ from megachar.base.errors import ConfigError
 from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
 from megachar.watch.address import HubAddress
-from megachar.watch.failure import Failure, failure_of, read_failures
+from megachar.watch.failure import Failure, failure_of
 from megachar.watch.hub import Hub, beat_interval
 from megachar.watch.secret import Secret
+from tests.watch.recorded import read_failures
 
 OFF = FaultToleranceConfig(heartbeat_timeout_seconds=0, progress_timeout_seconds=0)
 
@@ -20,7 +21,7 @@ def test_failures_on_disk_are_in_order(tmp_path: Path) -> None:
     earlier = Failure("exception", (3,), "a", None, "ValueError: x", "Traceback", True, time=1000.5)
     for failure in (later, earlier):
         failure.write(tmp_path / "failures")
-    assert list(read_failures(tmp_path / "failures")) == [earlier, later]
+    assert read_failures(tmp_path / "failures") == [earlier, later]
     assert later.describe() == "ranks 1, 2 on b, step 4: gone"
     assert earlier.describe() == "rank 3 on a: ValueError: x\nTraceback"
 

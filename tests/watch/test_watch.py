@@ -13,9 +13,9 @@ import pytest
 from megachar.base.exit_codes import ExitCode
 from megachar.config.sections.training import FaultToleranceConfig
 from megachar.watch.address import HubAddress
-from megachar.watch.failure import read_failures
 from megachar.watch.hub import Hub
 from megachar.watch.secret import Secret
+from tests.watch.recorded import read_failures
 
 PROCESS = Path(__file__).with_name("rank_process.py")
 SETTINGS = FaultToleranceConfig(heartbeat_timeout_seconds=4, progress_timeout_seconds=8)
@@ -135,7 +135,7 @@ def test_without_a_supervisor_rank_0_holds_the_hub(crew: Crew, fault: str, at_fa
         assert error in crew.log(rank)
         assert STACK in crew.log(rank)
     assert f"shown of rank {at_fault}" in "".join(crew.log(rank) for rank in range(3))
-    recorded = list(read_failures(crew.folder / "failures"))
+    recorded = read_failures(crew.folder / "failures")
     assert len(recorded) == 1
     assert recorded[0].ranks == (at_fault,)
 

@@ -1,15 +1,13 @@
 """Texts that commands are given, in an option or in a file, as the bytes they are."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy.typing as npt
 
 from megachar.base.errors import ConfigError, DataError
+from megachar.data.vocabulary import EncodingError, Vocabulary
 from megachar.generation.settings import check_prompt
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from megachar.data.vocabulary import Vocabulary
 
 
 def read_given(text: str | None, file: Path | None, option: str, file_option: str) -> bytes:
@@ -43,10 +41,8 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> bytes:
     return text
 
 
-def encode_given(vocabulary: "Vocabulary", text: bytes, what: str) -> "npt.NDArray[Any]":
+def encode_given(vocabulary: Vocabulary, text: bytes, what: str) -> npt.NDArray[Any]:
     """The symbols (t,) of a text; DataError with `what` it is where the model has none for some of it."""
-    from megachar.data.vocabulary import EncodingError
-
     try:
         return vocabulary.encode(text)
     except EncodingError as error:

@@ -159,8 +159,10 @@ class Downloader:
             if size and not found.start:  # all of it: the server knows no parts, or the file changed
                 progress(-size)
                 _forget(target, part)
-            _check_total(archive, found.total)
-            check_space(target.parent, (found.total or archive.num_bytes) - found.start)
+            total = found.total
+            if total is not None and (total > archive.max_bytes or (total != archive.num_bytes and not archive.about)):
+                raise _Refused(f"it has a file of {total:,} bytes, but {archive.name} has {archive.num_bytes:,}")
+            check_space(target.parent, (total or archive.num_bytes) - found.start)
             _note_path(target).write_text(json_text({"address": address, **found.identity}))
             self._copy(response, part, found, archive, progress)
         return found.start > 0
@@ -278,14 +280,6 @@ def _read_headers(response: Any, size: int) -> _Found:
     raise _Refused(
         f"the server answers {response.status} with Content-Range {ranges!r} to a request for byte {size:,} on"
     )
-
-
-def _check_total(archive: Archive, total: int | None) -> None:
-    """_Refused where the server's file has another size than the archive."""
-    if total is None:
-        return
-    if total > archive.max_bytes or (total != archive.num_bytes and not archive.about):
-        raise _Refused(f"it has a file of {total:,} bytes, but {archive.name} has {archive.num_bytes:,}")
 
 
 def _reason(error: BaseException) -> str:

@@ -21,11 +21,6 @@ MakeVocabulary = Callable[[Sequence[SourceFile]], Vocabulary]
 """From the texts and their splits to the vocabulary, which may be learned from them."""
 
 
-def bytes_vocabulary(sources: Sequence[SourceFile]) -> Vocabulary:
-    """Bytes, whatever the text."""
-    return ByteVocabulary()
-
-
 @dataclass(frozen=True)
 class Fetched:
     """What `fetch_corpus` did."""
@@ -43,7 +38,7 @@ def fetch_corpus(
     *,
     source: Path | None = None,
     downloads: Path | None = None,
-    make_vocabulary: MakeVocabulary = bytes_vocabulary,
+    make_vocabulary: MakeVocabulary = lambda sources: ByteVocabulary(),
     num_workers: int = 1,
     overwrite: bool = False,
     downloader: Downloader | None = None,
@@ -70,11 +65,12 @@ def fetch_corpus(
         found = _find_texts(corpus, source, folder, stage)
         texts = _check_texts(corpus, found, folder, stage)
         check_space(output.parent, sum(path.stat().st_size for paths in texts.values() for path in paths))
+        # As they are, whatever their names or first bytes look like: `find_inputs` would look at those.
         if corpus.cut is None:
-            files = {text.split: [_input(path) for path in paths] for text, paths in texts.items()}
+            files = {text.split: [Input(path) for path in paths] for text, paths in texts.items()}
             sources = one_file_per_split({split: inputs for split, inputs in files.items() if split is not None})
         else:
-            sources = cut_by_position([_input(path) for paths in texts.values() for path in paths], corpus.cut)
+            sources = cut_by_position([Input(path) for paths in texts.values() for path in paths], corpus.cut)
         vocabulary = make_vocabulary(sources)
         with stage(f"Preparing {output.name}", sum(each.num_bytes for each in sources)) as progress:
             card = prepare_corpus(
@@ -124,11 +120,6 @@ def _check_texts(
     num_bytes = sum(path.stat().st_size for members in found.values() for path in members.values())
     with stage(f"Verifying the text of {corpus.name}", num_bytes) as progress:
         return {text: check_text(corpus, text, found[text], folder, progress) for text in corpus.texts}
-
-
-def _input(path: Path) -> Input:
-    """A file as it is, whatever its name or its first bytes look like."""
-    return Input(path)
 
 
 @contextmanager

@@ -82,14 +82,10 @@ def _strip_lines(path: Path, folder: Path) -> Path:
     """A copy of `path` in `folder` without the spaces at both ends of each line."""
     stripped = folder / path.name
     with path.open("rb") as text, stripped.open("wb") as copy:
-        copy.writelines(_stripped(line) for line in text)
+        for line in text:
+            end = b"\n" if line.endswith(b"\n") else b""
+            copy.write(line.removesuffix(b"\n").strip(b" ") + end)
     return stripped
-
-
-def _stripped(line: bytes) -> bytes:
-    """`line` without the spaces at both ends; its line end stays."""
-    end = b"\n" if line.endswith(b"\n") else b""
-    return line.removesuffix(b"\n").strip(b" ") + end
 
 
 def _files_in(archive: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -9,14 +9,7 @@ from torch import Tensor
 
 from megachar.base.errors import CheckpointError
 from megachar.base.files import fsync_path
-from megachar.runs.checkpoints.format import (
-    MANIFEST,
-    Checkpoint,
-    FileRecord,
-    Manifest,
-    fingerprint,
-    read_checkpoint,
-)
+from megachar.runs.checkpoints.format import MANIFEST, Checkpoint, FileRecord, Manifest, fingerprint, read_checkpoint
 
 
 def write_layer(path: Path, tensors: dict[str, Tensor]) -> FileRecord:
