@@ -221,6 +221,8 @@ def light_modules() -> list[str]:
     heavy = (
         "base.device",
         "runs.versions",
+        "scaling.coordinates",
+        "scaling.speed",
         *(f"runs.checkpoints.{name}" for name in ("exporting", "files", "reading", "resuming", "saving")),
     )
     return sorted(modules - {f"megachar.{name}" for name in (*heavy, "optimizers.updates")})

@@ -10,7 +10,7 @@ from megachar.base.errors import ConfigError
 from megachar.base.pictures import PictureFormat
 from megachar.cli.lazy import make_group
 from megachar.cli.scaling_runs import check, run
-from megachar.cli.shared.loading import loading
+from megachar.cli.shared.given_model import loading
 from megachar.cli.shared.options import Format
 
 if TYPE_CHECKING:

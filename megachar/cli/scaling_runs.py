@@ -12,7 +12,7 @@ from rich.text import Text
 
 from megachar.base.errors import ConfigError
 from megachar.base.tables import print_table
-from megachar.cli.shared.loading import loading
+from megachar.cli.shared.given_model import loading
 from megachar.cli.shared.options import Format
 from megachar.config.sections.data import DataConfig
 from megachar.data.blend import Blend

@@ -77,7 +77,7 @@ class Climb:
         resume = progress.state is State.UNFINISHED
         if not resume and before is not None and self._shared:
             steps = begin_branch(before.run.experiment, run.run.experiment)
-            self.say(f"{run.name}: goes on from step {steps:,} of {before.name}")
+            self.say(f"{run.name}: continues from step {steps:,} of {before.name}")
             resume = True
         cores = self._cores.get()
         try:

@@ -5,14 +5,13 @@ Yang et al. (2022), appendix D.1: with sound rules for width and depth the size 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.pictures import legend, series, style
 from megachar.config.checks import check_experiment
@@ -54,9 +53,11 @@ def sized(experiment: Experiment, direction: Direction, size: int, base: int, ru
     Raises:
         ConfigError: its model is no transformer, or cannot have this size.
     """
-    model = experiment.model
-    if not isinstance(model, TransformerConfig):
-        raise ConfigError(f"model.family = {model.family} has no rules for width and depth; take a transformer")
+    if not experiment.model.has_rules_of_scale:
+        raise ConfigError(
+            f"model.family = {experiment.model.family} has no rules for width and depth; take a transformer"
+        )
+    model = cast(TransformerConfig, experiment.model)
     head_width = model.width // model.num_heads
     changes: dict[str, object] = {"base_width": None, "base_layers": None, "base_head_width": None}
     if direction == "width":
@@ -136,10 +137,10 @@ def _batches(experiment: Experiment, blend: Blend, count: int) -> Iterator[tuple
 
 
 @style()
-def draw_coordinates(found: Sequence[Sizes]) -> Figure:
+def draw_coordinates(found: Sequence[Sizes]) -> "mpl.figure.Figure":
     """Sizes of updates over width and over depth, of hidden states and of logits, with the rules and without."""
     directions = [direction for direction in DIRECTIONS if any(one.direction == direction for one in found)]
-    figure = Figure(figsize=(4.5 * len(directions), 6.5), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(4.5 * len(directions), 6.5), layout="constrained")
     panels = figure.subplots(2, len(directions), squeeze=False, sharey="row")
     for row, what in zip(panels, WHATS, strict=True):
         for axes, direction in zip(row, directions, strict=True):
@@ -152,9 +153,9 @@ def draw_coordinates(found: Sequence[Sizes]) -> Figure:
             axes.set_yscale("log")
             axes.margins(y=0.25)  # for the legend
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
             axes.set_xlabel("width" if direction == "width" else "layers")
             axes.set_ylabel(f"update of {'hidden states' if what == 'hidden' else 'logits'}")
             legend(axes)

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+from megachar.base import mpl
 from megachar.base.errors import ConfigError
 from megachar.base.files import shown
 from megachar.base.pictures import DEPTHS, INK, MARK, SERIES, PictureFormat, legend, save, series, style
 from megachar.scaling.points import OPERATIONS, Floats, Points
 from megachar.scaling.study import Study
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PLACES: Final = 60
 """Points of a curve."""
@@ -24,7 +21,7 @@ BEYOND: Final = 3.0
 """Curves reach so much farther than the largest compute."""
 
 
-def draw_study(study: Study) -> "Mapping[str, Figure]":
+def draw_study(study: Study) -> "Mapping[str, mpl.figure.Figure]":
     """Name -> picture; IsoFLOP parabolas where there are runs of equal compute."""
     drawn = {"loss": _draw_loss(study), "optimum": _draw_optimum(study), "residuals": _draw_residuals(study)}
     return {**drawn, "isoflop": _draw_isoflops(study)} if study.isoflops else drawn
@@ -41,7 +38,7 @@ def save_pictures(study: Study, folder: Path, picture_format: PictureFormat = "p
 
 
 @style()
-def _draw_loss(study: Study) -> "Figure":
+def _draw_loss(study: Study) -> "mpl.figure.Figure":
     """Runs by their size, the law's curve of some sizes, and the lowest loss of each budget with its interval."""
     figure, axes = _figure()
     fitted, held_out = study.law.points, study.table.held_out
@@ -70,7 +67,7 @@ def _draw_loss(study: Study) -> "Figure":
 
 
 @style()
-def _draw_optimum(study: Study) -> "Figure":
+def _draw_optimum(study: Study) -> "mpl.figure.Figure":
     """The best N and D of each budget with their intervals, where runs lie, and minima of IsoFLOP parabolas."""
     figure, axes = _figure()
     computes = _computes(study)
@@ -94,11 +91,9 @@ def _draw_optimum(study: Study) -> "Figure":
 
 
 @style()
-def _draw_residuals(study: Study) -> "Figure":
+def _draw_residuals(study: Study) -> "mpl.figure.Figure":
     """What the law leaves, over N and over D, against the noise between seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = mpl.figure.Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     points, residuals = study.law.points, 100 * study.law.fit.residuals
     for axes, column, what in zip(panels, ("N", "D"), ("parameters N", "characters D"), strict=True):
@@ -122,7 +117,7 @@ def _draw_residuals(study: Study) -> "Figure":
 
 
 @style()
-def _draw_isoflops(study: Study) -> "Figure":
+def _draw_isoflops(study: Study) -> "mpl.figure.Figure":
     """Loss over N for each budget, with its parabola; a minimum at the edge is none, and is not marked."""
     figure, axes = _figure()
     for number, isoflop in enumerate(study.isoflops):
@@ -142,10 +137,8 @@ def _draw_isoflops(study: Study) -> "Figure":
     return figure
 
 
-def _figure() -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+def _figure() -> "tuple[mpl.figure.Figure, mpl.axes.Axes]":
+    figure = mpl.figure.Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     return figure, axes
@@ -161,19 +154,18 @@ def _ends(interval: Any) -> tuple[float, float, float]:
     return interval.value, interval.low, interval.high
 
 
-def _band(axes: "Axes", places: Floats, ends: Floats, color: str, label: str) -> None:
+def _band(axes: "mpl.axes.Axes", places: Floats, ends: Floats, color: str, label: str) -> None:
     """A line, and around it the interval (places, 3: value, low, high) where there is one."""
     axes.plot(places, ends[:, 0], color=color, linewidth=1.3, label=label)
     axes.fill_between(places, ends[:, 1], ends[:, 2], color=color, alpha=0.15, linewidth=0)
 
 
-def _size_colors(figure: "Figure", axes: "Axes", points: Points) -> Callable[[float], Any]:
+def _size_colors(figure: "mpl.figure.Figure", axes: "mpl.axes.Axes", points: Points) -> Callable[[float], Any]:
     """N -> its color, and a bar that says which."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-
     n = points.column("N")
-    scale = ScalarMappable(LogNorm(n.min(), n.max()), LinearSegmentedColormap.from_list("sizes", DEPTHS))
+    scale = mpl.cm.ScalarMappable(
+        mpl.colors.LogNorm(n.min(), n.max()), mpl.colors.LinearSegmentedColormap.from_list("sizes", DEPTHS)
+    )
     bar = figure.colorbar(scale, ax=axes, label="parameters N")
     _amount_ticks(bar.ax.yaxis)
     return lambda n: scale.to_rgba(np.array(n))
@@ -181,24 +173,18 @@ def _size_colors(figure: "Figure", axes: "Axes", points: Points) -> Callable[[fl
 
 def _compute_ticks(axis: Any) -> None:
     """Powers of ten as 1e12: the style takes no mathematics, which matplotlib writes them in."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _amount_ticks(axis: Any) -> None:
     """Powers of ten as 100k and 1M."""
-    from matplotlib.ticker import EngFormatter, NullFormatter
-
-    axis.set_major_formatter(EngFormatter(sep=""))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(mpl.ticker.EngFormatter(sep=""))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _loss_ticks(axis: Any) -> None:
     """Plain numbers, also between powers of ten, as losses seldom span one."""
-    from matplotlib.ticker import LogLocator, ScalarFormatter
-
-    axis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_locator(LogLocator(10, subs=()))
+    axis.set_major_locator(mpl.ticker.LogLocator(10, subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    axis.set_minor_locator(mpl.ticker.LogLocator(10, subs=()))

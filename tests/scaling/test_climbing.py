@@ -57,7 +57,7 @@ def run(ladder: list[str], output: Path) -> str:
 
 def test_a_ladder_is_stopped_and_goes_on(ladder: list[str], tmp_path: Path) -> None:
     said = run(ladder, tmp_path / "whole")
-    assert "2x16-s1-384: goes on from step 3 of 2x16-s1-192" in said
+    assert "2x16-s1-384: continues from step 3 of 2x16-s1-192" in said
     assert (tmp_path / "whole" / "tiny" / "2x16-s1-384" / BRANCH_FILE).is_file()
     table = points_of_ladder(tmp_path / "whole" / "tiny")
     assert [(point.name, point.D, point.held_out) for point in table.runs] == [

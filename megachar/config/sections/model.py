@@ -19,6 +19,8 @@ class ModelConfig(Section):
     """Learning rates of dynamic evaluation by its rule, sgd or rms: those that served small models of Shakespeare best,
     of several a factor of 3 to 5 apart. With three to five times the rate the figure was worse than the static one, but
     for `rms` on the recurrent model."""
+    has_rules_of_scale: ClassVar[bool] = False
+    """Whether rates and initial weights can be those of a smaller model: a `base_width`, a `base_layers`."""
     folds: ClassVar[bool] = False
     """Whether a model in use is computed from all that was trained, so that its files hold all of that."""
 

@@ -40,6 +40,7 @@ class TransformerConfig(ModelConfig):
     dropout: Annotated[float, Role.TRAINS] = Field(default=0.0, ge=0.0, lt=1.0)
     """Drop probability on the attention weights and on the ReLU layer; 0 is off."""
 
+    has_rules_of_scale: ClassVar = True
     dynamic_rates: ClassVar = {"sgd": 0.001, "rms": 5e-5}
 
     @property
