@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 MOST_BYTES: Final = 1 << 24
-MOST_RUNS: Final = 100_000
+MOST_RUNS: Final = 10_000
 REQUIRED: Final = ("N", "D", "loss")
 OPERATIONS: Final = 6.0
 """Training operations per parameter and character: C = 6 N D."""
