@@ -44,6 +44,7 @@ class Alarm:
     value: float
     """NaN where it could not be tested."""
     limit: float
+    """Beyond which it fires: above it, or for `optimum` and `starts` below it."""
     fired: bool
     sentence: str
 

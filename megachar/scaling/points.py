@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 MOST_BYTES: Final = 1 << 24
-MOST_RUNS: Final = 100_000
+MOST_RUNS: Final = 10_000
 REQUIRED: Final = ("N", "D", "loss")
 OPERATIONS: Final = 6.0
 """Training operations per parameter and character: C = 6 N D."""
@@ -37,7 +37,7 @@ class Run(BaseModel):
     """Parameters: those in matrix products, which is C / (6 D)."""
     D: Amount
     """Characters trained on, repeated ones included."""
-    loss: float = Field(gt=0, le=1e4)
+    loss: float = Field(ge=1e-9, le=1e4)
     """Of the validation split, per character, in bits or nats: the same unit for all runs."""
     C: Annotated[float, Field(gt=0, le=1e60)] | None = None
     """Operations of the training; None: 6 N D."""

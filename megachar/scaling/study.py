@@ -11,7 +11,7 @@ from megachar.scaling.isoflop import IsoFlop, find_isoflops
 from megachar.scaling.joint import Budget, JointLaw, fit_joint
 from megachar.scaling.least_squares import Interval
 from megachar.scaling.noise import Noise, seed_noise
-from megachar.scaling.points import Points, Run, best_settings
+from megachar.scaling.points import Points, Run, best_settings, group_names
 from megachar.scaling.published import Published, fit_published, random_starts
 from megachar.scaling.repeated import Repetition, fit_repetition
 from megachar.scaling.shapes import ShapeLaw, fit_shapes
@@ -19,6 +19,10 @@ from megachar.scaling.single import SingleLaw, fit_single_laws
 from megachar.scaling.tuning import SETTINGS, Tuning, find_tuning
 
 LEAST_RUNS: Final = 8
+SHARED_TRUNKS: Final = (
+    "runs share trunks, which Student's t takes to be independent, so that intervals, above all that of alpha, may be "
+    "too short; see --bootstrap 1000 as well, and take the wider ones"
+)
 FARTHER: Final = (1.0, 10.0)
 """Budgets that are shown unless others are asked for, in multiples of the largest fitted compute."""
 
@@ -97,6 +101,12 @@ class Study:
         return f"CAUTION: {'; '.join(parts)}." if parts else ""
 
 
+def share_trunks(points: Points) -> bool:
+    """Whether several runs come from one trunk with one seed."""
+    named = points.where(lambda run: run.trunk != "")
+    return len(set(group_names(named.runs))) < len(named)
+
+
 def study(table: Points, options: Options = DEFAULT_OPTIONS) -> Study:
     """Fit every law that the table allows.
 
@@ -111,6 +121,8 @@ def study(table: Points, options: Options = DEFAULT_OPTIONS) -> Study:
     from_law = fit_published(logs, log_losses, [law.fit.projected])
     noise = seed_noise(points) if options.noise is None else Noise(options.noise, None)
     singles, remarks = fit_single_laws(points)
+    if share_trunks(points) and not options.resamples:
+        remarks.append(SHARED_TRUNKS)
     isoflops = find_isoflops(points)
     found = (find_tuning(table.fitted, setting, options.level) for setting in SETTINGS)
     tunings = [tuning for tuning in found if tuning is not None]

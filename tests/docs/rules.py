@@ -39,6 +39,8 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar corpus prepare .*--workers", works("--workers", "1")),
     (r"megachar corpus (list|inspect|adopt|prepare)", works()),
     (r"megachar (presets|count|plot|checkpoint|compare) ?", works()),
+    (r"megachar scaling fit .*--bootstrap", works("--bootstrap", "50")),
+    (r"megachar scaling (fit|predict|plot) ", works()),
     (r"megachar evaluate .*--dynamic rms", works(*TINY_TEXT, "--statistics", "600")),
     (r"megachar evaluate ", works(*TINY_TEXT)),
     (r"megachar generate ", works("--characters", "20")),

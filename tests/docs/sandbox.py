@@ -5,15 +5,19 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment, save_experiment
 from megachar.corpora.preparation import cut_by_position, prepare_corpus
 from megachar.data.characters import CharacterVocabulary
 from megachar.data.vocabulary import ByteVocabulary, Vocabulary
+from megachar.scaling.points import Points, Run, write_points
 from megachar.sweeps.sweep import load_sweep, plan_runs
 from tests.corpora.preprocessing_by_hand import pack
 from tests.docs.blocks import PAGES, ROOT, find_blocks
 from tests.report.runs import make_run
+from tests.scaling.ladders import HELD_OUT, make_trunks, sound
 
 TRANSFORMER = ("model.num_layers=2", "model.width=8", "model.num_heads=2", "model.feed_forward_width=16",
                "model.local_offsets=[]", "model.vocabulary_size=256")  # fmt: skip
@@ -28,6 +32,7 @@ def make_sandbox(folder: Path) -> None:
     _make_texts(folder)
     _make_corpora(folder)
     _make_runs(folder)
+    _make_ladder(folder / "ladder.csv")
     (folder / "hosts").write_text("".join(f"node{number} slots=8\n" for number in range(1, 9)))
     shutil.copy(ROOT / "ds_configs" / "bf16_zero3.json", folder / "my_zero3.json")
     for block in (block for page in PAGES for block in find_blocks(page) if block.language == "yaml"):
@@ -95,6 +100,14 @@ def _make_runs(folder: Path) -> None:
     for sweep in ("ablation", "sizes"):
         for run in plan_runs(load_sweep(sweep), None, [data, f"output={runs}"]):
             _make_records(runs / sweep / run.experiment.name, run.experiment)
+
+
+def _make_ladder(path: Path) -> None:
+    """A table of runs whose law is known, for `megachar scaling`."""
+    held_out = Run(N=HELD_OUT[0], D=HELD_OUT[1], loss=sound(*HELD_OUT), held_out=True)
+    runs = make_trunks(np.random.default_rng(0), 0.0, 0.003).runs
+    with path.open("w", encoding="utf-8") as file:
+        write_points(Points((*runs, held_out)), file)
 
 
 def _make_records(folder: Path, experiment: Experiment) -> None:

@@ -66,3 +66,17 @@ def make_ladder(rng: np.random.Generator, noise: float, loss: Loss = sound) -> P
     """Twenty runs, five sizes at four lengths, with noise of that standard deviation in log L."""
     return Points(tuple(Run(N=n, D=d, loss=loss(n, d) * np.exp(noise * rng.standard_normal()))
                         for n in SIZES for d in LENGTHS))  # fmt: skip
+
+
+def make_trunks(rng: np.random.Generator, shared: float, own: float) -> Points:
+    """Forty runs, two seeds of each size at four lengths.
+
+    Log L has noise of two standard deviations: one that the lengths of a size and seed share, and each run's own.
+    """
+    runs = []
+    for n in SIZES:
+        for seed in (1, 2):
+            luck = shared * rng.standard_normal()
+            runs += [Run(N=n, D=d, trunk=f"{n:g}", seed=seed,
+                         loss=sound(n, d) * np.exp(luck + own * rng.standard_normal())) for d in LENGTHS]  # fmt: skip
+    return Points(tuple(runs))

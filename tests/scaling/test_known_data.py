@@ -11,12 +11,10 @@ from megachar.scaling.joint import fit_joint, quantities
 from megachar.scaling.power_sum import log_loss
 from megachar.scaling.published import Recipe, fit_published, random_starts, sum_and_gradient
 from tests.draws import fresh_seed
-from tests.scaling.chinchilla import chinchilla, needed
+from tests.scaling.chinchilla import KNOWN, OBJECTIVE, chinchilla, needed
 
 pytestmark = needed
 
-KNOWN = {"A": 477.83, "B": 2143.4, "E": 1.81722, "alpha": 0.34731, "beta": 0.36717}
-OBJECTIVE = 1.018274018e-3
 PUBLISHED = np.array([np.log(1.69), np.log(406.4), np.log(410.7), 0.34, 0.28])
 """Of Hoffmann et al."""
 

@@ -14,7 +14,7 @@ from megachar.scaling.shapes import fit_shapes
 from megachar.scaling.single import fit_single_laws, frontier
 from megachar.scaling.tuning import find_tuning
 from tests.draws import fresh_rng
-from tests.scaling.ladders import LENGTHS, SIZES, TRUTH, make_ladder, sound
+from tests.scaling.ladders import LENGTHS, SIZES, TRUTH, make_ladder, make_trunks, sound
 
 
 def test_laws_of_one_quantity() -> None:
@@ -124,20 +124,9 @@ def test_what_repetition_is_worth_is_found() -> None:
     assert fit_repetition(make_ladder(rng, 0.005), fit_joint(make_ladder(rng, 0.005)), 0.9) is None
 
 
-def make_trunks(rng: np.random.Generator, shared: float) -> Points:
-    """Ladders of two seeds for each size, whose lengths share their trunk's luck."""
-    runs = []
-    for n in SIZES:
-        for seed in (1, 2):
-            luck = shared * rng.standard_normal()
-            runs += [Run(N=n, D=d, trunk=f"{n:g}", seed=seed,
-                         loss=sound(n, d) * np.exp(luck + 0.001 * rng.standard_normal())) for d in LENGTHS]  # fmt: skip
-    return Points(tuple(runs))
-
-
 def test_the_bootstrap_draws_trunks_and_seeds() -> None:
     """So it sees luck that a trunk's runs share, and drawing single runs would not."""
-    law = fit_joint(make_trunks(fresh_rng(), 0.02))
+    law = fit_joint(make_trunks(fresh_rng(), 0.02, 0.001))
     drawn = resample(law, 60, 0, 0.9)
     assert drawn.groups == 10
     assert drawn.intervals.keys() == QUANTITIES.keys()

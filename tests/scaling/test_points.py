@@ -49,7 +49,7 @@ def test_every_column_comes_back(tmp_path: Path) -> None:
         ("N,D,loss\n10,nan,3\n", "line 2: D = nan: Input should be a finite number"),
         ("N,D,loss\n10,1e400,3\n", "line 2: D = 1e400: Input should be a finite number"),
         ("N,D,loss\n-1,2,3\n", "line 2: N = -1: Input should be greater than or equal to 1"),
-        ("N,D,loss\n1,2,0\n", "line 2: loss = 0: Input should be greater than 0"),
+        ("N,D,loss\n1,2,0\n", "line 2: loss = 0: Input should be greater than or equal to 0.0"),
         ("N,D,loss,held_out\n1,2,3,maybe\n", "held_out = maybe"),
         ('N,D,loss\n1,2,"3\n', "is no CSV"),
         (b"N,D,loss\n1,2,\xff\n", "is no text in UTF-8"),

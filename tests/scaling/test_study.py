@@ -12,7 +12,7 @@ from megachar.scaling.output import save_study
 from megachar.scaling.pictures import draw_study, save_pictures
 from megachar.scaling.points import Points, Run, read_points
 from megachar.scaling.study import Options, Study, study
-from tests.scaling.ladders import HELD_OUT, make_ladder, sound
+from tests.scaling.ladders import HELD_OUT, make_ladder, make_trunks, sound
 
 
 def ladder() -> Points:
@@ -58,6 +58,17 @@ def test_a_table_that_says_little_says_so_first(found: Study) -> None:
     assert study(few, Options(starts=1)).caution == (
         "CAUTION: only 7 runs are fitted, fewer than 8; no run is held out, so the law is not tested."
     )
+
+
+def test_runs_that_share_trunks_are_pointed_to_the_bootstrap(found: Study) -> None:
+    """Student's t then holds alpha less often than it says."""
+    assert not found.remarks
+    points = make_trunks(np.random.default_rng(0), 0.0, 0.003)
+    [remark] = study(points, Options(starts=1)).remarks
+    assert remark.startswith("runs share trunks")
+    assert not study(points, Options(starts=1, resamples=5)).remarks
+    own = Points(tuple(run.model_copy(update={"trunk": str(number)}) for number, run in enumerate(points.runs)))
+    assert not study(own, Options(starts=1)).remarks
 
 
 def test_what_is_saved_can_be_fitted_again(found: Study, tmp_path: Path) -> None:
