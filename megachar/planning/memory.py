@@ -1,0 +1,88 @@
+"""How much memory each stage takes, by part, at the start of training, when most layers predict."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from megachar.planning.devices import Device
+from megachar.planning.layouts import Layout
+from megachar.planning.stages import Array, Stages
+from megachar.planning.zero import Held, Zero
+
+PARTS: Final = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "classifiers": "auxiliary classifiers",
+    "pipeline": "pipeline buffers",
+    "communication": "communication",
+    "reserved": "libraries",
+}
+"""Field of `Memory` -> what it is called."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest device by part, when it is fullest."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """Masters and the optimizer's state."""
+    activations: float
+    classifiers: float
+    """Activations that auxiliary classifiers keep."""
+    pipeline: float
+    """Hidden states and gradients on their way between stages."""
+    communication: float
+    """Buffers in which gradients and weights are sent."""
+    reserved: float
+    """Contexts, libraries, fragments."""
+    stage: int
+    """The pipeline stage of this device."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(getattr(self, part) for part in PARTS)
+
+
+def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memory:
+    """The memory of the fullest device: in the backward pass, or in the update."""
+    activations, classifiers, buffers = _activations(layout, stages, zero)
+    nothing = np.zeros(stages.num_stages)
+    moments = (
+        (zero.in_backward(stages), activations + stages.working, classifiers, buffers),
+        (zero.in_update(stages), nothing, nothing, buffers),
+    )
+    return max((_fullest(*moment, device) for moment in moments), key=lambda memory: memory.total)
+
+
+def _fullest(held: Held, activations: Array, classifiers: Array, buffers: Array, device: Device) -> Memory:
+    parts = [held.weights, held.gradients, held.optimizer, activations, classifiers, buffers, held.communication]
+    stage = int(np.sum(parts, axis=0).argmax())
+    return Memory(*(float(part[stage]) for part in parts), device.reserved_bytes, stage)
+
+
+def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Array, Array]:
+    """(stages,) bytes each: what blocks keep, what their classifiers keep, and pipeline buffers."""
+    count, hidden = stages.num_stages, stages.costs.handed_on
+    above = count - np.arange(count)
+    flying = np.minimum(zero.micro_batches, above).astype(np.float64)
+    interval = layout.parallel.activation_checkpoint_interval
+    kept, classifiers = stages.kept, stages.kept_by_classifiers
+    if interval:
+        outside, blocks = stages.kept_outside, stages.num_blocks
+        groups, of_group = np.ceil(blocks / interval), np.minimum(1.0, interval / blocks)
+        inner = (kept - outside) * of_group
+        activations, predicting = flying * (groups * hidden + outside) + inner, classifiers * of_group
+    else:
+        activations, predicting = flying * kept, flying * classifiers
+    buffers = np.zeros(count)
+    if count > 1:
+        receives, sends = np.arange(count) > 0, np.arange(count) < count - 1
+        # A slot for each micro-batch in flight, two at least; outputs until their backward pass; a gradient each way.
+        buffers = hidden * (receives * (np.maximum(2.0, flying) + 1) + sends * (flying + 1))
+    return activations, predicting, buffers

@@ -1,0 +1,154 @@
+"""What every pipeline stage holds and computes: sums of the layers' costs, as arrays over the stages."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from megachar.config.experiment import Experiment
+from megachar.families.costs import LayerCost, ModelCosts, Passes, Share, Work, model_costs
+from megachar.losses.auxiliary import silent_from
+from megachar.parallel.topology import stage_blocks
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Spans of training in which the same layers predict. The lower ones fall silent first."""
+
+    shares: Array
+    """(spans,) of all steps."""
+    speaking: Array
+    """(spans, numbered layers): 1 where an intermediate layer predicts through classifiers of its own."""
+    half: int
+    """The span at half of training."""
+
+
+def timetable(experiment: Experiment) -> Timetable:
+    """When the experiment's layers predict."""
+    auxiliary, num_layers = experiment.auxiliary, experiment.model.num_layers
+    total = experiment.training.total_steps
+    ends = [0] * num_layers
+    if auxiliary.intermediate_layers:
+        for layer in range(1, num_layers):
+            end = silent_from(layer, num_layers, total, auxiliary.interval_steps)
+            ends[layer - 1] = min(total, math.ceil(end))
+    borders = np.array(sorted({0, total, *ends}), dtype=np.float64)
+    speaking = (np.array(ends)[None] > borders[:-1, None]).astype(np.float64)
+    half = int(np.searchsorted(borders, total // 2, side="right")) - 1
+    return Timetable(np.diff(borders) / total, speaking, half)
+
+
+@dataclass(frozen=True)
+class Works:
+    """A pass of one micro-batch through every stage: the fields of `Work`, each (spans, stages)."""
+
+    flops: Array
+    moved: Array
+    kernels: Array
+    reduced: Array
+    reductions: Array
+
+    def __add__(self, other: "Works") -> "Works":
+        return Works(*(own + others for own, others in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+class Stages:
+    """The stages of one number of them, for one share of a micro-batch."""
+
+    def __init__(self, experiment: Experiment, spans: Timetable, share: Share, num_stages: int) -> None:
+        """Cut the layers as `parallel.topology.stage_blocks` does; `spans`: of the experiment's training."""
+        self.costs: ModelCosts = model_costs(experiment.model, experiment.auxiliary, share)
+        self.spans, self.share, self.num_stages = spans, share, num_stages
+        layers = self.costs.layers
+        numbered = [number for number, layer in enumerate(layers) if "." in layer.name]
+        first, self._blocks = numbered[0], stage_blocks(len(numbered), num_stages)
+        self._numbered = layers[first : numbered[-1] + 1]
+        self._below, self._above = layers[:first], layers[numbered[-1] + 1 :]
+        self._starts = [blocks.start for blocks in self._blocks]
+
+    @cached_property
+    def num_blocks(self) -> Array:
+        """(stages,) numbered layers."""
+        return np.array([len(blocks) for blocks in self._blocks], dtype=np.float64)
+
+    @cached_property
+    def parameters(self) -> Array:
+        """(stages,) that one tensor rank holds."""
+        return self._sum(lambda layer: layer.parameters(self.share.tensor))
+
+    @cached_property
+    def largest(self) -> float:
+        """Parameters of the largest layer of all, on one tensor rank."""
+        return max(layer.parameters(self.share.tensor) for layer in self.costs.layers)
+
+    @cached_property
+    def tensors(self) -> Array:
+        """(stages,) tensors of parameters."""
+        return self._sum(lambda layer: layer.tensors)
+
+    @cached_property
+    def kept(self) -> Array:
+        """(stages,) bytes that a micro-batch keeps, without auxiliary classifiers."""
+        return self._sum(lambda layer: layer.passes.kept)
+
+    @cached_property
+    def kept_by_classifiers(self) -> Array:
+        """(stages,) bytes that auxiliary classifiers keep of a micro-batch at the start of training."""
+        return self._speaking(lambda passes: passes.kept)[0]
+
+    @cached_property
+    def working(self) -> Array:
+        """(stages,) bytes that the backward pass of the stage's hungriest layer needs."""
+        needs = [[*(layer.passes.working for layer in self._layers_of(stage))] for stage in range(self.num_stages)]
+        return np.array([max(stage) for stage in needs])
+
+    @cached_property
+    def kept_outside(self) -> Array:
+        """(stages,) bytes that layers without a number, which are not recomputed, keep of a micro-batch."""
+        outside = np.zeros(self.num_stages)
+        outside[0] += sum(layer.passes.kept for layer in self._below)
+        outside[-1] += sum(layer.passes.kept for layer in self._above)
+        return outside
+
+    @cached_property
+    def forward(self) -> Works:
+        """The forward pass."""
+        return self._works(lambda passes: passes.forward)
+
+    @cached_property
+    def backward(self) -> Works:
+        """The backward pass, without recomputation."""
+        return self._works(lambda passes: passes.backward)
+
+    @cached_property
+    def recomputation(self) -> Works:
+        """The forward pass of the numbered layers, once more."""
+        return self._works(lambda passes: passes.forward, outside=False)
+
+    def _layers_of(self, stage: int) -> list[LayerCost]:
+        own = list(self._numbered[slice(self._blocks[stage].start, self._blocks[stage].stop)])
+        return [*(self._below if stage == 0 else ()), *own, *(self._above if stage == self.num_stages - 1 else ())]
+
+    def _sum(self, of: Callable[[LayerCost], float], outside: bool = True) -> Array:
+        """(stages,) sums over the layers of a stage; `outside`: those without a number, too."""
+        sums = np.add.reduceat(np.array([of(layer) for layer in self._numbered], dtype=np.float64), self._starts)
+        if outside:
+            sums[0] += sum(of(layer) for layer in self._below)
+            sums[-1] += sum(of(layer) for layer in self._above)
+        return sums
+
+    def _speaking(self, of: Callable[[Passes], float]) -> Array:
+        """(spans, stages) sums over the auxiliary classifiers that predict."""
+        each = np.array([of(layer.predicting) if layer.predicting else 0.0 for layer in self._numbered])
+        return np.add.reduceat(self.spans.speaking * each, self._starts, axis=1)
+
+    def _works(self, of: Callable[[Passes], Work], outside: bool = True) -> Works:
+        def both(name: str) -> Array:
+            always = self._sum(lambda layer: getattr(of(layer.passes), name), outside)
+            return always + self._speaking(lambda passes: getattr(of(passes), name))
+
+        return Works(*(both(name) for name in Works.__dataclass_fields__))

@@ -1,0 +1,175 @@
+"""What DeepSpeed's engines hold, move and send for the parameters of a rank.
+
+Read in the source of DeepSpeed 0.19.8 (runtime/engine.py, bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py), and
+compared with what torch allocates (`tests/experiments/plan_reality.py`). R is the number of replicas, w the bytes of a
+number in products. Masters, accumulated gradients and the optimizer's state are in fp32.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from megachar.config.deepspeed import EngineConfig
+from megachar.config.experiment import Experiment
+from megachar.planning.devices import Device, Link
+from megachar.planning.layouts import Layout
+from megachar.planning.stages import Array, Stages
+
+SINGLE: Final = 4
+"""Bytes of a number in fp32."""
+_MOST_AT_ONCE: Final = 500_000_000
+"""Numbers that DeepSpeed's engine reduces at once where ZeRO does not (MEMORY_OPT_ALLREDUCE_SIZE)."""
+
+
+def bytes_per_number(engine: EngineConfig) -> int:
+    """Of weights and activations in products, w."""
+    return SINGLE if engine.precision == "fp32" else 2
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes in each stage, (stages,) each."""
+
+    weights: Array
+    gradients: Array
+    optimizer: Array
+    """Masters and the optimizer's state."""
+    communication: Array
+    """What gradients and weights are sent in."""
+
+
+class Zero:
+    """One engine over R replicas."""
+
+    def __init__(self, experiment: Experiment, layout: Layout) -> None:
+        self.engine, self.replicas = layout.engine, layout.parallel.data
+        self.stage = self.engine.zero_stage
+        self.pipelined = layout.parallel.pipe > 1
+        self.micro_batches = experiment.batch.global_size // (layout.micro_size * self.replicas)
+        self.bytes = bytes_per_number(self.engine)
+        self._states = len(experiment.optimizer.state_keys)
+        zero = self.engine.settings.zero_optimization
+        self._bucket = zero.reduce_bucket_size if self.stage else 0
+        self._two_buckets = zero.overlap_comm is True and not self.pipelined
+        self._persistent_tensor = zero.stage3_param_persistence_threshold
+        self._hosts_weights = zero.offload_param is not None and zero.offload_param.device != "none"
+
+    @property
+    def accumulates_apart(self) -> bool:
+        """Whether it is DeepSpeed's bf16 optimizer, which adds gradients up in whole fp32 copies."""
+        return self.engine.precision == "bf16" and self.stage == 1
+
+    def in_backward(self, stages: Stages) -> Held:
+        """During the backward pass of a step's last micro-batch but for a single one, whose gradients are yet to come."""
+        n, w, r = stages.parameters, self.bytes, self.replicas
+        several = float(self.micro_batches > 1)
+        if self.stage == 0:
+            gradients = SINGLE * n * several
+        elif self.accumulates_apart:
+            gradients = (SINGLE + w * several) * n
+        elif self.stage == 1:
+            gradients = (SINGLE + (w if w < SINGLE else 0)) * n * several
+        elif self.stage == 2:
+            gradients = SINGLE * n / r * several
+        else:
+            gradients = SINGLE * n / r
+        if self.engine.offload:
+            gradients = w * n / r
+        return Held(self._weights(stages), gradients, self._optimizer(n), np.full_like(n, self._buckets))
+
+    def in_update(self, stages: Stages) -> Held:
+        """When gradients are reduced and applied; activations are gone by then."""
+        n, w, r = stages.parameters, self.bytes, self.replicas
+        several = self.micro_batches > 1
+        sent = np.zeros_like(n)
+        if self.stage == 0:
+            gradients = SINGLE * n
+            sent = SINGLE * np.minimum(n, _MOST_AT_ONCE) * (r > 1)
+        elif self.accumulates_apart:
+            gradients = SINGLE * n
+            sent = SINGLE * np.minimum(n, _MOST_AT_ONCE)
+        elif self.stage == 1 and self.pipelined:  # the engine makes a bucket of its own beside that of the last pass
+            gradients = SINGLE * n
+            sent = np.full_like(n, 2 * self._buckets)
+        elif self.stage == 1:
+            gradients = SINGLE * n + SINGLE * n / r
+        elif self.stage == 2:
+            gradients = (2 * SINGLE if several else SINGLE + w) * n / r
+            sent = np.full_like(n, self._buckets * (2 if several and w == SINGLE else 1))
+        else:
+            gradients = 2 * SINGLE * n / r
+            sent = np.full_like(n, self._buckets)
+        if self.engine.offload:
+            gradients = w * n / r
+        return Held(self._weights(stages), gradients, self._optimizer(n), sent)
+
+    @property
+    def _buckets(self) -> float:
+        """Bytes of the flat buffers that gradients are reduced in; they are allocated whole, however few there are."""
+        if self.stage == 0 or self.accumulates_apart:
+            return 0.0
+        width = SINGLE if self.stage == 1 else self.bytes
+        return float(self._bucket * width * (2 if self._two_buckets else 1))
+
+    def _weights(self, stages: Stages) -> Array:
+        n, w = stages.parameters, self.bytes
+        if self.stage < 3:
+            return w * n
+        # Small tensors stay gathered; of the others, the layer at hand and the one after it.
+        small = n / stages.tensors < self._persistent_tensor
+        gathered = np.where(small, w * n, np.minimum(w * n, 2.0 * w * stages.largest))
+        return gathered + (0.0 if self._hosts_weights else w * n / self.replicas)
+
+    def _optimizer(self, n: Array) -> Array:
+        if self.engine.offload:
+            return np.zeros_like(n)
+        if self.stage == 0:
+            return SINGLE * self._states * n
+        return SINGLE * (1 + self._states) * n / self.replicas
+
+    def moved_per_micro_batch(self, n: Array) -> Array:
+        """Bytes that adding up the gradients of a micro-batch reads and writes."""
+        if self.accumulates_apart:
+            return (3 * self.bytes + 4 * SINGLE) * n  # zeroed, converted, added
+        if self.stage == 0 or (self.stage == 1 and self.pipelined):
+            return 3 * SINGLE * n * float(self.micro_batches > 1)
+        return (2 * self.bytes + 3 * SINGLE / (1 if self.stage == 1 else self.replicas)) * n
+
+    def kernels_per_micro_batch(self, stages: Stages) -> Array:
+        """Operations that this takes."""
+        return (1.0 if self.stage == 0 else 2.0) * stages.tensors
+
+    def seconds_per_micro_batch(self, n: Array, link: Link) -> Array:
+        """(stages,) for gradients and weights that are sent with every micro-batch."""
+        share = (self.replicas - 1) / self.replicas
+        sent = np.zeros_like(n)
+        if self.stage == 2:
+            sent = self.bytes * n * share
+        elif self.stage == 3:
+            sent = 3 * self.bytes * n * share  # gathered forward and backward, gradients scattered
+        return np.where(sent > 0, self._latency(link) + sent / link.bytes_per_second, 0.0)
+
+    def seconds_per_step(self, n: float, link: Link) -> float:
+        """For gradients and weights that are sent once a step, of the largest stage."""
+        if self.replicas == 1 or self.stage == 3:
+            return 0.0
+        share = (self.replicas - 1) / self.replicas
+        reduced = 2 * SINGLE * n * share if self.stage < 2 else 0.0
+        gathered = self.bytes * n * share if self.stage else 0.0
+        return 2 * self._latency(link) + (reduced + gathered) / link.bytes_per_second
+
+    def update_seconds(self, n: float, device: Device) -> float:
+        """Norms, the update itself, and new weights, of the largest stage."""
+        own = n if self.stage == 0 else n / self.replicas
+        norms = 2 * SINGLE * (n if self.stage == 0 or self.accumulates_apart else own)
+        update = own * SINGLE * (3 + 2 * self._states)
+        weights = own * (SINGLE + self.bytes) if self.stage else 0.0
+        if self.engine.offload:
+            moved = own * (SINGLE + self.bytes) / device.host.bytes_per_second
+            return moved + (norms + update + weights) / device.host_moved_bytes_per_second
+        zeroed = SINGLE * n if self.accumulates_apart else 0.0
+        return (norms + update + weights + zeroed) / device.moved_bytes_per_second
+
+    def _latency(self, link: Link) -> float:
+        return 2 * (self.replicas - 1).bit_length() * link.seconds
