@@ -203,10 +203,25 @@ def test_json_is_written_by_the_writer_that_knows_no_nan() -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "planning", "runs", "sweeps", "cli"}
+    light = {
+        "",
+        "analysis",
+        "base",
+        "config",
+        "corpora",
+        "data",
+        "watch",
+        "launching",
+        "planning",
+        "runs",
+        "sweeps",
+        "cli",
+    }
     modules = {module_of(path) for path in FILES if component_of(module_of(path)) in light}
     modules |= {module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)}
-    of_families = r"megachar\.families\.(counting|costs|parameters|\w+\.(settings|parameters|counting|costs|checks|corpus))"
+    of_families = (
+        r"megachar\.families\.(counting|costs|parameters|\w+\.(settings|parameters|counting|costs|checks|corpus))"
+    )
     modules |= {module for module in MODULES if re.fullmatch(of_families, module)}
     others = ("losses.auxiliary", "parallel.topology", "report.output", "report.setting_rows", "report.text_settings",
               "selftest.findings", "training.watching")  # fmt: skip

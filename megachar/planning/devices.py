@@ -38,7 +38,7 @@ class Device(Section):
     memory_bytes: float = Field(gt=0, le=_MOST)
     reserved_bytes: float = Field(default=0.0, ge=0, le=_MOST)
     """Of it, what contexts, libraries and fragments take."""
-    peak_flops: dict[Precision, float] = {}
+    peak_flops: dict[Precision, float] = Field(default_factory=dict)
     """Dense operations per second by the data sheet; without them no share of the peak is given."""
     product_flops: dict[Precision, float]
     """Operations per second that matrix products of this model's size attain."""

@@ -38,9 +38,7 @@ class Layout:
     def applied_to(self, experiment: Experiment) -> Experiment:
         """The experiment in this layout; not checked."""
         batch = experiment.batch.model_copy(update={"micro_size": self.micro_size})
-        return experiment.model_copy(
-            update={"parallel": self.parallel, "batch": batch, "deepspeed": self.deepspeed}
-        )
+        return experiment.model_copy(update={"parallel": self.parallel, "batch": batch, "deepspeed": self.deepspeed})
 
 
 def all_layouts(experiment: Experiment, devices: int, given: Iterable[str] = ()) -> Iterator[tuple[Layout, str | None]]:
@@ -67,9 +65,7 @@ def all_layouts(experiment: Experiment, devices: int, given: Iterable[str] = ())
         grid = parallel.model_copy(update={"pipe": pipe, "tensor": tensor, "data": data})
         intervals = _intervals(math.ceil(experiment.model.num_layers / pipe))
         intervals = [parallel.activation_checkpoint_interval] if of_blocks in kept else intervals
-        recomputing = [
-            grid.model_copy(update={"activation_checkpoint_interval": interval}) for interval in intervals
-        ]
+        recomputing = [grid.model_copy(update={"activation_checkpoint_interval": interval}) for interval in intervals]
         for micro_size in micro_sizes:
             for deepspeed, engine in engines:
                 first = Layout(recomputing[0], micro_size, deepspeed, engine)

@@ -54,8 +54,8 @@ def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memor
     activations, classifiers, buffers = _activations(layout, stages, zero)
     nothing = np.zeros(stages.num_stages)
     moments = (
-        (zero.in_backward(stages), activations + stages.working, classifiers, buffers),
-        (zero.in_update(stages), nothing, nothing, buffers),
+        (zero.in_backward, activations + stages.working, classifiers, buffers),
+        (zero.in_update, nothing, nothing, buffers),
     )
     return max((_fullest(*moment, device) for moment in moments), key=lambda memory: memory.total)
 
@@ -63,7 +63,8 @@ def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memor
 def _fullest(held: Held, activations: Array, classifiers: Array, buffers: Array, device: Device) -> Memory:
     parts = [held.weights, held.gradients, held.optimizer, activations, classifiers, buffers, held.communication]
     stage = int(np.sum(parts, axis=0).argmax())
-    return Memory(*(float(part[stage]) for part in parts), device.reserved_bytes, stage)
+    figures = dict(zip(PARTS, [float(part[stage]) for part in parts], strict=False))
+    return Memory(**figures, reserved=device.reserved_bytes, stage=stage)
 
 
 def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Array, Array]:

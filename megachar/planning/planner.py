@@ -1,9 +1,10 @@
 """The plan of an experiment on a cluster: every layout, judged by its checks, its memory and its time."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-import re
+from pathlib import Path
 
 from megachar.base.errors import ConfigError
 from megachar.config.experiment import Experiment
@@ -12,6 +13,7 @@ from megachar.families.counting import step_flops
 from megachar.planning.cluster import Cluster
 from megachar.planning.layouts import Layout, all_layouts
 from megachar.planning.memory import Memory, fullest
+from megachar.planning.schedule import draw_schedule, run_schedule
 from megachar.planning.stages import Stages, Timetable, timetable
 from megachar.planning.times import Clock, StepTimes
 from megachar.planning.zero import Zero, bytes_per_number
@@ -96,7 +98,7 @@ def make_plan(experiment: Experiment, cluster: Cluster, given: Iterable[str] = (
     Raises:
         ConfigError: no layout passes the checks, or the device cannot compute in the experiment's precision.
     """
-    planner = _Planner(experiment, cluster)
+    planner = Planner(experiment, cluster)
     estimates: list[Estimate] = []
     refusals: list[Refusal] = []
     for layout, reason in all_layouts(experiment, cluster.devices, given):
@@ -114,7 +116,12 @@ def make_plan(experiment: Experiment, cluster: Cluster, given: Iterable[str] = (
     return plan
 
 
-class _Planner:
+def draw_plan(plan: Plan, path: Path) -> Path:
+    """Draw a step of the best layout's pipeline at the start of training."""
+    return Planner(plan.experiment, plan.cluster).draw(plan.best.layout, path)
+
+
+class Planner:
     """Judges layouts; what several have in common is computed once."""
 
     def __init__(self, experiment: Experiment, cluster: Cluster) -> None:
@@ -122,6 +129,7 @@ class _Planner:
         self._spans = timetable(experiment)
         self._clock = Clock(experiment, cluster)
         self._stages: dict[tuple[int, ...], Stages] = {}
+        self._zeros: dict[tuple[object, ...], Zero] = {}
         self._flops = _average_flops(experiment, self._spans)
 
     def judge(self, layout: Layout) -> Estimate | Refusal:
@@ -129,26 +137,48 @@ class _Planner:
         device, precision = self.cluster.device, layout.engine.precision
         if precision not in device.product_flops:
             raise ConfigError(
-                f"{device.description} has no product_flops of {precision} in its file, and {layout.deepspeed} computes "
-                f"in it; add them, or set deepspeed= to a JSON of another precision"
+                f"{device.description} has no product_flops of {precision} in its file, and {layout.deepspeed} "
+                f"computes in it; add them, or set deepspeed= to a JSON of another precision"
             )
-        stages, zero = self._stages_of(layout), Zero(self.experiment, layout)
+        stages, zero = self._parts_of(layout)
         memory = fullest(layout, stages, zero, device)
         excess = memory.total - device.memory_bytes
         if excess > 0:
             reason = (
-                f"the memory of stage {memory.stage} takes {memory.total / 1e9:.1f} GB, {excess / 1e9:.1f} GB more than "
-                f"the {device.memory_bytes / 1e9:.1f} GB of a device ({describe(layout)})"
+                f"the memory of stage {memory.stage} takes {memory.total / 1e9:.1f} GB, {excess / 1e9:.1f} GB more "
+                f"than the {device.memory_bytes / 1e9:.1f} GB of a device ({describe(layout)})"
             )
             return Refusal(layout, reason, excess)
         return self._estimate(layout, memory, self._clock.times(layout, stages, zero))
 
-    def _stages_of(self, layout: Layout) -> Stages:
-        key = (layout.parallel.pipe, layout.parallel.tensor, layout.micro_size, bytes_per_number(layout.engine))
-        if key not in self._stages:
-            share = Share(layout.micro_size, layout.parallel.tensor, key[3], self.cluster.device.cpu)
-            self._stages[key] = Stages(self.experiment, self._spans, share, layout.parallel.pipe)
-        return self._stages[key]
+    def draw(self, layout: Layout, path: Path) -> Path:
+        """The picture of a layout's step."""
+        stages, zero = self._parts_of(layout)
+        forward, backward, exchange = self._clock.passes_at_start(layout, stages, zero)
+        passes = run_schedule(forward, backward, exchange, zero.micro_batches)
+        return draw_schedule(passes, f"{self.experiment.name}: {describe(layout)}", path)
+
+    def times(self, layout: Layout) -> StepTimes:
+        """The steps of a layout, whether it fits or not."""
+        return self._clock.times(layout, *self._parts_of(layout))
+
+    def memory(self, layout: Layout) -> Memory:
+        """The memory of its fullest device, whether there is as much or not."""
+        return fullest(layout, *self._parts_of(layout), self.cluster.device)
+
+    def _parts_of(self, layout: Layout) -> tuple[Stages, Zero]:
+        """What is the same however many blocks are recomputed together."""
+        pipe, tensor, _ = layout.grid
+        width = bytes_per_number(layout.engine)
+        stages_key = (pipe, tensor, layout.micro_size, width)
+        if stages_key not in self._stages:
+            share = Share(layout.micro_size, tensor, width, self.cluster.device.cpu)
+            self._stages[stages_key] = Stages(self.experiment, self._spans, share, pipe)
+        stages = self._stages[stages_key]
+        zero_key = (layout.grid, layout.micro_size, str(layout.deepspeed))
+        if zero_key not in self._zeros:
+            self._zeros[zero_key] = Zero(self.experiment, layout, stages)
+        return stages, self._zeros[zero_key]
 
     def _estimate(self, layout: Layout, memory: Memory, times: StepTimes) -> Estimate:
         experiment = self.experiment
@@ -170,7 +200,9 @@ def describe(layout: Layout) -> str:
     pipe, tensor, data = layout.grid
     interval = layout.parallel.activation_checkpoint_interval
     recomputed = f", recomputing {interval} blocks at a time" if interval else ""
-    return f"pipe {pipe} x tensor {tensor} x data {data}, {layout.deepspeed}, micro-batch {layout.micro_size}{recomputed}"
+    return (
+        f"pipe {pipe} x tensor {tensor} x data {data}, {layout.deepspeed}, micro-batch {layout.micro_size}{recomputed}"
+    )
 
 
 def _none_fits(plan: Plan) -> str:

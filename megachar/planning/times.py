@@ -67,6 +67,9 @@ class _Passes:
     waiting: Array
     tensor: Array
 
+    def __add__(self, other: "_Passes") -> "_Passes":
+        return _Passes(*(own + others for own, others in zip(vars(self).values(), vars(other).values(), strict=True)))
+
     @property
     def total(self) -> Array:
         return self.products + self.moved + self.waiting + self.tensor
@@ -77,7 +80,7 @@ class Clock:
 
     def __init__(self, experiment: Experiment, cluster: Cluster) -> None:
         self._experiment, self._cluster, self._device = experiment, cluster, cluster.device
-        self._passes: dict[tuple[object, ...], _Passes] = {}
+        self._passes: dict[tuple[object, ...], tuple[_Passes, _Passes]] = {}
         self._times: dict[tuple[object, ...], StepTimes] = {}
 
     def times(self, layout: Layout, stages: Stages, zero: Zero) -> StepTimes:
@@ -89,21 +92,18 @@ class Clock:
         return self._times[key]
 
     def _time(self, layout: Layout, stages: Stages, zero: Zero, recomputes: bool) -> StepTimes:
-        passes, device = self._passes_of(layout, stages, recomputes), self._device
-        count = self._experiment.batch.global_size // (layout.micro_size * layout.parallel.data)
-        accumulated, kernels = zero.moved_per_micro_batch(stages.parameters), zero.kernels_per_micro_batch(stages)
-        extra = accumulated / device.moved_bytes_per_second
-        waiting = _starts(kernels * device.kernel_seconds, extra, device.cpu)
-        sent = zero.seconds_per_micro_batch(stages.parameters, self._cluster.data_link(layout))
+        device, count = self._device, zero.micro_batches
+        forward, backward = self._passes_of(layout, stages, recomputes)
+        passes = forward + backward
+        extra, waiting, sent = self._of_gradients(layout, zero)
         transfers = self._transfers(layout, stages)
         own = passes.total + extra + waiting + sent + transfers + device.micro_batch_seconds
         slowest = own.argmax(axis=1)
         spans = np.arange(len(slowest))
         busy = count * own[spans, slowest]
         passing = own.sum(axis=1) + (count - 1) * own[spans, slowest]
-        largest = float(stages.parameters.max())
-        traffic = zero.seconds_per_step(largest, self._cluster.data_link(layout))
-        update = zero.update_seconds(largest, device)
+        traffic = zero.seconds_per_step(self._cluster.data_link(layout))
+        update = zero.update_seconds(device)
         totals = passing + traffic + update + device.step_seconds
 
         def at(span: int) -> StepTime:
@@ -122,16 +122,27 @@ class Clock:
 
         return StepTimes(at(0), at(stages.spans.half), float(stages.spans.shares @ totals))
 
-    def _passes_of(self, layout: Layout, stages: Stages, recomputes: bool) -> _Passes:
+    def passes_at_start(self, layout: Layout, stages: Stages, zero: Zero) -> tuple[list[float], list[float], float]:
+        """Seconds of a micro-batch's passes in each stage, forward and backward, and of one exchange between two."""
+        recomputes = layout.parallel.activation_checkpoint_interval > 0
+        forward, backward = self._passes_of(layout, stages, recomputes)
+        after = sum(self._of_gradients(layout, zero)) + self._device.micro_batch_seconds
+        return forward.total[0].tolist(), (backward.total[0] + after).tolist(), self._exchange(layout, stages)
+
+    def _of_gradients(self, layout: Layout, zero: Zero) -> tuple[Array, Array, Array]:
+        """(stages,) seconds in which a micro-batch's gradients are added up, waited for, and sent."""
+        moved = zero.moved_per_micro_batch / self._device.moved_bytes_per_second
+        starting = zero.kernels_per_micro_batch * self._device.kernel_seconds
+        sent = zero.seconds_per_micro_batch(self._cluster.data_link(layout))
+        return moved, _starts(starting, moved, self._device.cpu), sent
+
+    def _passes_of(self, layout: Layout, stages: Stages, recomputes: bool) -> tuple[_Passes, _Passes]:
+        """Forward and backward."""
         link = self._cluster.tensor_link(layout)
         key = (layout.parallel.pipe, layout.parallel.tensor, layout.micro_size, recomputes, link is self._device.link)
         if key not in self._passes:
             backward = stages.backward + stages.recomputation if recomputes else stages.backward
-            forward = self._seconds(stages.forward, layout, link)
-            back = self._seconds(backward, layout, link)
-            self._passes[key] = _Passes(
-                *(first + second for first, second in zip(vars(forward).values(), vars(back).values(), strict=True))
-            )
+            self._passes[key] = self._seconds(stages.forward, layout, link), self._seconds(backward, layout, link)
         return self._passes[key]
 
     def _seconds(self, works: Works, layout: Layout, link: Link) -> _Passes:
@@ -145,10 +156,13 @@ class Clock:
         """(stages,) seconds: a stage exchanges a hidden state and a gradient with each of its neighbors."""
         if stages.num_stages == 1:
             return np.zeros(1)
-        link = self._cluster.stage_link(layout)
         neighbors = np.full(stages.num_stages, 2.0)
         neighbors[0] = neighbors[-1] = 1.0
-        return 2 * neighbors * (link.seconds + stages.costs.handed_on / link.bytes_per_second)
+        return 2 * neighbors * self._exchange(layout, stages)
+
+    def _exchange(self, layout: Layout, stages: Stages) -> float:
+        link = self._cluster.stage_link(layout)
+        return link.seconds + stages.costs.handed_on / link.bytes_per_second
 
 
 def ring_seconds(reduced: Array, size: int, link: Link, count: Array) -> Array:

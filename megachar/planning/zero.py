@@ -1,11 +1,12 @@
 """What DeepSpeed's engines hold, move and send for the parameters of a rank.
 
-Read in the source of DeepSpeed 0.19.8 (runtime/engine.py, bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py), and
-compared with what torch allocates (`tests/experiments/plan_reality.py`). R is the number of replicas, w the bytes of a
-number in products. Masters, accumulated gradients and the optimizer's state are in fp32.
+Read in the source of DeepSpeed 0.19.8 (runtime/engine.py, bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py),
+and compared with what torch allocates (`tests/experiments/plan_reality.py`). Masters, accumulated gradients and the
+optimizer's state are in fp32.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -40,15 +41,16 @@ class Held:
 
 
 class Zero:
-    """One engine over R replicas."""
+    """An engine over r replicas. In each stage a rank has n parameters, which multiply as numbers of w bytes."""
 
-    def __init__(self, experiment: Experiment, layout: Layout) -> None:
+    def __init__(self, experiment: Experiment, layout: Layout, stages: Stages) -> None:
         self.engine, self.replicas = layout.engine, layout.parallel.data
         self.stage = self.engine.zero_stage
         self.pipelined = layout.parallel.pipe > 1
         self.micro_batches = experiment.batch.global_size // (layout.micro_size * self.replicas)
         self.bytes = bytes_per_number(self.engine)
-        self._states = len(experiment.optimizer.state_keys)
+        self._stages, self._n = stages, stages.parameters
+        self._state_keys = len(experiment.optimizer.state_keys)
         zero = self.engine.settings.zero_optimization
         self._bucket = zero.reduce_bucket_size if self.stage else 0
         self._two_buckets = zero.overlap_comm is True and not self.pipelined
@@ -60,9 +62,10 @@ class Zero:
         """Whether it is DeepSpeed's bf16 optimizer, which adds gradients up in whole fp32 copies."""
         return self.engine.precision == "bf16" and self.stage == 1
 
-    def in_backward(self, stages: Stages) -> Held:
-        """During the backward pass of a step's last micro-batch but for a single one, whose gradients are yet to come."""
-        n, w, r = stages.parameters, self.bytes, self.replicas
+    @cached_property
+    def in_backward(self) -> Held:
+        """When activations take the most: as a backward pass begins, with the gradients of the micro-batches before."""
+        n, w, r = self._n, self.bytes, self.replicas
         several = float(self.micro_batches > 1)
         if self.stage == 0:
             gradients = SINGLE * n * several
@@ -76,11 +79,12 @@ class Zero:
             gradients = SINGLE * n / r
         if self.engine.offload:
             gradients = w * n / r
-        return Held(self._weights(stages), gradients, self._optimizer(n), np.full_like(n, self._buckets))
+        return Held(self._weights, gradients, self._optimizer, np.full_like(n, self._buckets))
 
-    def in_update(self, stages: Stages) -> Held:
+    @cached_property
+    def in_update(self) -> Held:
         """When gradients are reduced and applied; activations are gone by then."""
-        n, w, r = stages.parameters, self.bytes, self.replicas
+        n, w, r = self._n, self.bytes, self.replicas
         several = self.micro_batches > 1
         sent = np.zeros_like(n)
         if self.stage == 0:
@@ -102,7 +106,7 @@ class Zero:
             sent = np.full_like(n, self._buckets)
         if self.engine.offload:
             gradients = w * n / r
-        return Held(self._weights(stages), gradients, self._optimizer(n), sent)
+        return Held(self._weights, gradients, self._optimizer, sent)
 
     @property
     def _buckets(self) -> float:
@@ -112,8 +116,9 @@ class Zero:
         width = SINGLE if self.stage == 1 else self.bytes
         return float(self._bucket * width * (2 if self._two_buckets else 1))
 
-    def _weights(self, stages: Stages) -> Array:
-        n, w = stages.parameters, self.bytes
+    @cached_property
+    def _weights(self) -> Array:
+        n, w, stages = self._n, self.bytes, self._stages
         if self.stage < 3:
             return w * n
         # Small tensors stay gathered; of the others, the layer at hand and the one after it.
@@ -121,27 +126,33 @@ class Zero:
         gathered = np.where(small, w * n, np.minimum(w * n, 2.0 * w * stages.largest))
         return gathered + (0.0 if self._hosts_weights else w * n / self.replicas)
 
-    def _optimizer(self, n: Array) -> Array:
+    @cached_property
+    def _optimizer(self) -> Array:
+        n = self._n
         if self.engine.offload:
             return np.zeros_like(n)
         if self.stage == 0:
-            return SINGLE * self._states * n
-        return SINGLE * (1 + self._states) * n / self.replicas
+            return SINGLE * self._state_keys * n
+        return SINGLE * (1 + self._state_keys) * n / self.replicas
 
-    def moved_per_micro_batch(self, n: Array) -> Array:
-        """Bytes that adding up the gradients of a micro-batch reads and writes."""
+    @cached_property
+    def moved_per_micro_batch(self) -> Array:
+        """(stages,) bytes that adding up the gradients of a micro-batch reads and writes."""
+        n = self._n
         if self.accumulates_apart:
             return (3 * self.bytes + 4 * SINGLE) * n  # zeroed, converted, added
         if self.stage == 0 or (self.stage == 1 and self.pipelined):
             return 3 * SINGLE * n * float(self.micro_batches > 1)
         return (2 * self.bytes + 3 * SINGLE / (1 if self.stage == 1 else self.replicas)) * n
 
-    def kernels_per_micro_batch(self, stages: Stages) -> Array:
-        """Operations that this takes."""
-        return (1.0 if self.stage == 0 else 2.0) * stages.tensors
+    @property
+    def kernels_per_micro_batch(self) -> Array:
+        """(stages,) operations that this takes."""
+        return (1.0 if self.stage == 0 else 2.0) * self._stages.tensors
 
-    def seconds_per_micro_batch(self, n: Array, link: Link) -> Array:
+    def seconds_per_micro_batch(self, link: Link) -> Array:
         """(stages,) for gradients and weights that are sent with every micro-batch."""
+        n = self._n
         share = (self.replicas - 1) / self.replicas
         sent = np.zeros_like(n)
         if self.stage == 2:
@@ -150,8 +161,9 @@ class Zero:
             sent = 3 * self.bytes * n * share  # gathered forward and backward, gradients scattered
         return np.where(sent > 0, self._latency(link) + sent / link.bytes_per_second, 0.0)
 
-    def seconds_per_step(self, n: float, link: Link) -> float:
+    def seconds_per_step(self, link: Link) -> float:
         """For gradients and weights that are sent once a step, of the largest stage."""
+        n = float(self._n.max())
         if self.replicas == 1 or self.stage == 3:
             return 0.0
         share = (self.replicas - 1) / self.replicas
@@ -159,11 +171,12 @@ class Zero:
         gathered = self.bytes * n * share if self.stage else 0.0
         return 2 * self._latency(link) + (reduced + gathered) / link.bytes_per_second
 
-    def update_seconds(self, n: float, device: Device) -> float:
+    def update_seconds(self, device: Device) -> float:
         """Norms, the update itself, and new weights, of the largest stage."""
+        n = float(self._n.max())
         own = n if self.stage == 0 else n / self.replicas
         norms = 2 * SINGLE * (n if self.stage == 0 or self.accumulates_apart else own)
-        update = own * SINGLE * (3 + 2 * self._states)
+        update = own * SINGLE * (3 + 2 * self._state_keys)
         weights = own * (SINGLE + self.bytes) if self.stage else 0.0
         if self.engine.offload:
             moved = own * (SINGLE + self.bytes) / device.host.bytes_per_second

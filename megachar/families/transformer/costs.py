@@ -1,8 +1,8 @@
 """What a transformer's layers cost. Imports no torch.
 
-Shapes: b windows, t characters, d width, f feed-forward, h heads, v vocabulary, n targets, T tensor ranks. Counted in the
-source of `model.py`, tensor by tensor: each line of `kept` is what autograd saves for one operation. Numbers are of the
-working type, but for the cross-entropy, and for attention on CPUs, which are in fp32.
+Shapes: b windows, t characters, d width, f feed-forward, h heads, v vocabulary, n targets. Counted in the source of
+`model.py`, tensor by tensor: what is kept is what autograd saves for each operation. Numbers are of the working type,
+but for the cross-entropy, and for attention on CPUs, which are in fp32.
 """
 
 from megachar.config.sections.auxiliary import AuxiliaryConfig
