@@ -269,6 +269,8 @@ for module in sys.argv[1:]:
 LIGHT_COMMANDS = {
     "--help": 0,
     "count t64": 0,
+    "plan t64 --devices 64": 0,
+    "plan t64 --device nothing": 2,
     "presets": 0,
     "launch t13": 2,
     "launch t64 parallel.pipe=65": 2,

@@ -42,20 +42,20 @@ def fit_device(start: Device, timed: Sequence[Timed]) -> Device:
 
     Args:
         start: where the search begins, and what stays where the times say nothing.
-        timed: steps in one precision.
+        timed: steps, in one precision or several.
     """
     from scipy.optimize import least_squares
 
-    precision: Precision = load_engine_config(timed[0].experiment.deepspeed).precision
-    origin = _logarithms(start, precision)
+    precisions = sorted({load_engine_config(one.experiment.deepspeed).precision for one in timed})
+    origin = _logarithms(start, precisions)
     seconds = np.log([one.seconds for one in timed])
 
     def misses(logarithms: Array) -> Array:
-        device = _with(start, precision, logarithms)
+        device = _with(start, precisions, logarithms)
         predicted = np.log([predicted_seconds(one.experiment, device, one.silent) for one in timed])
         return np.concatenate([predicted - seconds, _PULL * (logarithms - origin)])
 
-    return _with(start, precision, least_squares(misses, origin, max_nfev=30).x)
+    return _with(start, precisions, least_squares(misses, origin, max_nfev=30).x)
 
 
 _FIGURES: Final[tuple[tuple[str, Callable[[Device], float]], ...]] = (
@@ -66,14 +66,18 @@ _FIGURES: Final[tuple[tuple[str, Callable[[Device], float]], ...]] = (
 )
 
 
-def _logarithms(device: Device, precision: Precision) -> Array:
-    figures = [device.product_flops[precision], *(read(device) for _, read in _FIGURES)]
-    return np.log([*figures, device.link.bytes_per_second, device.link.seconds])
+def _logarithms(device: Device, precisions: Sequence[Precision]) -> Array:
+    """Of all figures that are fitted."""
+    products = [device.product_flops[precision] for precision in precisions]
+    figures = [read(device) for _, read in _FIGURES]
+    return np.log([*products, *figures, device.link.bytes_per_second, device.link.seconds])
 
 
-def _with(device: Device, precision: Precision, logarithms: Array) -> Device:
-    flops, *figures, rate, latency = np.exp(logarithms).tolist()
-    link = device.link.model_copy(update={"bytes_per_second": rate, "seconds": latency})
+def _with(device: Device, precisions: Sequence[Precision], logarithms: Array) -> Device:
+    """The device with these figures."""
+    values = np.exp(logarithms).tolist()
+    products = dict(zip(precisions, values, strict=False))
+    figures, (rate, latency) = values[len(precisions) : -2], values[-2:]
     update = {name: figure for (name, _), figure in zip(_FIGURES, figures, strict=True)}
-    products = {**device.product_flops, precision: flops}
-    return device.model_copy(update={**update, "link": link, "product_flops": products})
+    link = device.link.model_copy(update={"bytes_per_second": rate, "seconds": latency})
+    return device.model_copy(update={**update, "link": link, "product_flops": {**device.product_flops, **products}})

@@ -98,10 +98,8 @@ class Clock:
         extra, waiting, sent = self._of_gradients(layout, zero)
         transfers = self._transfers(layout, stages)
         own = passes.total + extra + waiting + sent + transfers + device.micro_batch_seconds
-        slowest = own.argmax(axis=1)
-        spans = np.arange(len(slowest))
-        busy = count * own[spans, slowest]
-        passing = own.sum(axis=1) + (count - 1) * own[spans, slowest]
+        passing, slowest = pass_through(own, count)
+        busy = count * own[np.arange(len(slowest)), slowest]
         traffic = zero.seconds_per_step(self._cluster.data_link(layout))
         update = zero.update_seconds(device)
         totals = passing + traffic + update + device.step_seconds
@@ -163,6 +161,25 @@ class Clock:
     def _exchange(self, layout: Layout, stages: Stages) -> float:
         link = self._cluster.stage_link(layout)
         return link.seconds + stages.costs.handed_on / link.bytes_per_second
+
+
+def pass_through(seconds: Array, count: int) -> tuple[Array, Array]:
+    """How long `count` micro-batches take through all stages and back, (spans,), and which stage decides, (spans,).
+
+    Every stage passes the first micro-batch, one stage the others, but for those that are under way above it when its
+    first gradient comes: they cost what the stages above take. This is what `schedule.run_schedule` gives turn by turn
+    where stages differ by a tenth or less, and never more than that.
+
+    Args:
+        seconds: of one micro-batch forward and backward in each stage, (spans, stages).
+        count: micro-batches of a step, m.
+    """
+    num_stages = seconds.shape[1]
+    above = np.arange(num_stages)[::-1]
+    stages_above = np.cumsum(seconds[:, ::-1], axis=1)[:, ::-1] - seconds
+    others = np.where(above < count, stages_above + (count - 1 - above) * seconds, -np.inf)
+    deciding = others.argmax(axis=1)
+    return seconds.sum(axis=1) + others.max(axis=1), deciding
 
 
 def ring_seconds(reduced: Array, size: int, link: Link, count: Array) -> Array:

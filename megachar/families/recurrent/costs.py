@@ -16,8 +16,8 @@ _ROWS = {"mlstm": 5, "lstm": 4, "milstm": 4}
 """Of the input's and of the hidden state's weights, in n."""
 _PRODUCTS = {"mlstm": 5, "lstm": 4, "milstm": 8}
 """Numbers that the input gives the loop, for each hidden unit and character."""
-_SAVED = {"mlstm": 2, "lstm": 0, "milstm": 4}
-"""Numbers that the loop keeps of its own products."""
+_SAVED = {"mlstm": 2, "lstm": 0, "milstm": 8}
+"""Numbers that are kept of products besides: in the loop, and before it where products are used twice."""
 
 
 def model_costs(model: RecurrentConfig, auxiliary: AuxiliaryConfig, share: Share) -> ModelCosts:

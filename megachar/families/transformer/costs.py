@@ -76,6 +76,8 @@ def _kept_of_attention(model: TransformerConfig, share: Share) -> float:
     rows, own_d = share.windows * model.context, model.width / share.tensor
     w, heads = share.bytes_per_number, model.num_heads / share.tensor
     logarithms = _SINGLE * rows * heads
+    if share.on_cpu and model.drops_out:  # in plain operations: the weights are counted with the masks
+        return rows * own_d * (3 * _SINGLE + w)
     if share.on_cpu and w != _SINGLE:  # computed in fp32, then converted back
         return rows * own_d * (4 * _SINGLE + w) + logarithms
     return rows * own_d * 4 * w + logarithms
