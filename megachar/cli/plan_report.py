@@ -21,7 +21,8 @@ def print_plan(plan: Plan, everything: bool, console: Console) -> None:
     shown = list(plan.estimates) if everything else plan.best_of_each_grid()[:BEST]
     title = (
         f"{plan.experiment.name} on {cluster.devices:,} x {cluster.device.description}: "
-        f"{len(plan.estimates):,} layouts fit, {len(plan.refusals):,} were refused"
+        f"{len(plan.estimates):,} layout{'s fit' if len(plan.estimates) > 1 else ' fits'}, "
+        f"{len(plan.refusals):,} refused"
     )
     print_table(_layouts(shown, title), console)
     print_table(_memory(plan), console)

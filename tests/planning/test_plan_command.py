@@ -62,7 +62,7 @@ def test_hosts_are_counted(call: Call, tmp_path: Path) -> None:
 def test_all_layouts_are_listed(call: Call) -> None:
     short, long = (call("plan", "small", "--devices", "2", *more).out for more in ((), ("--all",)))
     assert len(long.splitlines()) > 2 * len(short.splitlines())
-    fitting, out = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:layouts fit|were ref)", long))
+    fitting, out = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:layouts fit|refused)", long))
     assert long.count("\nrefused: ") == out
     assert len(re.findall(r"\d+x\d+x\d+", long)) == fitting
 
