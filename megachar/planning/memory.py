@@ -54,7 +54,7 @@ def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memor
     activations, classifiers, buffers = _activations(layout, stages, zero)
     nothing = np.zeros(stages.num_stages)
     moments = (
-        (zero.in_backward, activations + stages.working, classifiers, buffers),
+        (zero.in_backward, activations, classifiers, buffers),
         (zero.in_update, nothing, nothing, buffers),
     )
     return max((_fullest(*moment, device) for moment in moments), key=lambda memory: memory.total)
@@ -69,21 +69,22 @@ def _fullest(held: Held, activations: Array, classifiers: Array, buffers: Array,
 
 def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Array, Array]:
     """(stages,) bytes each: what blocks keep, what their classifiers keep, and pipeline buffers."""
-    count, hidden = stages.num_stages, stages.costs.handed_on
-    above = count - np.arange(count)
-    flying = np.minimum(zero.micro_batches, above).astype(np.float64)
-    interval = layout.parallel.activation_checkpoint_interval
-    kept, classifiers = stages.kept, stages.kept_by_classifiers
+    count, hidden, flying = stages.num_stages, stages.costs.handed_on, zero.flying
+    interval, blocks, outside = layout.parallel.activation_checkpoint_interval, stages.num_blocks, stages.kept_outside
     if interval:
-        outside, blocks = stages.kept_outside, stages.num_blocks
-        groups, of_group = np.ceil(blocks / interval), np.minimum(1.0, interval / blocks)
-        inner = (kept - outside) * of_group
-        activations, predicting = flying * (groups * hidden + outside) + inner, classifiers * of_group
+        of_group = np.minimum(1.0, interval / blocks)
+        waiting = flying * (np.ceil(blocks / interval) * hidden + outside)
+        recomputed = (stages.kept - outside) * of_group
+        classifiers = stages.kept_by_classifiers * of_group
     else:
-        activations, predicting = flying * kept, flying * classifiers
+        waiting, recomputed, classifiers = flying * stages.kept, np.zeros(count), flying * stages.kept_by_classifiers
+    # The backward pass begins above the numbered layers. When it comes to them, it has let go of what is kept above.
+    at_the_top = waiting + stages.working_outside + (0.0 if interval else classifiers)
+    below_it = waiting - stages.kept_above + recomputed + stages.working_numbered + classifiers
+    activations = np.maximum(at_the_top, below_it) - classifiers
     buffers = np.zeros(count)
     if count > 1:
         receives, sends = np.arange(count) > 0, np.arange(count) < count - 1
         # A slot for each micro-batch in flight, two at least; outputs until their backward pass; a gradient each way.
         buffers = hidden * (receives * (np.maximum(2.0, flying) + 1) + sends * (flying + 1))
-    return activations, predicting, buffers
+    return activations, classifiers, buffers

@@ -101,17 +101,30 @@ class Stages:
         return self._speaking(lambda passes: passes.kept)[0]
 
     @cached_property
-    def working(self) -> Array:
-        """(stages,) bytes that the backward pass of the stage's hungriest layer needs."""
-        needs = [[*(layer.passes.working for layer in self._layers_of(stage))] for stage in range(self.num_stages)]
-        return np.array([max(stage) for stage in needs])
+    def working_outside(self) -> Array:
+        """(stages,) bytes that the backward pass of what is above the numbered layers needs."""
+        return self._of_the_last(max((layer.passes.working for layer in self._above), default=0.0))
+
+    @cached_property
+    def working_numbered(self) -> Array:
+        """(stages,) bytes that the topmost numbered layer needs: first its classifiers, then what is below them."""
+        needs = np.zeros(self.num_stages)
+        for stage, blocks in enumerate(self._blocks):
+            top = self._numbered[blocks.stop - 1]
+            predicting = top.predicting or Passes()
+            needs[stage] = max(predicting.working, top.passes.working - predicting.kept)
+        return needs
+
+    @cached_property
+    def kept_above(self) -> Array:
+        """(stages,) bytes that what is above the numbered layers keeps, and has let go of when their turn comes."""
+        return self._of_the_last(sum(layer.passes.kept for layer in self._above))
 
     @cached_property
     def kept_outside(self) -> Array:
         """(stages,) bytes that layers without a number, which are not recomputed, keep of a micro-batch."""
-        outside = np.zeros(self.num_stages)
+        outside = self.kept_above.copy()
         outside[0] += sum(layer.passes.kept for layer in self._below)
-        outside[-1] += sum(layer.passes.kept for layer in self._above)
         return outside
 
     @cached_property
@@ -129,9 +142,9 @@ class Stages:
         """The forward pass of the numbered layers, once more."""
         return self._works(lambda passes: passes.forward, outside=False)
 
-    def _layers_of(self, stage: int) -> list[LayerCost]:
-        own = list(self._numbered[slice(self._blocks[stage].start, self._blocks[stage].stop)])
-        return [*(self._below if stage == 0 else ()), *own, *(self._above if stage == self.num_stages - 1 else ())]
+    def _of_the_last(self, value: float) -> Array:
+        """(stages,) with this value in the last, and 0 in the others."""
+        return np.where(np.arange(self.num_stages) == self.num_stages - 1, value, 0.0)
 
     def _sum(self, of: Callable[[LayerCost], float], outside: bool = True) -> Array:
         """(stages,) sums over the layers of a stage; `outside`: those without a number, too."""

@@ -57,6 +57,12 @@ class Zero:
         self._persistent_tensor = zero.stage3_param_persistence_threshold
         self._hosts_weights = zero.offload_param is not None and zero.offload_param.device != "none"
 
+    @cached_property
+    def flying(self) -> Array:
+        """(stages,) micro-batches that a stage has passed forward and not yet backward, at the most."""
+        above = self._stages.num_stages - np.arange(self._stages.num_stages)
+        return np.minimum(self.micro_batches, above).astype(np.float64)
+
     @property
     def accumulates_apart(self) -> bool:
         """Whether it is DeepSpeed's bf16 optimizer, which adds gradients up in whole fp32 copies."""
@@ -64,9 +70,12 @@ class Zero:
 
     @cached_property
     def in_backward(self) -> Held:
-        """When activations take the most: as a backward pass begins, with the gradients of the micro-batches before."""
+        """When activations take the most: as a backward pass begins, with the gradients of the micro-batches before.
+
+        There are none before as long as all micro-batches of the step are under way.
+        """
         n, w, r = self._n, self.bytes, self.replicas
-        several = float(self.micro_batches > 1)
+        several = (self.micro_batches > self.flying).astype(np.float64)
         if self.stage == 0:
             gradients = SINGLE * n * several
         elif self.accumulates_apart:

@@ -106,6 +106,7 @@ def _classifiers(model: TransformerConfig, auxiliary: AuxiliaryConfig, share: Sh
     return Passes(
         Work(flops, moved_forward, 1 + 7 * n, rows * 3 * _SINGLE * n * cut, 2 * n * cut),
         Work(2 * flops, moved_backward, 4 + 13 * n, rows * w * d * n * cut, n * cut),
-        kept=rows * (2 * w * d + 2 * _SINGLE + n * (_SINGLE * own_v + _INDEX)),
-        working=rows * own_v * (2 * _SINGLE + converted) + 2 * w * rows * d,
+        # The loss of a cut vocabulary is of plain operations, which keep logits and their exponentials.
+        kept=rows * (2 * w * d + 2 * _SINGLE + n * (_SINGLE * own_v * (1 + cut) + _INDEX)),
+        working=rows * own_v * ((4 if cut else 2) * _SINGLE + converted),
     )
