@@ -93,5 +93,6 @@ def _figures(device: Device) -> Iterator[tuple[str, str]]:
     yield "start of an operation", f"{1e6 * device.kernel_seconds:,.1f} us"
     yield "engine, for a step", f"{1e3 * device.step_seconds:,.2f} ms"
     yield "engine, for a micro-batch", f"{1e3 * device.micro_batch_seconds:,.2f} ms"
+    yield "engine, for an exchange of stages", f"{1e3 * device.exchange_seconds:,.2f} ms"
     yield "link", f"{device.link.bytes_per_second / 1e9:,.2f} GB/s, {1e6 * device.link.seconds:,.0f} us"
     yield "memory", f"{device.memory_bytes / 1e9:,.1f} GB"

@@ -50,6 +50,8 @@ class Device(Section):
     """What a step takes whatever the model: the engine, the guard, the loop."""
     micro_batch_seconds: float = Field(ge=0, le=1)
     """Likewise a micro-batch."""
+    exchange_seconds: float = Field(ge=0, le=1)
+    """Likewise to hand a tensor to a neighboring stage, beside what the link takes."""
     link: Link
     """Between devices of one machine."""
     network: Link

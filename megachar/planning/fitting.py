@@ -63,6 +63,7 @@ _FIGURES: Final[tuple[tuple[str, Callable[[Device], float]], ...]] = (
     ("kernel_seconds", lambda device: device.kernel_seconds),
     ("step_seconds", lambda device: device.step_seconds),
     ("micro_batch_seconds", lambda device: device.micro_batch_seconds),
+    ("exchange_seconds", lambda device: device.exchange_seconds),
 )
 
 

@@ -37,7 +37,9 @@ class Layout:
 
     def applied_to(self, experiment: Experiment) -> Experiment:
         """The experiment in this layout; not checked."""
-        batch = experiment.batch.model_copy(update={"micro_size": self.micro_size})
+        batch = experiment.batch
+        if batch.micro_size != self.micro_size:
+            batch = batch.model_copy(update={"micro_size": self.micro_size})
         return experiment.model_copy(update={"parallel": self.parallel, "batch": batch, "deepspeed": self.deepspeed})
 
 

@@ -1,6 +1,7 @@
 """How much memory each stage takes, by part, at the start of training, when most layers predict."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from megachar.planning.devices import Device
 from megachar.planning.layouts import Layout
 from megachar.planning.stages import Array, Stages
-from megachar.planning.zero import Held, Zero
+from megachar.planning.zero import Zero
 
 PARTS: Final = {
     "weights": "weights",
@@ -43,7 +44,7 @@ class Memory:
     stage: int
     """The pipeline stage of this device."""
 
-    @property
+    @cached_property
     def total(self) -> float:
         """All of it."""
         return sum(getattr(self, part) for part in PARTS)
@@ -52,19 +53,22 @@ class Memory:
 def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memory:
     """The memory of the fullest device: in the backward pass, or in the update."""
     activations, classifiers, buffers = _activations(layout, stages, zero)
-    nothing = np.zeros(stages.num_stages)
-    moments = (
-        (zero.in_backward, activations, classifiers, buffers),
-        (zero.in_update, nothing, nothing, buffers),
+    in_backward = zero.in_backward.total + activations + classifiers + buffers
+    in_update = zero.in_update.total + buffers
+    passing = in_backward.max() >= in_update.max()
+    held = zero.in_backward if passing else zero.in_update
+    stage = int((in_backward if passing else in_update).argmax())
+    return Memory(
+        weights=float(held.weights[stage]),
+        gradients=float(held.gradients[stage]),
+        optimizer=float(held.optimizer[stage]),
+        activations=float(activations[stage]) if passing else 0.0,
+        classifiers=float(classifiers[stage]) if passing else 0.0,
+        pipeline=float(buffers[stage]),
+        communication=float(held.communication[stage]),
+        reserved=device.reserved_bytes,
+        stage=stage,
     )
-    return max((_fullest(*moment, device) for moment in moments), key=lambda memory: memory.total)
-
-
-def _fullest(held: Held, activations: Array, classifiers: Array, buffers: Array, device: Device) -> Memory:
-    parts = [held.weights, held.gradients, held.optimizer, activations, classifiers, buffers, held.communication]
-    stage = int(np.sum(parts, axis=0).argmax())
-    figures = dict(zip(PARTS, [float(part[stage]) for part in parts], strict=False))
-    return Memory(**figures, reserved=device.reserved_bytes, stage=stage)
 
 
 def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Array, Array]:
@@ -82,9 +86,4 @@ def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Arr
     at_the_top = waiting + stages.working_outside + (0.0 if interval else classifiers)
     below_it = waiting - stages.kept_above + recomputed + stages.working_numbered + classifiers
     activations = np.maximum(at_the_top, below_it) - classifiers
-    buffers = np.zeros(count)
-    if count > 1:
-        receives, sends = np.arange(count) > 0, np.arange(count) < count - 1
-        # A slot for each micro-batch in flight, two at least; outputs until their backward pass; a gradient each way.
-        buffers = hidden * (receives * (np.maximum(2.0, flying) + 1) + sends * (flying + 1))
-    return activations, classifiers, buffers
+    return activations, classifiers, hidden * zero.slots

@@ -1,7 +1,7 @@
 """What every pipeline stage holds and computes: sums of the layers' costs, as arrays over the stages."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,8 @@ from megachar.losses.auxiliary import silent_from
 from megachar.parallel.topology import stage_blocks
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+_NOTHING = Passes()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Stages:
         self._numbered = layers[first : numbered[-1] + 1]
         self._below, self._above = layers[:first], layers[numbered[-1] + 1 :]
         self._starts = [blocks.start for blocks in self._blocks]
+        self._always = _Repeated([layer.passes for layer in self._numbered])
+        self._predicting = _Repeated([layer.predicting or _NOTHING for layer in self._numbered])
 
     @cached_property
     def num_blocks(self) -> Array:
@@ -93,7 +97,7 @@ class Stages:
     @cached_property
     def kept(self) -> Array:
         """(stages,) bytes that a micro-batch keeps, without auxiliary classifiers."""
-        return self._sum(lambda layer: layer.passes.kept)
+        return self._passing(lambda passes: passes.kept)
 
     @cached_property
     def kept_by_classifiers(self) -> Array:
@@ -111,7 +115,7 @@ class Stages:
         needs = np.zeros(self.num_stages)
         for stage, blocks in enumerate(self._blocks):
             top = self._numbered[blocks.stop - 1]
-            predicting = top.predicting or Passes()
+            predicting = top.predicting or _NOTHING
             needs[stage] = max(predicting.working, top.passes.working - predicting.kept)
         return needs
 
@@ -146,22 +150,44 @@ class Stages:
         """(stages,) with this value in the last, and 0 in the others."""
         return np.where(np.arange(self.num_stages) == self.num_stages - 1, value, 0.0)
 
-    def _sum(self, of: Callable[[LayerCost], float], outside: bool = True) -> Array:
-        """(stages,) sums over the layers of a stage; `outside`: those without a number, too."""
+    def _sum(self, of: Callable[[LayerCost], float]) -> Array:
+        """(stages,) sums over the layers of a stage."""
         sums = np.add.reduceat(np.array([of(layer) for layer in self._numbered], dtype=np.float64), self._starts)
+        sums[0] += sum(of(layer) for layer in self._below)
+        sums[-1] += sum(of(layer) for layer in self._above)
+        return sums
+
+    def _passing(self, of: Callable[[Passes], float], outside: bool = True) -> Array:
+        """(stages,) sums over what layers cost whether they predict or not; `outside`: those without a number, too."""
+        sums = np.add.reduceat(self._always.each(of), self._starts)
         if outside:
-            sums[0] += sum(of(layer) for layer in self._below)
-            sums[-1] += sum(of(layer) for layer in self._above)
+            sums[0] += sum(of(layer.passes) for layer in self._below)
+            sums[-1] += sum(of(layer.passes) for layer in self._above)
         return sums
 
     def _speaking(self, of: Callable[[Passes], float]) -> Array:
         """(spans, stages) sums over the auxiliary classifiers that predict."""
-        each = np.array([of(layer.predicting) if layer.predicting else 0.0 for layer in self._numbered])
-        return np.add.reduceat(self.spans.speaking * each, self._starts, axis=1)
+        return np.add.reduceat(self.spans.speaking * self._predicting.each(of), self._starts, axis=1)
 
     def _works(self, of: Callable[[Passes], Work], outside: bool = True) -> Works:
         def both(name: str) -> Array:
-            always = self._sum(lambda layer: getattr(of(layer.passes), name), outside)
-            return always + self._speaking(lambda passes: getattr(of(passes), name))
+            def figure(passes: Passes) -> float:
+                return float(getattr(of(passes), name))
+
+            return self._passing(figure, outside) + self._speaking(figure)
 
         return Works(*(both(name) for name in Works.__dataclass_fields__))
+
+
+class _Repeated:
+    """Passes of many layers, most of which are one and the same object: each is asked but once."""
+
+    def __init__(self, passes: Sequence[Passes]) -> None:
+        distinct = {id(one): one for one in passes}
+        places = {key: place for place, key in enumerate(distinct)}
+        self._distinct, self._places = list(distinct.values()), np.array([places[id(one)] for one in passes])
+
+    def each(self, of: Callable[[Passes], float]) -> Array:
+        """(layers,) of a figure."""
+        figures = np.array([of(one) for one in self._distinct], dtype=np.float64)
+        return figures[self._places]

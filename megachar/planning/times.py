@@ -80,7 +80,7 @@ class Clock:
 
     def __init__(self, experiment: Experiment, cluster: Cluster) -> None:
         self._experiment, self._cluster, self._device = experiment, cluster, cluster.device
-        self._passes: dict[tuple[object, ...], tuple[_Passes, _Passes]] = {}
+        self._passes: dict[tuple[object, ...], tuple[_Passes, _Passes, _Passes]] = {}
         self._times: dict[tuple[object, ...], StepTimes] = {}
 
     def times(self, layout: Layout, stages: Stages, zero: Zero) -> StepTimes:
@@ -93,8 +93,7 @@ class Clock:
 
     def _time(self, layout: Layout, stages: Stages, zero: Zero, recomputes: bool) -> StepTimes:
         device, count = self._device, zero.micro_batches
-        forward, backward = self._passes_of(layout, stages, recomputes)
-        passes = forward + backward
+        _, _, passes = self._passes_of(layout, stages, recomputes)
         extra, waiting, sent = self._of_gradients(layout, zero)
         transfers = self._transfers(layout, stages)
         own = passes.total + extra + waiting + sent + transfers + device.micro_batch_seconds
@@ -123,7 +122,7 @@ class Clock:
     def passes_at_start(self, layout: Layout, stages: Stages, zero: Zero) -> tuple[list[float], list[float], float]:
         """Seconds of a micro-batch's passes in each stage, forward and backward, and of one exchange between two."""
         recomputes = layout.parallel.activation_checkpoint_interval > 0
-        forward, backward = self._passes_of(layout, stages, recomputes)
+        forward, backward, _ = self._passes_of(layout, stages, recomputes)
         after = sum(self._of_gradients(layout, zero)) + self._device.micro_batch_seconds
         return forward.total[0].tolist(), (backward.total[0] + after).tolist(), self._exchange(layout, stages)
 
@@ -134,13 +133,14 @@ class Clock:
         sent = zero.seconds_per_micro_batch(self._cluster.data_link(layout))
         return moved, _starts(starting, moved, self._device.cpu), sent
 
-    def _passes_of(self, layout: Layout, stages: Stages, recomputes: bool) -> tuple[_Passes, _Passes]:
-        """Forward and backward."""
+    def _passes_of(self, layout: Layout, stages: Stages, recomputes: bool) -> tuple[_Passes, _Passes, _Passes]:
+        """Forward, backward, and both."""
         link = self._cluster.tensor_link(layout)
         key = (layout.parallel.pipe, layout.parallel.tensor, layout.micro_size, recomputes, link is self._device.link)
         if key not in self._passes:
             backward = stages.backward + stages.recomputation if recomputes else stages.backward
-            self._passes[key] = self._seconds(stages.forward, layout, link), self._seconds(backward, layout, link)
+            passes = self._seconds(stages.forward, layout, link), self._seconds(backward, layout, link)
+            self._passes[key] = (*passes, passes[0] + passes[1])
         return self._passes[key]
 
     def _seconds(self, works: Works, layout: Layout, link: Link) -> _Passes:
@@ -160,7 +160,7 @@ class Clock:
 
     def _exchange(self, layout: Layout, stages: Stages) -> float:
         link = self._cluster.stage_link(layout)
-        return link.seconds + stages.costs.handed_on / link.bytes_per_second
+        return self._device.exchange_seconds + link.seconds + stages.costs.handed_on / link.bytes_per_second
 
 
 def pass_through(seconds: Array, count: int) -> tuple[Array, Array]:

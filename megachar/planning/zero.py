@@ -39,6 +39,11 @@ class Held:
     communication: Array
     """What gradients and weights are sent in."""
 
+    @cached_property
+    def total(self) -> Array:
+        """(stages,) of all of it."""
+        return self.weights + self.gradients + self.optimizer + self.communication
+
 
 class Zero:
     """An engine over r replicas. In each stage a rank has n parameters, which multiply as numbers of w bytes."""
@@ -62,6 +67,16 @@ class Zero:
         """(stages,) micro-batches that a stage has passed forward and not yet backward, at the most."""
         above = self._stages.num_stages - np.arange(self._stages.num_stages)
         return np.minimum(self.micro_batches, above).astype(np.float64)
+
+    @cached_property
+    def slots(self) -> Array:
+        """(stages,) hidden states and gradients that a stage has room for on their way to and from its neighbors.
+
+        Inputs of two micro-batches at least, outputs until their backward pass, and a gradient each way.
+        """
+        stages = np.arange(self._stages.num_stages)
+        receives, sends = stages > 0, stages < len(stages) - 1
+        return receives * (np.maximum(2.0, self.flying) + 1) + sends * (self.flying + 1)
 
     @property
     def accumulates_apart(self) -> bool:
@@ -161,14 +176,13 @@ class Zero:
 
     def seconds_per_micro_batch(self, link: Link) -> Array:
         """(stages,) for gradients and weights that are sent with every micro-batch."""
-        n = self._n
-        share = (self.replicas - 1) / self.replicas
-        sent = np.zeros_like(n)
-        if self.stage == 2:
-            sent = self.bytes * n * share
-        elif self.stage == 3:
-            sent = 3 * self.bytes * n * share  # gathered forward and backward, gradients scattered
-        return np.where(sent > 0, self._latency(link) + sent / link.bytes_per_second, 0.0)
+        n, share = self._n, (self.replicas - 1) / self.replicas
+        if self.stage < 2 or self.replicas == 1:
+            return np.zeros_like(n)
+        # Stage 2 reduces whole buckets; stage 3 gathers forward and backward and scatters gradients, tensor by tensor.
+        sent = (2 if self.stage == 2 else 3) * self.bytes * n * share
+        messages = np.ceil(n / self._bucket) if self.stage == 2 else 1.5 * self._stages.tensors
+        return messages * self._latency(link) + sent / link.bytes_per_second
 
     def seconds_per_step(self, link: Link) -> float:
         """For gradients and weights that are sent once a step, of the largest stage."""
@@ -178,7 +192,8 @@ class Zero:
         share = (self.replicas - 1) / self.replicas
         reduced = 2 * SINGLE * n * share if self.stage < 2 else 0.0
         gathered = self.bytes * n * share if self.stage else 0.0
-        return 2 * self._latency(link) + (reduced + gathered) / link.bytes_per_second
+        buckets = -(-n // self._bucket) if self._bucket and not self.accumulates_apart else 1
+        return (1 + buckets) * self._latency(link) + (reduced + gathered) / link.bytes_per_second
 
     def update_seconds(self, device: Device) -> float:
         """Norms, the update itself, and new weights, of the largest stage."""

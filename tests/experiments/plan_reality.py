@@ -3,8 +3,9 @@
     python -m tests.experiments.plan_reality
 
 Memory is what torch allocates on the fullest rank, engine included, at its peak in the second step, garbage of the
-first one collected; nothing is fitted to it. Time is the median of rounds in which all layouts take turns; a device's
-figures are fitted to the layouts marked `fitted`, four at most, and errors are of the others. At the end, a pipeline of
+first one collected; nothing is fitted to it. Time is that of the fastest step of rounds in which all layouts take
+turns, since others may share the machine; a device's figures are fitted to the layouts marked `fitted`, four at most,
+and errors are of the others. At the end, a pipeline of
 stages that sleep shows whether the schedule is DeepSpeed's. Buckets of reduction are made small, since those that ship
 take 2 GB and would hide the model.
 """
@@ -175,7 +176,7 @@ def peak_of(allocations: Sequence[tuple[int, int, int]], since: int) -> int:
 
 
 def time_case(values: dict[str, Any]) -> float:
-    """On a rank: median seconds of a step."""
+    """On a rank: seconds of the fastest step, since others may share the machine."""
     import torch.distributed as dist
 
     _, step = engine_of(Experiment.model_validate(values))
@@ -188,7 +189,7 @@ def time_case(values: dict[str, Any]) -> float:
         step(number)
         dist.barrier()
         seconds.append(time.perf_counter() - since)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 def foretold_memory(experiment: Experiment, device: Device) -> Memory:
@@ -220,7 +221,7 @@ def compare_times(cases: Sequence[Case], rounds: int, output: str | None) -> Non
         for case in cases:
             size = case.experiment.parallel.world_size
             seconds[case].append(max(RankPool(size).run(time_case, case.experiment.model_dump())))
-    measured = {case: statistics.median(own) for case, own in seconds.items()}
+    measured = {case: min(own) for case, own in seconds.items()}
     if output:
         with open(output, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump({case.name: seconds[case] for case in cases}, file)

@@ -63,10 +63,13 @@ def _block(model: TransformerConfig, share: Share) -> Passes:
     masks = 2.5 * own_f if model.drops_out else 0.0
     moved_forward = w * rows * (12 * d + 4 * own_d + 2 * own_f + masks)
     moved_backward = w * rows * (14 * d + 14 * own_d + 4 * own_f + masks)
+    kept = rows * (w * (4 * d + own_f) + 4 * _SINGLE) + _kept_of_attention(model, share) + _kept_masks(model, share)
+    if share.on_cpu:  # where the system has to clear what is newly allocated
+        moved_forward += kept
     return Passes(
         Work(flops, moved_forward, 16 + 2 * model.drops_out, hidden * reductions, reductions),
         Work(2 * flops, moved_backward, 30 + 2 * model.drops_out, hidden * reductions, reductions),
-        kept=rows * (w * (4 * d + own_f) + 4 * _SINGLE) + _kept_of_attention(model, share) + _kept_masks(model, share),
+        kept=kept,
         working=w * rows * (2 * own_f + 2 * d),
     )
 
