@@ -32,17 +32,21 @@ def plan(
         int | None,
         typer.Option(min=1, max=16_384, help="How many there are; default: as many as the experiment asks for."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Their kind: a name in the file of devices.")] = "",
+    device: Annotated[
+        str | None, typer.Option(help="Their kind, by its name in the file of devices; default: h100.")
+    ] = None,
     hostfile: Hostfile = None,
     devices_file: Annotated[
-        Path | None,
-        typer.Option(help="YAML of devices, laid over what ships; default: ~/.config/megachar/devices.yaml."),
+        Path | None, typer.Option(help="YAML of devices, laid over those that ship; default: what --calibrate wrote.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List every layout, and why it was refused.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw a step of the best layout's pipeline: a .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(help="Draw a step of the best layout's pipeline: a .png, .svg or .pdf; default: none."),
     ] = None,
-    write: Annotated[Path | None, typer.Option(help="Write the best layout: a .yaml for `megachar launch`.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the best layout: a .yaml for `megachar launch`; default: none.")
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure this machine on the experiment's model, and keep the figures.")
     ] = False,

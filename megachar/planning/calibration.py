@@ -6,7 +6,6 @@ intermediate layers speaking and silent. What they differ in tells what each cos
 
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -81,7 +80,7 @@ def _changed(experiment: Experiment, sections: dict[str, dict[str, Any]]) -> Exp
 
 
 def _time_steps(experiment: Experiment, mesh: Any, silent: bool) -> float:
-    """Median seconds of a step on this process."""
+    """Seconds of the fastest step on this process, since others may share the machine."""
     import torch
 
     from megachar.losses.auxiliary import layer_weights
@@ -102,7 +101,7 @@ def _time_steps(experiment: Experiment, mesh: Any, silent: bool) -> float:
     step()
     once = step()
     tries = max(_FEWEST, min(_MOST, int(_SECONDS / once)))
-    return statistics.median(step() for _ in range(tries))
+    return min(step() for _ in range(tries))
 
 
 def _micro_batch(experiment: Experiment, number: int, device: Any) -> Any:
@@ -163,7 +162,7 @@ def _exchange(rank: int, port: int, pipe: Any) -> None:
     for size in _LINK_BYTES:
         message = torch.zeros(size, dtype=torch.uint8)
         there_and_back(message)
-        times.append(statistics.median(there_and_back(message) for _ in range(20)))
+        times.append(min(there_and_back(message) for _ in range(20)))
     if rank == 0:
         pipe.send(times)
     dist.destroy_process_group()
