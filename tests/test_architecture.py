@@ -209,11 +209,13 @@ def test_json_is_written_by_the_writer_that_knows_no_nan() -> None:
 
 def light_modules() -> list[str]:
     """Modules that must import neither torch nor deepspeed."""
-    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "runs", "scaling", "sweeps",
-             "cli"}  # fmt: skip
+    light = {"", "analysis", "base", "config", "corpora", "data", "watch", "launching", "planning", "runs", "scaling",
+             "sweeps", "cli"}  # fmt: skip
     modules = {module_of(path) for path in FILES if component_of(module_of(path)) in light}
     modules |= {module for module in MODULES if re.fullmatch(r"megachar\.optimizers\.\w+", module)}
-    of_families = r"megachar\.families\.(counting|parameters|\w+\.(settings|parameters|counting|checks|corpus))"
+    of_families = (
+        r"megachar\.families\.(counting|costs|parameters|\w+\.(settings|parameters|counting|costs|checks|corpus))"
+    )
     modules |= {module for module in MODULES if re.fullmatch(of_families, module)}
     others = ("losses.auxiliary", "parallel.topology", "report.output", "report.setting_rows", "report.text_settings",
               "selftest.findings", "training.watching")  # fmt: skip
@@ -264,6 +266,8 @@ for module in sys.argv[1:]:
 LIGHT_COMMANDS = {
     "--help": 0,
     "count t64": 0,
+    "plan t64 --devices 64": 0,
+    "plan t64 --device nothing": 2,
     "presets": 0,
     "launch t13": 2,
     "launch t64 parallel.pipe=65": 2,

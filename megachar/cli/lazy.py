@@ -14,6 +14,7 @@ from megachar.cli.help import HelpContext
 
 COMMANDS = {
     "launch": "Train an experiment on pipe x tensor x data processes.",
+    "plan": "Every layout on some devices: memory and time by part, the fastest first, and why the others do not fit.",
     "sweep": "Train all runs of a sweep; called again, it resumes where it was stopped.",
     "compare": "Table of the runs of a sweep: what differs, best validation, characters, time, state. CSV as well.",
     "selftest": "Test every collective, a tiny model and the speed of links on pipe x tensor x data processes.",

@@ -11,14 +11,17 @@ from megachar.optimizers.optimizer import OptimizerConfig
 from megachar.optimizers.schedules import first_cooldown_step
 
 
-def check_experiment(experiment: Experiment) -> None:
-    """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found."""
+def check_experiment(experiment: Experiment, engine: EngineConfig | None = None) -> None:
+    """Raise `ConfigError` naming both values and the nearest setting that works, for the first misfit found.
+
+    `engine`: what the experiment's DeepSpeed JSON says, where that has been read already.
+    """
     _check_data(experiment.data)
     experiment.model.part("checks").check(experiment.model, experiment.data, experiment.auxiliary, experiment.parallel)
     _check_scale(experiment.model, experiment.optimizer, experiment.auxiliary)
     _check_batch(experiment)
     _check_schedule(experiment)
-    _check_engine(experiment, load_engine_config(experiment.deepspeed))
+    _check_engine(experiment, engine or load_engine_config(experiment.deepspeed))
 
 
 def _check_data(data: DataConfig) -> None:

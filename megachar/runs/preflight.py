@@ -28,13 +28,19 @@ def load_run(source: str, *groups: Sequence[str], open_corpus: Callable[[Path], 
         ConfigError: as `load_experiment`.
         DataError: the corpus is missing or damaged.
     """
+    experiment = read_run(source, *groups, open_corpus=open_corpus)
+    check_experiment(experiment)
+    return experiment
+
+
+def read_run(source: str, *groups: Sequence[str], open_corpus: Callable[[Path], Corpus] = Corpus.open) -> Experiment:
+    """As `load_run`, but leave `check_experiment` to the caller."""
     read = read_experiment(source, *groups)
     experiment = with_deepspeed_content(with_absolute_paths(read.experiment))
     if experiment.data.parts and not read.vocabulary_size_is_given:
         corpus = open_corpus(Path(experiment.data.parts[0].path))  # those of a blend must share their vocabulary
         model = experiment.model.model_copy(update={"vocabulary_size": corpus.vocabulary.size})
         experiment = experiment.model_copy(update={"model": model})
-    check_experiment(experiment)
     return experiment
 
 

@@ -24,6 +24,7 @@ from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
 from megachar.data.corpus import Corpus
 from megachar.launching.hostfile import read_hostfile
+from megachar.planning.devices import load_device
 from megachar.runs.preflight import check_data
 from tests.docs.blocks import ROOT
 from tests.docs.sandbox import NUM_SYMBOLS_ENWIK8
@@ -89,6 +90,13 @@ def selftest(command: str) -> None:
     """Everything up to the start of processes."""
     with mock.patch("megachar.cli.selftest.run", return_value=0):
         works()(command)
+
+
+def calibrate(command: str) -> None:
+    """Everything but the measuring, which takes a minute."""
+    measured = load_device("cpu")
+    with mock.patch("megachar.planning.calibration.measure_device", return_value=measured):
+        works("--devices-file", "measured.yaml")(command)
 
 
 def fetch(command: str) -> None:

@@ -22,6 +22,7 @@ OFFERS = {
         "describe_architecture": "model",
         "describe_size": "model",
     },
+    "costs": {"model_costs": "model, auxiliary, share"},
     "model": {"build": "config, auxiliary, kernels"},
     "stage": {"build_stage": "experiment, mesh"},
     "corpus": {"open_readers": "experiment, blend"},
