@@ -66,7 +66,7 @@ def run(
 def check(
     experiment: Annotated[str, typer.Argument(help="A preset or a YAML file, of a small transformer.")],
     overrides: Overrides = None,
-    widths: Annotated[str, typer.Option(help="Widths, the smallest of which is the base; none: ''.")] = "32,64,128,256",
+    widths: Annotated[str, typer.Option(help="Widths, the smallest of which is the base; none: ''.")] = "64,128,256",
     depths: Annotated[str, typer.Option(help="Numbers of layers, likewise.")] = "2,4,8,16,32",
     steps: Annotated[int, typer.Option(min=1, max=1000, help="That each model is trained for.")] = 6,
     output: Annotated[Path, typer.Option(help="The picture; its ending is added.")] = Path("coordinates"),

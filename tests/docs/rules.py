@@ -43,7 +43,10 @@ RULES: tuple[tuple[str, Attempt], ...] = (
     (r"megachar corpus (list|inspect|adopt|prepare)", works()),
     (r"megachar (presets|count|plot|checkpoint|compare) ?", works()),
     (r"megachar scaling fit .*--bootstrap", works("--bootstrap", "50")),
+    (r"megachar scaling fit runs/climb ", refused("runs/climb: No such file")),  # no run of it was trained
     (r"megachar scaling (fit|predict|plot) ", works()),
+    (r"megachar scaling run ", works("--dry-run")),
+    (r"megachar scaling check ", works("--widths", "64,128", "--depths", "", "--steps", "1")),
     (r"megachar evaluate .*--dynamic rms", works(*TINY_TEXT, "--statistics", "600")),
     (r"megachar evaluate ", works(*TINY_TEXT)),
     (r"megachar generate ", works("--characters", "20")),

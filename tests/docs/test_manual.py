@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from megachar.config.loading import load_experiment
+from megachar.scaling.ladder import load_ladder, plan_ladder
 from megachar.sweeps.sweep import load_sweep, plan_runs
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, anchors_of, find_blocks, find_commands, links_of
 from tests.docs.rules import attempt_of
@@ -63,12 +64,14 @@ def test_nonsense_fails(nonsense: str, made: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_yaml_loads(page: Path, tmp_path: Path) -> None:
-    """Every block of YAML is an experiment or a sweep."""
+    """Every block of YAML is an experiment, a sweep, or a ladder."""
     for block in (block for block in find_blocks(page) if block.language == "yaml"):
         file = tmp_path / f"line-{block.line}.yaml"
         file.write_text(block.text)
         if "variants:" in block.text or "grid:" in block.text:
             assert plan_runs(load_sweep(str(file)), None, [])
+        elif "sizes:" in block.text:
+            assert plan_ladder(load_ladder(file), None, ["data.path="])
         else:
             load_experiment(str(file), [])
 
