@@ -48,7 +48,7 @@ def all_layouts(experiment: Experiment, devices: int, given: Iterable[str] = ())
 
     Pipeline stages, tensor ranks and replicas are all that multiply to the number; micro-batches, all that divide the
     batch; DeepSpeed JSONs, those that ship in the experiment's precision, and its own; blocks that are recomputed
-    together, none and powers of two up to those of a stage. A layout that is refused is given without recomputation.
+    together, none and powers of four up to those of a stage. A layout that is refused is given without recomputation.
 
     Args:
         experiment: what is to be trained.
@@ -113,4 +113,4 @@ def _divisors(number: int) -> list[int]:
 
 
 def _intervals(blocks: int) -> list[int]:
-    return [0, *(1 << power for power in range(blocks.bit_length()))]
+    return [0, *(1 << power for power in range(0, blocks.bit_length(), 2))]

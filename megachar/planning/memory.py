@@ -51,19 +51,26 @@ class Memory:
 
 
 def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memory:
-    """The memory of the fullest device: in the backward pass, or in the update."""
+    """The memory of the fullest device: as a backward pass begins, as it ends, or in the update."""
     activations, classifiers, buffers = _activations(layout, stages, zero)
-    in_backward = zero.in_backward.total + activations + classifiers + buffers
-    in_update = zero.in_update.total + buffers
-    passing = in_backward.max() >= in_update.max()
-    held = zero.in_backward if passing else zero.in_update
-    stage = int((in_backward if passing else in_update).argmax())
+    of_group, nothing = _share_of_group(layout, stages), np.zeros(stages.num_stages)
+    group = (stages.kept - stages.kept_outside) * of_group + stages.working_numbered
+    of_classifiers = stages.kept_by_classifiers * of_group
+    moments = (
+        (zero.in_backward, activations, classifiers),
+        (zero.at_the_end_of_backward, group, of_classifiers),
+        (zero.in_update, nothing, nothing),
+    )
+    totals = [held.total + kept + predicting + buffers for held, kept, predicting in moments]
+    moment = max(range(len(moments)), key=lambda number: totals[number].max())
+    held, kept, predicting = moments[moment]
+    stage = int(totals[moment].argmax())
     return Memory(
         weights=float(held.weights[stage]),
         gradients=float(held.gradients[stage]),
         optimizer=float(held.optimizer[stage]),
-        activations=float(activations[stage]) if passing else 0.0,
-        classifiers=float(classifiers[stage]) if passing else 0.0,
+        activations=float(kept[stage]),
+        classifiers=float(predicting[stage]),
         pipeline=float(buffers[stage]),
         communication=float(held.communication[stage]),
         reserved=device.reserved_bytes,
@@ -71,12 +78,17 @@ def fullest(layout: Layout, stages: Stages, zero: Zero, device: Device) -> Memor
     )
 
 
+def _share_of_group(layout: Layout, stages: Stages) -> Array:
+    """(stages,) blocks that are recomputed together, or one alone, of all blocks of a stage."""
+    return np.minimum(1.0, max(1, layout.parallel.activation_checkpoint_interval) / stages.num_blocks)
+
+
 def _activations(layout: Layout, stages: Stages, zero: Zero) -> tuple[Array, Array, Array]:
     """(stages,) bytes each: what blocks keep, what their classifiers keep, and pipeline buffers."""
     count, hidden, flying = stages.num_stages, stages.costs.handed_on, zero.flying
     interval, blocks, outside = layout.parallel.activation_checkpoint_interval, stages.num_blocks, stages.kept_outside
     if interval:
-        of_group = np.minimum(1.0, interval / blocks)
+        of_group = _share_of_group(layout, stages)
         waiting = flying * (np.ceil(blocks / interval) * hidden + outside)
         recomputed = (stages.kept - outside) * of_group
         classifiers = stages.kept_by_classifiers * of_group

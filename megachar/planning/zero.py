@@ -89,8 +89,17 @@ class Zero:
 
         There are none before as long as all micro-batches of the step are under way.
         """
+        return self._passing((self.micro_batches > self.flying).astype(np.float64))
+
+    @cached_property
+    def at_the_end_of_backward(self) -> Held:
+        """When a step's last backward pass comes to the lowest block, with the gradients of all others."""
+        blocks = self._stages.num_blocks
+        return self._passing((blocks - 1) / blocks)
+
+    def _passing(self, several: Array) -> Held:
+        """In a backward pass; `several`: (stages,) the share of the gradients that is there."""
         n, w, r = self._n, self.bytes, self.replicas
-        several = (self.micro_batches > self.flying).astype(np.float64)
         if self.stage == 0:
             gradients = SINGLE * n * several
         elif self.accumulates_apart:

@@ -6,9 +6,7 @@ import pytest
 
 from megachar.config.experiment import Experiment
 from megachar.config.loading import load_experiment
-from megachar.planning.layouts import Layout
 from tests.config.conftest import draw
-from tests.planning.layouts import layout_of
 
 __all__ = ["draw"]
 
@@ -23,9 +21,3 @@ def _no_file_of_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 def t64() -> Experiment:
     """With two pipeline stages."""
     return load_experiment("t64-modern")
-
-
-@pytest.fixture
-def one_device(t64: Experiment) -> Layout:
-    """T64 on one device."""
-    return layout_of(t64, 1, 1, 1, 8, "bf16_zero1")

@@ -47,7 +47,7 @@ def test_all_layouts_on_six_devices_are_tried() -> None:
     assert {str(layout.deepspeed) for layout in found} == {
         "bf16_zero1", "bf16_zero2", "bf16_zero2_offload", "bf16_zero3", "bf16_zero3_offload",
     }  # fmt: skip
-    assert {layout.parallel.activation_checkpoint_interval for layout in found} == {0, 1, 2, 4}
+    assert {layout.parallel.activation_checkpoint_interval for layout in found} == {0, 1, 4}
     assert len(set(map(repr, found))) == len(found)
 
 
