@@ -22,10 +22,10 @@ FAULTY_TRAIN = Path(__file__).with_name("faulty_train.py")
 LAUNCH = f"""
 from functools import partial
 from pathlib import Path
-from megachar.cli import launch, main
+from megachar.cli import hosts, main
 from megachar.launching import plan
 plan.TRAIN_SCRIPT = Path({str(FAULTY_TRAIN)!r})
-launch.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
+hosts.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
 main()
 """
 TOTAL_STEPS = 24

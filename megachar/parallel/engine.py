@@ -24,6 +24,7 @@ from megachar.parallel.library import (
     discard_gradients,
     gradient_squares,
     judge_updates,
+    sum_norms_once,
 )
 from megachar.parallel.mesh import Mesh
 from megachar.parallel.messages import TEXT_OR_NONE, gather
@@ -78,6 +79,8 @@ class TrainingEngine(ABC):
         self.accumulation_steps: int = rendered["gradient_accumulation_steps"]
         self.deepspeed = self._initialize(optimizer, rendered)
         self._guarded_norm: float | None = None
+        if mesh.topology.pipe_size > 1 and any("rate_factor" in group for group in optimizer.param_groups):
+            sum_norms_once(self.deepspeed, lambda: self._gradient_squares()[0])
 
     def guard_steps(self, judge: StepJudge) -> None:
         """Ask `judge` before every update, once the gradients are reduced; what it refuses changes nothing that learns.
@@ -156,9 +159,7 @@ class TrainingEngine(ABC):
         losses = self.stage.meter.step_sums(self.mesh.device)
         if self.mesh.at.tensor:
             losses[1:] = 0
-        data_size, device = self.mesh.topology.data_size, self.mesh.device
-        squares_here = gradient_squares(self.deepspeed, self.stage.parameters(), self.engine_config, data_size, device)
-        own = torch.cat([losses, squares_here])
+        own = torch.cat([losses, self._gradient_squares()])
         sums = own.clone()
         dist.all_reduce(sums)
         all_nats, nats, count, squares, copies = sums.tolist()
@@ -168,6 +169,11 @@ class TrainingEngine(ABC):
         suspects = () if finite_loss and finite_gradients else self._suspects(own[:1] if not finite_loss else own[3:])
         norm = math.sqrt(squares) / self.loss_scale if finite_gradients else math.inf
         return StepFigures(nats / count if finite_loss else math.nan, norm, suspects), False
+
+    def _gradient_squares(self) -> torch.Tensor:
+        """(2,); see `library.gradient_squares`."""
+        data_size, device = self.mesh.topology.data_size, self.mesh.device
+        return gradient_squares(self.deepspeed, self.stage.parameters(), self.engine_config, data_size, device)
 
     @property
     def _may_overflow(self) -> bool:

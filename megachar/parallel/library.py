@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
@@ -85,6 +86,25 @@ def judge_updates(deepspeed: Any, judge: Callable[[], bool]) -> None:
             update(lr_kwargs)
 
     deepspeed._take_model_step = take_model_step
+
+
+def sum_norms_once(deepspeed: Any, norm_squares: Callable[[], Tensor]) -> None:
+    """Have ZeRO 1 and 2 take their norm by one sum over all ranks.
+
+    They sum for each group of parameters, over the stages as well: stages with other groups would wait for each other.
+
+    Args:
+        deepspeed: the engine.
+        norm_squares: gives this rank's share of the squared global norm, a scalar.
+    """
+
+    def scaled_global_norm(norm_type: int = 2) -> Tensor:
+        squares = norm_squares()
+        dist.all_reduce(squares)
+        return squares.sqrt().float()
+
+    if hasattr(deepspeed.optimizer, "params_in_partition"):
+        deepspeed.optimizer.scaled_global_norm = scaled_global_norm
 
 
 def clear_gradients(parameters: Iterable[Any], config: EngineConfig, device: torch.device) -> None:

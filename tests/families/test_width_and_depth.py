@@ -106,7 +106,7 @@ def test_refusals() -> None:
         check_experiment(scaled().model_copy(update={"optimizer": small_experiment().optimizer}))
     with pytest.raises(ConfigError, match=r"auxiliary.reduction = sum grows with the number of layers.*reduction=mean"):
         check_experiment(scaled().model_copy(update={"auxiliary": small_experiment().auxiliary}))
-    with pytest.raises(ConfigError, match=r"the rules for width and depth, .* are the transformer's"):
+    with pytest.raises(ConfigError, match=r"the rules for width and depth .* are the transformer's"):
         parse_experiment({"model": {"family": "recurrent", "base_width": 8}}, "test")
     lost = scaled().model
     with pytest.raises(KeyError, match=r"no rule of family transformer names the parameter another.weight"):

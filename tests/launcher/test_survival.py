@@ -19,10 +19,10 @@ from tests.launcher.machines import Cluster, why_not
 FAULTY_LAUNCH = f"""
 from functools import partial
 from pathlib import Path
-from megachar.cli import launch, main
+from megachar.cli import hosts, main
 from megachar.launching import plan
 plan.TRAIN_SCRIPT = Path({str(ROOT / "tools" / "faulty_train.py")!r})
-launch.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
+hosts.LaunchPlan = partial(plan.LaunchPlan, script=plan.TRAIN_SCRIPT)
 main()
 """
 STACK = "most recent call first"

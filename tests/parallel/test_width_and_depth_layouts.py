@@ -42,3 +42,20 @@ def test_offload_keeps_the_factors(ranks: Ranks) -> None:
     for name, parameter in outcomes[0].items():
         moved = np.linalg.norm(parameter - start[name].numpy())
         assert np.linalg.norm(outcomes[1][name] - parameter) < 0.1 * moved, name
+
+
+@pytest.mark.parametrize(("pipe", "tensor", "data"), [(2, 1, 2), (4, 1, 1), (2, 2, 1)])
+def test_stages_with_other_groups_take_one_norm(ranks: Ranks, pipe: int, tensor: int, data: int) -> None:
+    """Each stage has groups of parameters that others do not have; the norm that clips is that of all."""
+    training = {"total_steps": 10, "gradient_clipping": 0.05}
+    single = scaled(training=training)
+    expected = merged(ranks(1).run(train, single.model_dump(), 3))
+    experiment = scaled(
+        training=training, deepspeed="fp32_zero1", parallel={"pipe": pipe, "tensor": tensor, "data": data}
+    )
+    actual = merged(ranks(pipe * tensor * data).run(train, experiment.model_dump(), 3))
+    norm = np.sqrt(sum(float(gradient.square().sum()) for gradient in Reference(single, 1).gradients.values()))
+    assert actual.gradient_norms[0] == pytest.approx(norm, rel=1e-5)
+    assert norm > 0.05
+    for name, parameter in expected.parameters.items():
+        assert relative_error([actual.parameters[name]], [parameter]) < 1e-5, name
