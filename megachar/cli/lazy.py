@@ -27,7 +27,7 @@ COMMANDS = {
     "plot": "Draw the loss curves and the picture of the layers' losses from a run's metrics.",
     "presets": "List the presets and the sweeps with what each is.",
     "analyze": "Look into trained models, as the papers do: a table, a picture and a CSV each.",
-    "scaling": "Fit scaling laws to a table of runs, predict new runs, and say what speaks against the law.",
+    "scaling": "Train ladders of models, fit scaling laws to them, predict runs; check the rules for width and depth.",
     "corpus": "Prepare texts, fetch corpora, adopt datasets, look at what they hold.",
     "checkpoint": "Inspect, verify, export and import checkpoints.",
 }

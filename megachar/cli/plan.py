@@ -35,7 +35,7 @@ def plan(
         str | None, typer.Option(help="Their kind, by its name in the file of devices; default: h100.")
     ] = None,
     hostfile: Annotated[
-        Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line, in place of --devices.")
+        Path | None, typer.Option(help="Hosts, one `HOST slots=GPUS` a line; default: --devices as one host.")
     ] = None,
     devices_file: Annotated[
         Path | None, typer.Option(help="YAML of devices, laid over those that ship; default: what --calibrate wrote.")

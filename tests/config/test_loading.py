@@ -213,7 +213,7 @@ def test_a_preset_that_names_itself(tmp_path: Path) -> None:
         (["modle.width=3"], r"modle: unknown key; did you mean 'model'\?"),
         (
             ["schedule.zzz=3"],
-            r"schedule\.zzz: unknown key; known here: final_fraction, shape, step_factor, warmup_steps",
+            r"schedule\.zzz: unknown key; known here: cooldown_fraction, final_fraction, shape, step_factor",
         ),
         (["optimizer.momentun=0.5"], r"optimizer\.momentun: unknown key; did you mean 'momentum'\?"),
         (["optimizer.name=adam"], r"optimizer\.name = 'adam': it must be one of adamw, normalized_rmsprop, sgd"),

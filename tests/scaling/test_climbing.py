@@ -48,33 +48,26 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / "ladder.yaml"), f"data.path={folder / 'corpus'}"]
 
 
-def run(ladder: list[str], output: Path) -> str:
-    done = subprocess.run([*MAIN, "run", *ladder, f"output={output}", "--jobs", "2"], capture_output=True, text=True,
-                          timeout=240, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_a_ladder_is_stopped_and_goes_on(ladder: list[str], tmp_path: Path) -> None:
-    said = run(ladder, tmp_path / "whole")
-    assert "2x16-s1-384: continues from step 3 of 2x16-s1-192" in said
-    assert (tmp_path / "whole" / "tiny" / "2x16-s1-384" / BRANCH_FILE).is_file()
-    table = points_of_ladder(tmp_path / "whole" / "tiny")
-    assert [(point.name, point.D, point.held_out) for point in table.runs] == [
-        ("2x16-s1-192", 192, False), ("2x16-s1-384", 384, False), ("2x16-held-out-s1-320", 320, True)]  # fmt: skip
-    assert len({point.loss for point in table.runs}) == 3
-
-    command = [*MAIN, "run", *ladder, f"output={tmp_path / 'stopped'}"]
+    """What is finished is not repeated, and a longer run continues from the trunk of a shorter one."""
+    folder = tmp_path / "tiny"
+    command = [*MAIN, "run", *ladder, f"output={tmp_path}", "--jobs", "2"]
     stopped = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert stopped.stdout is not None
     name = next(line for line in stopped.stdout if "finished" in line).split(": ")[1]
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(60) == ExitCode.PREEMPTED
-    manifests = (tmp_path / "stopped").glob(f"tiny/{name}/checkpoints/step-*/manifest.json")
-    before = {path: path.stat().st_mtime_ns for path in manifests}
-    assert "finished" in run(ladder, tmp_path / "stopped")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob(f"{name}/checkpoints/step-*/manifest.json")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"fit laws to it: megachar scaling fit {folder}" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert points_of_ladder(tmp_path / "stopped" / "tiny") == table
+    assert (folder / "2x16-s1-384" / BRANCH_FILE).is_file()
+    table = points_of_ladder(folder)
+    assert [(point.name, point.D, point.held_out) for point in table.runs] == [
+        ("2x16-s1-192", 192, False), ("2x16-s1-384", 384, False), ("2x16-held-out-s1-320", 320, True)]  # fmt: skip
+    assert len({point.loss for point in table.runs}) == 3
+    assert [point.C for point in table.runs] == [11_243_520, 20_127_744, 17_166_336]
 
 
 def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
