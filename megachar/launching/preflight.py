@@ -22,6 +22,7 @@ from megachar.launching.hostfile import Host
 from megachar.launching.plan import LaunchPlan
 from megachar.launching.probe import MARK, Failure, Meeting, Question, Reach, Report, Verdict, serve
 from megachar.launching.starting import launcher_of
+from megachar.optimizers.schedules import trunk_end
 from megachar.watch.secret import Secret
 from megachar.watch.wire import TRIES
 
@@ -177,7 +178,8 @@ async def _judge(
     addresses: dict[str, str] = {}
     if reports:
         kept = sum(1 for _ in plan.folder.checkpoints.glob("step-*"))
-        being_added = plan.experiment.training.max_checkpoints - kept
+        trunk = trunk_end(plan.experiment.schedule, plan.experiment.training.total_steps) is not None
+        being_added = plan.experiment.training.max_checkpoints + trunk - kept
         needed = max(1, being_added) * checkpoint_bytes(plan.experiment) if plan.trains else 0
         failures += compare_reports(reports, hosts, plan.experiment, needed)
         addresses, misnamed = choose_addresses(reports)

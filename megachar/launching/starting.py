@@ -16,7 +16,7 @@ from megachar.launching.plan import LaunchPlan
 LAUNCHERS: Final[dict[str, Launcher]] = {
     found.name: found() for found in classes_in(modules_in("megachar.launching.launchers"), Launcher)
 }
-"""By their names, in the order of which."""
+"""By name, in alphabetical order."""
 
 
 def launcher_of(plan: LaunchPlan) -> Launcher:

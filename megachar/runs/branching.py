@@ -7,8 +7,10 @@ from pathlib import Path
 
 from megachar.base.errors import CheckpointError, ConfigError
 from megachar.base.files import json_text
+from megachar.config.differences import differences
 from megachar.config.experiment import Experiment
 from megachar.config.loading import save_experiment
+from megachar.config.sections.section import Role
 from megachar.optimizers.schedules import trunk_end
 from megachar.runs.checkpoints.format import find_checkpoint
 from megachar.runs.folder import RunFolder, run_folder
@@ -35,7 +37,7 @@ def begin_branch(source: Experiment, target: Experiment) -> int:
     else copied, and the records of training up to there are too. Nothing is left of a branch that was not finished.
 
     Raises:
-        ConfigError: the runs share no trunk, or the target is there already.
+        ConfigError: the runs share no trunk or differ in more than their length, or the target is there already.
         CheckpointError: the source has no whole checkpoint of that step.
         OSError: the folder cannot be written.
     """
@@ -43,6 +45,7 @@ def begin_branch(source: Experiment, target: Experiment) -> int:
     reason = why_not_shared(target)
     if step is None or reason is not None:
         raise ConfigError(f"run {target.name} cannot begin as {source.name} did: {reason}")
+    _check_alike(source, target, step)
     shorter, longer = run_folder(source), run_folder(target)
     if longer.path.exists():
         raise ConfigError(f"run {longer.path} is there already; resume it, or set name=ANOTHER")
@@ -66,6 +69,19 @@ def begin_branch(source: Experiment, target: Experiment) -> int:
         shutil.rmtree(part.path, ignore_errors=True)
         raise
     return step
+
+
+def _check_alike(source: Experiment, target: Experiment, step: int) -> None:
+    """See that the target would take the first steps as the source did."""
+    changed = differences(source, target, Role.NAMES, Role.COMPUTES)
+    changed.pop("training.total_steps", None)
+    for key, (before, now) in changed.items():
+        raise ConfigError(f"run {target.name} cannot begin as {source.name} did: {key} is {now} and was {before}; set "
+                          f"it back, or train {target.name} from its first step")  # fmt: skip
+    end = trunk_end(target.schedule, target.training.total_steps)
+    if end is None or end < step:
+        raise ConfigError(f"run {target.name} cools down after {end} steps and cannot begin with {step} of "
+                          f"{source.name}; begin the longer run from the shorter one")  # fmt: skip
 
 
 def _link(source: str, target: str) -> None:

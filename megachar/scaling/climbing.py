@@ -102,6 +102,8 @@ class Climb:
                 process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
                                            start_new_session=True)  # fmt: skip
                 self._started.add(process)
+            if self._leaving.is_set():  # since it was looked at; the signal's handler may not have seen this process
+                process.send_signal(signal.SIGTERM)
             if hasattr(os, "sched_setaffinity"):
                 with contextlib.suppress(OSError):  # it has ended already
                     os.sched_setaffinity(process.pid, cores)

@@ -158,7 +158,10 @@ def plan_ladder(ladder: Ladder, base: str | None, overrides: Sequence[str]) -> t
         for trunk, own, lengths, held_out in _trunks(ladder, size, sized):
             for steps in lengths:
                 name = f"{trunk}-{_short(steps * _characters_per_step(sized, own))}"
-                variants[name] = {**flatten(settings), **own, "training.total_steps": steps}
+                every = {**flatten(settings), **own, "training.total_steps": steps}
+                if variants.setdefault(name, every) != every:
+                    raise ConfigError(f"two runs of the ladder {ladder.name} would be called {name}; give lengths that "
+                                      f"differ in their first four figures")  # fmt: skip
                 known[name] = (size, trunk, held_out)
     sweep = Sweep(name=ladder.name, base=source, shared=ladder.shared, variants=variants)
     return tuple(LadderRun(run, *known[run.name]) for run in plan_runs(sweep, base, overrides))
@@ -181,7 +184,7 @@ def shares_trunks(runs: Sequence[LadderRun]) -> str | None:
 
 
 def _settings_of(size: Size) -> dict[str, Any]:
-    """Of its model, and its further ones."""
+    """Settings of the runs of a size: those of its model, and what it adds."""
     model = {"model.num_layers": size.layers, "model.width": size.width, "model.num_heads": size.heads,
              "model.feed_forward_width": 4 * size.width}  # fmt: skip
     return model | flatten(size.settings)

@@ -56,6 +56,12 @@ def test_what_shares_no_trunk(ranks: Ranks, corpus: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"when layers fall silent depends on the length; set auxiliary.interval_"):
         begin_branch(short, by_share)
     ranks(1).run(train_case, short.model_dump(), False)
+    other = long.model_copy(update={"seed": long.seed + 1})
+    with pytest.raises(ConfigError, match=rf"seed is {long.seed + 1} and was {long.seed}; set it back"):
+        begin_branch(short, other)
+    shorter = of_length(corpus, tmp_path, "shorter", 2)
+    with pytest.raises(ConfigError, match=r"cools down after 1 steps and cannot begin with 3 of short"):
+        begin_branch(short, shorter)
     begin_branch(short, long)
     with pytest.raises(ConfigError, match=r"is there already"):
         begin_branch(short, long)

@@ -103,6 +103,7 @@ def test_doubts(tmp_path: Path) -> None:
         ({"held_out": [{"size": "9x9", "characters": 1e6}]}, "names the size 9x9, which is none of 2x16, 3x64"),
         ({"sizes": {"a": {"layers": 2, "width": 16}}}, "sizes.a.heads: Field required"),
         ({"lengths": [1]}, "lengths: Extra inputs are not permitted"),
+        ({"characters": [1.0e7, 1.0002e7]}, "two runs of the ladder try would be called 2x16-s1-10M; give lengths"),
         ({"base": ""}, "names no base; give it a preset or an experiment file with --base"),
         ({"sizes": {"a": {"layers": 2, "width": 16, "heads": 3}}}, "model.width = 16 is not divisible by"),
     ],
