@@ -171,7 +171,7 @@ def _read_group(overrides: Sequence[str]) -> dict[str, Any]:
     """What overrides set, as one document."""
     values: dict[str, Any] = {}
     for override in overrides:
-        values = _laid_over(values, parse_override(override))
+        values = laid_over(values, parse_override(override))
     return values
 
 
@@ -181,15 +181,15 @@ def _merge(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
         section = layer.get(name)
         if isinstance(section, dict) and section.get(kinds.key) not in (None, _kind_of(name, values)):
             values = {**values, name: {}}
-    return _laid_over(values, layer)
+    return laid_over(values, layer)
 
 
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Sections are joined, and all else is replaced."""
     both = {**below, **above}
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
-            both[key] = _laid_over(below[key], above[key])
+            both[key] = laid_over(below[key], above[key])
     return both
 
 

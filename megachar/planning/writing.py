@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from megachar.base.errors import ConfigError
 from megachar.base.files import atomic_write
+from megachar.config.loading import laid_over
 from megachar.config.paths import absolute
 from megachar.config.text import escape_interpolations, parse_override
 from megachar.planning.layouts import Layout
@@ -26,7 +27,7 @@ def write_layout(layout: Layout, source: str, overrides: Sequence[str], path: Pa
         raise ConfigError(f"--write {path} must end in .yaml, as the file of an experiment does")
     values: dict[str, Any] = {"preset": absolute(source) if source.endswith((".yaml", ".yml")) else source}
     for layer in (*map(parse_override, overrides), _settings(layout)):
-        values = _laid_over(values, layer)
+        values = laid_over(values, layer)
     text = OmegaConf.to_yaml(OmegaConf.create(escape_interpolations(values)))
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
@@ -39,12 +40,3 @@ def _settings(layout: Layout) -> dict[str, Any]:
         "batch": {"micro_size": layout.micro_size},
         "deepspeed": absolute(deepspeed) if deepspeed.endswith(".json") else deepspeed,
     }
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Sections are joined, and all else is replaced."""
-    both = {**below, **above}
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], dict) and isinstance(above[key], dict):
-            both[key] = _laid_over(below[key], above[key])
-    return both
