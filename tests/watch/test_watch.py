@@ -195,7 +195,7 @@ def test_a_lost_launcher_ends_all(crew: Crew, tmp_path: Path, hub: str) -> None:
     launcher = tmp_path / "torchrun"
     launcher.write_text("import subprocess, sys\nsubprocess.run(sys.argv[1:])\n")
     crew.start(["", ""], hub, before=(sys.executable, str(launcher)))
-    crew.wait_until_ready()
+    crew.wait_until(lambda: len(list(tmp_path.glob("**/joined-*"))) == 2)  # or one might not have met the hub yet
     ranks = [int(Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text()) for one in crew.ranks]
     for one in crew.ranks if hub == "none" else crew.ranks[:1]:
         one.kill()
